@@ -1,2 +1,75 @@
-//! (to be written)
-fn main() {}
+//! `cargo xtask`: everything a developer types. This file only parses the command line; each command lives in its own module.
+//!
+//! The program is host-only and may panic on its own bugs, but every failure a user can meet (no network, a missing tool, a
+//! failed build) is an error whose text names the remedy.
+
+mod build;
+mod bundle;
+mod cpio;
+mod ctx;
+mod initramfs;
+mod lint;
+mod qemu;
+mod run;
+mod setup;
+mod symbolize;
+mod table;
+mod test;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Build, run and test Merus.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build the hypervisor image, its ELF file and the host program `merus` into target/merus/
+    Build(build::Args),
+    /// Set up, build, and boot a Debian guest under Merus in QEMU
+    Run(run::Args),
+    /// Lint, host tests and the QEMU table
+    Test(test::Args),
+    /// Formatting, clippy on host and target, the arrows between rooms, no FP/SIMD in the image
+    Lint(lint::Args),
+    /// Fetch and build what the other commands need, without running anything
+    Setup(setup::Args),
+    /// Put function names and lines beside the addresses of a console log
+    Symbolize(symbolize::Args),
+    /// Count instructions per operation (in QEMU)
+    Bench(BenchArgs),
+    /// Run the pure rooms' tests under Miri
+    Miri(MiriArgs),
+}
+
+#[derive(clap::Args)]
+struct BenchArgs {}
+
+#[derive(clap::Args)]
+struct MiriArgs {}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let done = ctx::Ctx::new().and_then(|ctx| match cli.command {
+        Command::Build(args) => build::main(&ctx, args),
+        Command::Run(args) => run::main(&ctx, args),
+        Command::Test(args) => test::main(&ctx, args),
+        Command::Lint(args) => lint::main(&ctx, args),
+        Command::Setup(args) => setup::main(&ctx, args),
+        Command::Symbolize(args) => symbolize::main(&ctx, args),
+        Command::Bench(BenchArgs {}) => anyhow::bail!("not built yet: there is no benchmark payload"),
+        Command::Miri(MiriArgs {}) => anyhow::bail!("not built yet: Miri needs a nightly toolchain"),
+    });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Writing cpio archives in the "newc" format that Linux unpacks as an initramfs.

@@ -1,0 +1,1 @@
+//! Starting QEMU and watching its console.

@@ -1,0 +1,1 @@
+//! The QEMU table: which configurations the test command boots.
