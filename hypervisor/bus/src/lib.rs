@@ -16,8 +16,17 @@
     )
 )]
 
+extern crate alloc;
+
+mod outcome;
+#[cfg(test)]
+mod tests;
+mod windows;
+
 pub use addr::AccessSize;
 use addr::Ipa;
+pub use outcome::{Completion, NO_DEVICE, Refusals, read_outcome, write_outcome};
+pub use windows::{Bus, BusError};
 
 /// Where in its own window a device is accessed, in bytes from the window's start.
 pub type Offset = u64;
