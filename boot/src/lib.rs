@@ -1,2 +1,25 @@
-//! (to be written)
+//! From the firmware's jump to Rust with the MMU on.
+//!
+//! Whoever loads the image (QEMU, U-Boot, the Raspberry Pi's firmware) follows Linux's arm64 boot protocol: x0 holds the
+//! board's device tree, the MMU is off, the caches hold nothing dirty of the image. [`entry`] checks the exception level,
+//! relocates the image to where it is, and lets [`early`] build the first translation tables; only then does Rust proper
+//! start, because before that memory is Device memory and an atomic access need not work (Arm ARM, "Load-Exclusive and
+//! Store-Exclusive instruction usage restrictions").
+//!
+//! | entered at | what happens |
+//! |---|---|
+//! | EL3 | EL2 is given to us: SCR_EL3, ICC_SRE_EL3 and CNTFRQ_EL0 are set and the CPU drops to EL2 |
+//! | EL2 | the ordinary case |
+//! | EL1 | the kernel binary says so and stops: there is no hypervisor mode to be had |
+//!
+//! The kernel binary defines three functions that this room calls: `merus_main`, `merus_secondary_main` and
+//! `merus_entered_at_el1`.
 #![no_std]
+
+mod early;
+mod entry;
+pub mod secondary;
+pub mod stage1;
+
+pub use early::image;
+pub use platform::BootInfo;

@@ -1,0 +1,162 @@
+//! The first translation tables, built with the MMU off: the image with the rights of each part, and the device tree.
+//!
+//! No atomics, no locks, no heap, no panics that would print: memory is Device memory here.
+
+use crate::entry::{BOOT_STACK, SCTLR_ON};
+use crate::stage1::{self, Kind, Stage1};
+use addr::{BLOCK_SIZE, PAGE_SIZE, Pa, Span};
+use core::arch::asm;
+use core::cell::UnsafeCell;
+use platform::BootInfo;
+
+/// What `boot_mmu_on` loads; the order of the fields is the assembly's.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct MmuSetup {
+    /// TCR_EL2.
+    pub tcr: u64,
+    /// MAIR_EL2.
+    pub mair: u64,
+    /// TTBR0_EL2.
+    pub ttbr: u64,
+    /// SCTLR_EL2.
+    pub sctlr: u64,
+}
+
+/// Pages for the tables of the image (two levels above it, and a page table for each 2 MiB that it and the tree touch).
+const POOL: usize = 16;
+
+#[repr(C, align(4096))]
+struct Page([u8; PAGE_SIZE as usize]);
+
+struct Early {
+    pool: UnsafeCell<[Page; POOL]>,
+    used: UnsafeCell<usize>,
+    setup: UnsafeCell<MmuSetup>,
+}
+
+// SAFETY: only the first CPU touches it, before any other runs (`boot_early`), and `boot_rust` once after that.
+unsafe impl Sync for Early {}
+
+static EARLY: Early = Early {
+    pool: UnsafeCell::new([const { Page([0; PAGE_SIZE as usize]) }; POOL]),
+    used: UnsafeCell::new(0),
+    setup: UnsafeCell::new(MmuSetup { tcr: 0, mair: 0, ttbr: 0, sctlr: 0 }),
+};
+
+unsafe extern "C" {
+    static __text_end: u8;
+    static __rodata_end: u8;
+    static __image_start: u8;
+    static __image_end: u8;
+    static boot_stack: u8;
+}
+
+unsafe extern "Rust" {
+    /// The kernel binary's start on the first CPU.
+    fn merus_main(info: BootInfo, map: Stage1) -> !;
+}
+
+fn bounds(from: *const u8, to: *const u8) -> Option<Span<Pa>> {
+    Span::from_bounds(Pa::new(from as u64), Pa::new(to as u64))
+}
+
+/// The image in memory: text, constants, data, heap and boot stack.
+pub fn image() -> Span<Pa> {
+    bounds(&raw const __image_start, &raw const __image_end).unwrap_or_else(|| stuck())
+}
+
+fn page() -> Option<Pa> {
+    // SAFETY: the first CPU alone runs; the pool is zeroed bss, and each page is given out once.
+    unsafe {
+        let used = &mut *EARLY.used.get();
+        let page = (*EARLY.pool.get()).get(*used)?;
+        *used += 1;
+        Some(Pa::new(page as *const Page as u64))
+    }
+}
+
+/// Nothing can be said yet: stay here, where a debugger finds us.
+fn stuck() -> ! {
+    loop {
+        // SAFETY: waits for an event; changes nothing.
+        unsafe { asm!("wfe", options(nomem, nostack)) }
+    }
+}
+
+/// The MMU settings of every CPU.
+pub fn mmu_setup() -> MmuSetup {
+    // SAFETY: written by the first CPU before `merus_main`, read-only since.
+    unsafe { *EARLY.setup.get() }
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn boot_early(fdt: u64, _base: u64) -> *const MmuSetup {
+    let Some(root) = page() else { stuck() };
+    // SAFETY: a fresh page of the pool, zeroed by the entry code.
+    let mut map = unsafe { Stage1::new(root) };
+    let (start, text, rodata, end) =
+        (&raw const __image_start, &raw const __text_end, &raw const __rodata_end, &raw const __image_end);
+    let parts = [(start, text, Kind::Text), (text, rodata, Kind::ReadOnly), (rodata, end, Kind::Data)];
+    for (from, to, kind) in parts {
+        let Some(span) = bounds(from, to) else { stuck() };
+        if map.map(span, kind, false, &mut page).is_err() {
+            stuck();
+        }
+    }
+    // The page below the boot stack stays unmapped.
+    let guard = Pa::new(&raw const boot_stack as u64);
+    if map.unmap_page(guard).is_err() {
+        stuck();
+    }
+    // The tree: its header says how long it is. A wrong x0 is found out, with words, once there is a console.
+    if let Some(tree) = tree_span(fdt)
+        && map.map(tree, Kind::ReadOnly, false, &mut page).is_err()
+    {
+        stuck();
+    }
+    let pa_range: u64;
+    // SAFETY: reads an ID register.
+    unsafe { asm!("mrs {}, ID_AA64MMFR0_EL1", out(reg) pa_range, options(nomem, nostack)) };
+    let setup = MmuSetup {
+        tcr: stage1::tcr(pa_range & 0xf),
+        mair: stage1::MAIR,
+        ttbr: map.root().as_u64(),
+        sctlr: SCTLR_ON,
+    };
+    // SAFETY: the first CPU alone runs, with the MMU off.
+    unsafe { *EARLY.setup.get() = setup };
+    EARLY.setup.get()
+}
+
+/// The pages of the device tree at `fdt`, by its header (Devicetree Specification, "Header"); `None` where there is none.
+pub fn tree_span(fdt: u64) -> Option<Span<Pa>> {
+    if fdt == 0 || !fdt.is_multiple_of(8) {
+        return None;
+    }
+    let word = |at: u64| {
+        // SAFETY: the boot protocol puts a tree in RAM at x0; a wrong address reads something else or faults, which the
+        // firmware (or a debugger) sees. With the MMU on, only a span that was mapped here is asked for again.
+        u32::from_be(unsafe { ((fdt + at) as *const u32).read_volatile() })
+    };
+    let size = u64::from(word(4));
+    if word(0) != 0xd00d_feed || !(40..=BLOCK_SIZE).contains(&size) {
+        return None;
+    }
+    Span::new(Pa::new(fdt), size)?.align_outwards(PAGE_SIZE)
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn boot_rust(fdt: u64, _base: u64, from_el3: u64) -> ! {
+    let info = BootInfo { fdt: Pa::new(fdt), image: image(), from_el3: from_el3 != 0 };
+    // SAFETY: `boot_early` made these tables and forgot them; from here on this is their only owner.
+    let map = unsafe { Stage1::new(Pa::new(mmu_setup().ttbr)) };
+    // SAFETY: the kernel binary defines it with this signature.
+    unsafe { merus_main(info, map) }
+}
+
+/// The lowest and highest address of the first CPU's stack.
+pub fn boot_stack_span() -> (u64, u64) {
+    let low = &raw const boot_stack as u64 + PAGE_SIZE;
+    (low, low + BOOT_STACK as u64)
+}

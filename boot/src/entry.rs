@@ -1,0 +1,217 @@
+//! The first instructions, on the first CPU and on the others.
+//!
+//! Nothing here may use an address that relocation has to mend: all are `adrp`/`:lo12:`.
+
+use core::arch::global_asm;
+
+/// SCTLR_EL2 with everything off: its RES1 bits alone (Arm ARM, "SCTLR_EL2, System Control Register (EL2)").
+pub const SCTLR_OFF: u64 = 0x30c5_0830;
+/// SCTLR_EL2 as Merus runs: MMU, caches, stack alignment check, and no writable page is executable (WXN).
+pub const SCTLR_ON: u64 = SCTLR_OFF | 1 | 1 << 2 | 1 << 3 | 1 << 12 | 1 << 19;
+/// HCR_EL2 until `el2` writes its own: EL1 is AArch64, E2H and TGE are off.
+const HCR_BOOT: u64 = 1 << 31;
+/// SCR_EL3 for a drop to non-secure EL2: NS, RES1, SMC off (there is no firmware), HVC on, EL2 is AArch64, pointer
+/// authentication and the newer EL2 features not trapped (FGTEn, ECVEn, HXEn; RES0 where absent).
+const SCR_DROP: u64 = 1 | 0x30 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 16 | 1 << 17 | 1 << 27 | 1 << 28 | 1 << 38;
+/// SPSR_EL3 for the drop: EL2h, all exceptions masked.
+const SPSR_DROP: u64 = 0x3c9;
+/// What CNTFRQ_EL0 becomes where nobody has set it: the frequency of QEMU's and of most boards' system counter, in Hz.
+const COUNTER_HZ: u64 = 62_500_000;
+const R_AARCH64_RELATIVE: u64 = 1027;
+/// Bytes of the stack on which the first CPU starts, and stays.
+pub const BOOT_STACK: usize = 32 * 1024;
+
+// The Image header: Linux, Documentation/arch/arm64/booting.rst, "Call the kernel image".
+global_asm!(
+    r#"
+    .section .head.text, "ax"
+    .global _start
+_start:
+    b       boot_primary            // code0
+    .word   0                       // code1
+    .quad   0                       // text_offset
+    .quad   __image_end             // image_size (linked at 0, so the end is the size)
+    .quad   0xa                     // flags: little endian, 4 KiB pages, anywhere in memory
+    .quad   0
+    .quad   0
+    .quad   0
+    .ascii  "ARM\x64"
+    .word   0
+
+    // In: w9 = what CurrentEL must not be above. Drops from EL3 to EL2 where needed; sets x20 = 1 if it did.
+    // Clobbers x9-x11.
+boot_reach_el2:
+    mov     x20, #0
+    mrs     x9, CurrentEL
+    cmp     x9, #0xc
+    b.ne    2f
+    mov     x20, #1
+    ldr     x10, ={scr_drop}
+    msr     SCR_EL3, x10
+    msr     CPTR_EL3, xzr
+    mrs     x10, ID_AA64PFR0_EL1
+    ubfx    x10, x10, #24, #4       // GIC system registers?
+    cbz     x10, 1f
+    mov     x10, #0xf               // ICC_SRE_EL3: on, also for EL2
+    msr     S3_6_C12_C12_5, x10
+    isb
+1:  mrs     x10, CNTFRQ_EL0
+    cbnz    x10, 1f
+    ldr     x10, ={counter_hz}
+    msr     CNTFRQ_EL0, x10
+1:  ldr     x10, ={sctlr_off}
+    msr     SCTLR_EL2, x10
+    mov     x10, #{spsr_drop}
+    msr     SPSR_EL3, x10
+    msr     ELR_EL3, x30
+    isb
+    eret
+2:  ret
+
+    // In: x9 = first byte, x10 = end. Invalidates that memory from the data caches to the point of coherency: what was
+    // written with the caches off must not hide behind a stale line. Clobbers x9, x11, x12.
+boot_invalidate:
+    mrs     x11, CTR_EL0
+    ubfx    x11, x11, #16, #4
+    mov     x12, #4
+    lsl     x12, x12, x11           // the smallest data cache line, in bytes
+    sub     x11, x12, #1
+    bic     x9, x9, x11
+1:  dc      ivac, x9
+    add     x9, x9, x12
+    cmp     x9, x10
+    b.lo    1b
+    dsb     sy
+    ret
+
+boot_primary:
+    msr     daifset, #0xf
+    mov     x21, x0                 // the device tree
+    adrp    x19, _start             // where we are
+    mrs     x9, CurrentEL
+    cmp     x9, #4
+    mov     x22, #0
+    cset    x22, eq                 // 1: EL1, no hypervisor mode
+    cbnz    x22, 1f
+    bl      boot_reach_el2
+    ldr     x9, ={hcr}
+    msr     HCR_EL2, x9
+    ldr     x9, ={sctlr_off}
+    msr     SCTLR_EL2, x9
+    isb
+1:
+    // Zero bss (the heap and the stack are not in it).
+    adrp    x9, __bss_start
+    add     x9, x9, :lo12:__bss_start
+    adrp    x10, __bss_end
+    add     x10, x10, :lo12:__bss_end
+1:  cmp     x9, x10
+    b.hs    1f
+    stp     xzr, xzr, [x9], #16
+    b       1b
+1:
+    // Relocate: linked at 0, so each entry's addend plus our base is the value.
+    adrp    x9, __rela_start
+    add     x9, x9, :lo12:__rela_start
+    adrp    x10, __rela_end
+    add     x10, x10, :lo12:__rela_end
+1:  cmp     x9, x10
+    b.hs    1f
+    ldp     x11, x12, [x9], #16     // offset, type
+    ldr     x13, [x9], #8           // addend
+    cmp     w12, #{relative}
+    b.ne    .                       // the linker's `-z text -pie` makes no other; a debugger finds us here
+    add     x13, x13, x19
+    str     x13, [x19, x11]
+    b       1b
+1:  dsb     sy
+    adrp    x9, boot_stack
+    add     x9, x9, :lo12:boot_stack
+    add     x9, x9, #{guard}
+    add     x9, x9, #{stack}
+    mov     sp, x9
+    mov     x29, #0
+    mov     x30, #0
+    mov     x0, x21
+    cbnz    x22, boot_at_el1
+    // The whole image was written with the caches off (bss, relocations): drop what the caches may hold of it.
+    mov     x9, x19
+    adrp    x10, __image_end
+    add     x10, x10, :lo12:__image_end
+    bl      boot_invalidate
+    mov     x0, x21
+    mov     x1, x19
+    bl      boot_early              // builds the tables; x0 = &MmuSetup
+    mov     x23, x0
+    adrp    x9, __bss_start         // the tables and the set-up lie in bss; and the stack was used
+    adrp    x10, __image_end
+    add     x10, x10, :lo12:__image_end
+    bl      boot_invalidate
+    mov     x0, x23
+    bl      boot_mmu_on
+    mov     x0, x21
+    mov     x1, x19
+    mov     x2, x20
+    mov     x29, #0
+    bl      boot_rust
+    b       .
+
+boot_at_el1:
+    bl      merus_entered_at_el1
+    b       .
+
+    // In: x0 = &MmuSetup (tcr, mair, ttbr, sctlr). Clobbers x9-x12.
+boot_mmu_on:
+    ldp     x9, x10, [x0]
+    ldp     x11, x12, [x0, #16]
+    msr     TCR_EL2, x9
+    msr     MAIR_EL2, x10
+    msr     TTBR0_EL2, x11
+    dsb     sy
+    isb
+    tlbi    alle2
+    ic      iallu
+    dsb     sy
+    isb
+    msr     SCTLR_EL2, x12
+    isb
+    ret
+
+    // Every other CPU: PSCI starts it here, MMU off, x0 = &SecondaryStart (physical; cleaned to the point of coherency).
+    .global boot_secondary
+boot_secondary:
+    msr     daifset, #0xf
+    mov     x21, x0
+    bl      boot_reach_el2
+    ldr     x9, ={hcr}
+    msr     HCR_EL2, x9
+    ldr     x9, ={sctlr_off}
+    msr     SCTLR_EL2, x9
+    isb
+    mov     x0, x21
+    bl      boot_mmu_on
+    ldr     x9, [x21, #32]          // stack top
+    mov     sp, x9
+    ldr     x0, [x21, #40]          // its number
+    mov     x29, #0
+    mov     x30, #0
+    bl      merus_secondary_main
+    b       .
+    .ltorg
+
+    .section .noinit, "aw", @nobits
+    .balign 4096
+    .global boot_stack
+boot_stack:
+    .space  {guard}
+    .space  {stack}
+    "#,
+    scr_drop = const SCR_DROP,
+    spsr_drop = const SPSR_DROP,
+    counter_hz = const COUNTER_HZ,
+    sctlr_off = const SCTLR_OFF,
+    hcr = const HCR_BOOT,
+    relative = const R_AARCH64_RELATIVE,
+    guard = const 4096,
+    stack = const BOOT_STACK,
+);

@@ -1,0 +1,186 @@
+//! EL2's own translation tables: identity, 4 KiB granule, 48 bits, pages and 2 MiB blocks, never larger.
+//!
+//! Used first with the MMU off (so: no atomics, no locks, no heap) and later to add what is needed: a device, a span of
+//! RAM. A live entry is only ever made valid or made invalid, never changed into another valid one, so no
+//! break-before-make sequence is needed; no block is ever split, because memory is mapped at the size it will be unmapped.
+//! (Arm ARM, "The AArch64 Virtual Memory System Architecture", stage 1 of the EL2 translation regime, E2H = 0.)
+
+use addr::{Address, BLOCK_SIZE, PAGE_SIZE, Pa, Span};
+use core::arch::asm;
+
+/// How memory may be used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Kind {
+    /// Merus' instructions.
+    Text,
+    /// Constants, and what others wrote for Merus to read.
+    ReadOnly,
+    /// Ordinary memory.
+    Data,
+    /// Device registers.
+    Device,
+}
+
+/// Why something could not be mapped.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum MapError {
+    /// There is no page left for a table.
+    OutOfTables,
+    /// A part of it is mapped already, as something else.
+    Taken(Pa),
+    /// Above the 48 bits that EL2's tables reach, or not page aligned.
+    BadSpan,
+}
+
+const VALID: u64 = 1;
+const TABLE_OR_PAGE: u64 = 1 << 1;
+const ATTR_DEVICE: u64 = 0 << 2;
+const ATTR_NORMAL: u64 = 1 << 2;
+/// AP[1] is RES1 in a regime with one privilege level.
+const AP_RES1: u64 = 1 << 6;
+const AP_READ_ONLY: u64 = 1 << 7;
+const INNER_SHAREABLE: u64 = 3 << 8;
+const ACCESS_FLAG: u64 = 1 << 10;
+const EXECUTE_NEVER: u64 = 1 << 54;
+const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
+
+/// MAIR_EL2: attribute 0 is Device-nGnRE, attribute 1 is Normal, write-back, read and write allocate.
+pub const MAIR: u64 = 0x04 | 0xff << 8;
+
+/// TCR_EL2 (E2H = 0): 48 bits, 4 KiB granule, inner-shareable write-back walks, `PS` as the CPU has it (at most 48 bits).
+pub fn tcr(pa_range_field: u64) -> u64 {
+    const RES1: u64 = 1 << 31 | 1 << 23;
+    const WALKS: u64 = 1 << 8 | 1 << 10 | 3 << 12;
+    RES1 | WALKS | 16 | pa_range_field.min(5) << 16
+}
+
+/// The tables. The root and all tables under it are reached at their physical addresses.
+#[derive(Debug)]
+pub struct Stage1 {
+    root: u64,
+}
+
+impl Stage1 {
+    /// Empty tables with their root in `page`.
+    ///
+    /// # Safety
+    /// `page` is a zeroed page that nobody else uses, at its physical address.
+    pub unsafe fn new(page: Pa) -> Self {
+        Self { root: page.as_u64() }
+    }
+    /// The root's address, for TTBR0_EL2.
+    pub fn root(&self) -> Pa {
+        Pa::new(self.root)
+    }
+    /// Maps `span` (whole pages) where it lies, in 2 MiB blocks where `blocks` is set and it is aligned.
+    /// `page` gives zeroed pages for tables. Mapping again what is mapped in the same way changes nothing.
+    pub fn map(
+        &mut self,
+        span: Span<Pa>,
+        kind: Kind,
+        blocks: bool,
+        page: &mut dyn FnMut() -> Option<Pa>,
+    ) -> Result<(), MapError> {
+        if !span.start().is_aligned(PAGE_SIZE) || !span.size().is_multiple_of(PAGE_SIZE) || span.end().as_u64() >> 48 != 0 {
+            return Err(MapError::BadSpan);
+        }
+        let mut at = span.start().as_u64();
+        let end = span.end().as_u64();
+        while at < end {
+            let block = blocks && at.is_multiple_of(BLOCK_SIZE) && end - at >= BLOCK_SIZE;
+            let (level, size) = if block { (2, BLOCK_SIZE) } else { (3, PAGE_SIZE) };
+            let entry = match self.entry(at, level, page)? {
+                Found::Entry(entry) => entry,
+                Found::Block(block, size) => {
+                    // Under a larger block already: fine if that is of the same kind.
+                    if block & !ADDRESS != leaf(kind, 2) {
+                        return Err(MapError::Taken(Pa::new(at)));
+                    }
+                    at = (at & !(size - 1)) + size;
+                    continue;
+                }
+            };
+            let new = at | leaf(kind, level);
+            let old = load(entry);
+            if old & VALID == 0 {
+                store(entry, new);
+            } else if old != new {
+                return Err(MapError::Taken(Pa::new(at)));
+            }
+            at += size;
+        }
+        published();
+        Ok(())
+    }
+    /// Takes the mapping of one page away (a guard under a stack). The page must have been mapped as a page.
+    pub fn unmap_page(&mut self, at: Pa) -> Result<(), MapError> {
+        match self.entry(at.as_u64(), 3, &mut || None)? {
+            Found::Entry(entry) => store(entry, 0),
+            Found::Block(..) => return Err(MapError::Taken(at)),
+        }
+        invalidate(at.as_u64());
+        Ok(())
+    }
+    /// The address of the level-`level` entry for `at`, tables made on the way.
+    fn entry(&mut self, at: u64, level: u32, page: &mut dyn FnMut() -> Option<Pa>) -> Result<Found, MapError> {
+        let mut table = self.root;
+        let mut here = 0;
+        loop {
+            let shift = 39 - 9 * here;
+            let entry = table + (at >> shift & 0x1ff) * 8;
+            if here == level {
+                return Ok(Found::Entry(entry));
+            }
+            let value = load(entry);
+            if value & VALID == 0 {
+                let new = page().ok_or(MapError::OutOfTables)?.as_u64();
+                // The zeroes of the new table must be seen by the table walker before the table is.
+                published();
+                store(entry, new | VALID | TABLE_OR_PAGE);
+                table = new;
+            } else if value & TABLE_OR_PAGE == 0 {
+                return Ok(Found::Block(value, 1 << shift));
+            } else {
+                table = value & ADDRESS;
+            }
+            here += 1;
+        }
+    }
+}
+
+enum Found {
+    Entry(u64),
+    Block(u64, u64),
+}
+
+fn leaf(kind: Kind, level: u32) -> u64 {
+    let kind = match kind {
+        Kind::Text => ATTR_NORMAL | INNER_SHAREABLE | AP_READ_ONLY,
+        Kind::ReadOnly => ATTR_NORMAL | INNER_SHAREABLE | AP_READ_ONLY | EXECUTE_NEVER,
+        Kind::Data => ATTR_NORMAL | INNER_SHAREABLE | EXECUTE_NEVER,
+        Kind::Device => ATTR_DEVICE | EXECUTE_NEVER,
+    };
+    kind | VALID | AP_RES1 | ACCESS_FLAG | if level == 3 { TABLE_OR_PAGE } else { 0 }
+}
+
+fn load(entry: u64) -> u64 {
+    // SAFETY: `entry` is an aligned slot of a table page that `Stage1` owns (its maker gave the root, `page` the others).
+    unsafe { (entry as *const u64).read_volatile() }
+}
+
+fn store(entry: u64, value: u64) {
+    // SAFETY: as for `load`; `&mut Stage1` makes us the only writer, and an aligned 64-bit store is single-copy atomic.
+    unsafe { (entry as *mut u64).write_volatile(value) }
+}
+
+fn published() {
+    // SAFETY: barriers only: the stores to the tables are seen by every table walker before anything after this.
+    unsafe { asm!("dsb ishst", "isb", options(nostack, preserves_flags)) }
+}
+
+fn invalidate(at: u64) {
+    // SAFETY: takes the translation of one page, whose entry is invalid by now, from every CPU's EL2 TLB.
+    unsafe {
+        asm!("dsb ishst", "tlbi vae2is, {p}", "dsb ish", "isb", p = in(reg) at >> 12, options(nostack, preserves_flags));
+    }
+}

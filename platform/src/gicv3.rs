@@ -1,0 +1,177 @@
+//! The board's GICv3: distributor and redistributors (Arm IHI 0069, "Programmers' Model").
+//!
+//! The CPU interface is system registers and lives in `el2`. All interrupts are non-secure group 1. Merus uses EOImode 1:
+//! an acknowledged interrupt is priority-dropped at once and deactivated separately, or by the guest through a
+//! hardware-linked list register.
+
+use crate::mmio::Registers;
+
+const GICD_CTLR: u64 = 0x0000;
+const GICD_TYPER: u64 = 0x0004;
+const GICD_IGROUPR: u64 = 0x0080;
+const GICD_ISENABLER: u64 = 0x0100;
+const GICD_ICENABLER: u64 = 0x0180;
+const GICD_ICPENDR: u64 = 0x0280;
+const GICD_ICACTIVER: u64 = 0x0380;
+const GICD_IPRIORITYR: u64 = 0x0400;
+const GICD_ICFGR: u64 = 0x0c00;
+const GICD_IROUTER: u64 = 0x6000;
+const CTLR_ENABLE_G1NS: u32 = 1 << 1;
+const CTLR_ARE_NS: u32 = 1 << 4;
+const CTLR_RWP: u32 = 1 << 31;
+
+const GICR_CTLR: u64 = 0x0000;
+const GICR_TYPER: u64 = 0x0008;
+const GICR_WAKER: u64 = 0x0014;
+const SGI_BASE: u64 = 0x1_0000;
+const GICR_IGROUPR0: u64 = SGI_BASE + 0x0080;
+const GICR_ISENABLER0: u64 = SGI_BASE + 0x0100;
+const GICR_ICENABLER0: u64 = SGI_BASE + 0x0180;
+const GICR_ICPENDR0: u64 = SGI_BASE + 0x0280;
+const GICR_ISACTIVER0: u64 = SGI_BASE + 0x0300;
+const GICR_ICACTIVER0: u64 = SGI_BASE + 0x0380;
+const GICR_IPRIORITYR: u64 = SGI_BASE + 0x0400;
+const TYPER_VLPIS: u64 = 1 << 1;
+const TYPER_LAST: u64 = 1 << 4;
+const WAKER_PROCESSOR_SLEEP: u32 = 1 << 1;
+const WAKER_CHILDREN_ASLEEP: u32 = 1 << 2;
+const GICR_CTLR_RWP: u32 = 1 << 3;
+
+/// The priority of every physical interrupt (lower is more urgent; anything above the idle priority does).
+const PRIORITY: u32 = 0xa0a0_a0a0;
+/// How often a register is polled for a write to take effect before the device counts as broken.
+const PATIENCE: u32 = 1_000_000;
+
+/// Why the interrupt controller cannot be used.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum GicError {
+    /// A register write did not take effect.
+    Stuck,
+    /// No redistributor has this CPU's affinity.
+    NoRedistributor {
+        /// Aff3.Aff2.Aff1.Aff0 as GICR_TYPER shows it.
+        affinity: u32,
+    },
+}
+
+/// The distributor.
+#[derive(Clone, Copy, Debug)]
+pub struct Distributor {
+    registers: Registers,
+    intids: u32,
+}
+
+impl Distributor {
+    /// Takes the distributor over: every shared interrupt off, not pending, not active, in group 1.
+    pub fn new(registers: Registers) -> Result<Self, GicError> {
+        let lines = registers.read32(GICD_TYPER) & 0x1f;
+        let gic = Self { registers, intids: (32 * (lines + 1)).min(1020) };
+        registers.write32(GICD_CTLR, 0);
+        gic.wait()?;
+        for word in 1..gic.intids.div_ceil(32) {
+            let at = u64::from(word) * 4;
+            registers.write32(GICD_ICENABLER + at, u32::MAX);
+            registers.write32(GICD_ICPENDR + at, u32::MAX);
+            registers.write32(GICD_ICACTIVER + at, u32::MAX);
+            registers.write32(GICD_IGROUPR + at, u32::MAX);
+        }
+        for word in 8..gic.intids.div_ceil(4) {
+            registers.write32(GICD_IPRIORITYR + u64::from(word) * 4, PRIORITY);
+        }
+        gic.wait()?;
+        registers.write32(GICD_CTLR, CTLR_ARE_NS | CTLR_ENABLE_G1NS);
+        gic.wait()?;
+        Ok(gic)
+    }
+    /// How many interrupt IDs there are, private ones included.
+    pub fn intids(&self) -> u32 {
+        self.intids
+    }
+    /// Switches a shared interrupt on, level sensitive or edge triggered, routed to the CPU of `affinity` (MPIDR layout).
+    pub fn enable_spi(&self, intid: u32, edge: bool, affinity: u64) {
+        if !(32..self.intids).contains(&intid) {
+            return;
+        }
+        let config = GICD_ICFGR + u64::from(intid / 16) * 4;
+        let bit = 2 << (intid % 16 * 2);
+        let old = self.registers.read32(config);
+        self.registers.write32(config, if edge { old | bit } else { old & !bit });
+        self.registers.write64(GICD_IROUTER + u64::from(intid) * 8, affinity & 0xff_00ff_ffff);
+        self.registers.write32(GICD_ISENABLER + u64::from(intid / 32) * 4, 1 << (intid % 32));
+    }
+    fn wait(&self) -> Result<(), GicError> {
+        (0..PATIENCE).find(|_| self.registers.read32(GICD_CTLR) & CTLR_RWP == 0).map(|_| ()).ok_or(GicError::Stuck)
+    }
+}
+
+/// One CPU's redistributor.
+#[derive(Clone, Copy, Debug)]
+pub struct Redistributor {
+    registers: Registers,
+}
+
+impl Redistributor {
+    /// Finds the redistributor of the CPU with `mpidr` in `region`, which is `size` bytes of consecutive redistributors.
+    pub fn find(region: Registers, size: u64, mpidr: u64) -> Option<Self> {
+        let affinity = affinity_of(mpidr);
+        let mut offset = 0;
+        while offset < size {
+            // SAFETY: the offset lies in the region, all of which `region`'s maker promised to be redistributors.
+            let registers = unsafe { region.at(offset) };
+            let typer = registers.read64(GICR_TYPER);
+            if (typer >> 32) as u32 == affinity {
+                return Some(Self { registers });
+            }
+            if typer & TYPER_LAST != 0 {
+                break;
+            }
+            // A redistributor that knows virtual LPIs (GICv4) has two frames more.
+            offset += if typer & TYPER_VLPIS != 0 { 0x4_0000 } else { 0x2_0000 };
+        }
+        None
+    }
+    /// Wakes it, and takes its private interrupts over: group 1, not pending, not active; on are all SGIs and `ppis`.
+    pub fn start(&self, ppis: u32) -> Result<(), GicError> {
+        let waker = self.registers.read32(GICR_WAKER);
+        self.registers.write32(GICR_WAKER, waker & !WAKER_PROCESSOR_SLEEP);
+        (0..PATIENCE)
+            .find(|_| self.registers.read32(GICR_WAKER) & WAKER_CHILDREN_ASLEEP == 0)
+            .ok_or(GicError::Stuck)?;
+        self.registers.write32(GICR_ICENABLER0, u32::MAX);
+        self.wait()?;
+        self.registers.write32(GICR_IGROUPR0, u32::MAX);
+        self.registers.write32(GICR_ICPENDR0, u32::MAX);
+        self.registers.write32(GICR_ICACTIVER0, u32::MAX);
+        for word in 0..8 {
+            self.registers.write32(GICR_IPRIORITYR + word * 4, PRIORITY);
+        }
+        self.registers.write32(GICR_ISENABLER0, ppis | 0xffff);
+        self.wait()
+    }
+    /// Makes a private interrupt active or inactive by hand.
+    #[inline]
+    pub fn set_active(&self, intid: u32, active: bool) {
+        let register = if active { GICR_ISACTIVER0 } else { GICR_ICACTIVER0 };
+        self.registers.write32(register, 1 << (intid & 31));
+    }
+    /// Switches a private interrupt on or off.
+    #[inline]
+    pub fn set_enabled(&self, intid: u32, on: bool) {
+        let register = if on { GICR_ISENABLER0 } else { GICR_ICENABLER0 };
+        self.registers.write32(register, 1 << (intid & 31));
+    }
+    fn wait(&self) -> Result<(), GicError> {
+        (0..PATIENCE).find(|_| self.registers.read32(GICR_CTLR) & GICR_CTLR_RWP == 0).map(|_| ()).ok_or(GicError::Stuck)
+    }
+}
+
+/// The affinity of an MPIDR in the layout of GICR_TYPER: Aff3.Aff2.Aff1.Aff0 in 32 bits.
+pub const fn affinity_of(mpidr: u64) -> u32 {
+    ((mpidr & 0xff_ffff) | (mpidr >> 32 & 0xff) << 24) as u32
+}
+
+/// The value of ICC_SGI1R_EL1 that sends SGI `id` to the CPU with `mpidr`.
+pub const fn sgi1r(id: u8, mpidr: u64) -> u64 {
+    let (aff0, aff1, aff2, aff3) = (mpidr & 0xff, mpidr >> 8 & 0xff, mpidr >> 16 & 0xff, mpidr >> 32 & 0xff);
+    1 << (aff0 & 15) | aff1 << 16 | (id as u64 & 15) << 24 | aff2 << 32 | (aff0 >> 4) << 44 | aff3 << 48
+}
