@@ -3,10 +3,12 @@
 //! The program is host-only and may panic on its own bugs, but every failure a user can meet (no network, a missing tool, a
 //! failed build) is an error whose text names the remedy.
 
+mod arrows;
 mod build;
 mod bundle;
 mod cpio;
 mod ctx;
+mod fp_scan;
 mod initramfs;
 mod lint;
 mod qemu;

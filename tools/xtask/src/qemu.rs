@@ -1,1 +1,577 @@
 //! Starting QEMU and watching its console.
+//!
+//! One [`run`] boots one machine, reads its serial line as it comes, and decides by what was printed and by how QEMU
+//! ended. What decides is the [`Watch`], which knows nothing of processes and is tested without QEMU.
+//!
+//! # What ends a run
+//! | what happens | verdict |
+//! |---|---|
+//! | an unexpected `merus: fatal:` or a forbidden line | failed at once; QEMU is ended after a moment for its last lines |
+//! | the counted line was seen often enough ([`End::After`]) | passed if all expected lines were seen; QEMU is ended |
+//! | QEMU ended | passed if its status is the wanted one and all expected lines were seen, in order |
+//! | the time is up | failed, with the line that was waited for |
+//!
+//! A QEMU that was started is always ended: when a run is over, when it is dropped, by the terminal's Ctrl-C (it is in
+//! the same process group), and where `setpriv` is at hand also when this program is killed.
+
+use crate::setup::Qemu;
+use anyhow::{Context as _, Result};
+use std::collections::VecDeque;
+use std::fs::{self, File};
+use std::io::{BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// What begins the line of an error that Merus does not survive.
+pub const FATAL: &str = "merus: fatal:";
+/// Lines kept for the report of a failure.
+const TAIL: usize = 40;
+/// Time for the lines that follow a fatal one, and for QEMU to go once its work is done.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// The machine to boot.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// QEMU's `-M`.
+    pub machine: String,
+    /// QEMU's `-cpu`.
+    pub cpu: String,
+    /// Physical CPUs.
+    pub smp: u32,
+    /// QEMU's `-m`.
+    pub memory: String,
+    /// The image to boot.
+    pub kernel: PathBuf,
+    /// The bundle, if any.
+    pub initrd: Option<PathBuf>,
+    /// The board's `/chosen/bootargs`, if any.
+    pub append: Option<String>,
+    /// Further arguments.
+    pub extra: Vec<String>,
+}
+
+impl Machine {
+    /// The command that boots it; `serial` is where the serial line goes (`stdio`, `mon:stdio`).
+    pub fn command(&self, qemu: &Qemu, serial: &str) -> Command {
+        let mut command = with_parent(qemu.command());
+        command.args(["-M", &self.machine, "-cpu", &self.cpu, "-smp", &self.smp.to_string(), "-m", &self.memory]);
+        command.args(["-accel", "tcg,thread=multi", "-display", "none", "-monitor", "none", "-nic", "none"]);
+        // `mon:` brings its own monitor, which `-monitor none` would not take away.
+        command.args(["-serial", serial, "-kernel"]).arg(&self.kernel);
+        if let Some(initrd) = &self.initrd {
+            command.arg("-initrd").arg(initrd);
+        }
+        if let Some(append) = &self.append {
+            command.args(["-append", append]);
+        }
+        command.args(&self.extra);
+        command
+    }
+}
+
+/// The same command, ended by the kernel when this program dies, where the system has util-linux's `setpriv`.
+fn with_parent(command: Command) -> Command {
+    static SETPRIV: OnceLock<bool> = OnceLock::new();
+    let usable = *SETPRIV.get_or_init(|| {
+        let mut probe = Command::new("setpriv");
+        probe.args(["--pdeathsig", "KILL", "true"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        probe.status().is_ok_and(|status| status.success())
+    });
+    if !usable {
+        return command;
+    }
+    let mut wrapped = Command::new("setpriv");
+    wrapped.args(["--pdeathsig", "KILL", "--"]).arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => wrapped.env(name, value),
+            None => wrapped.env_remove(name),
+        };
+    }
+    wrapped
+}
+
+/// How a run is meant to end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// QEMU ends with this status, no fatal line seen.
+    Exit(i32),
+    /// Merus prints a fatal line and powers off (status 0).
+    Fatal,
+    /// This line comes so many times; then the runner ends QEMU.
+    After {
+        /// A pattern as in [`matches`].
+        line: String,
+        /// How often it must come.
+        count: u32,
+    },
+}
+
+/// Text to type once something was printed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Send {
+    /// Output to wait for; a prompt need not end in a newline.
+    pub after: String,
+    /// What to type then.
+    pub text: String,
+}
+
+/// What a run must print, and how it must end.
+#[derive(Clone, Debug)]
+pub struct Expect {
+    /// Patterns of lines that must come, in this order.
+    pub lines: Vec<String>,
+    /// Patterns of lines that must not come.
+    pub forbidden: Vec<String>,
+    /// Text to type, in this order.
+    pub script: Vec<Send>,
+    /// How it must end.
+    pub end: End,
+    /// The longest it may take.
+    pub timeout: Duration,
+}
+
+/// Whether a line has the pattern somewhere in it; `*` stands for any text.
+pub fn matches(pattern: &str, line: &str) -> bool {
+    let mut rest = line;
+    for part in pattern.split('*') {
+        match rest.find(part) {
+            Some(at) => rest = rest.get(at + part.len()..).unwrap_or_default(),
+            None => return false,
+        }
+    }
+    true
+}
+
+/// What a [`Watch`] says of a line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nothing decided yet.
+    Continue,
+    /// All that was wanted has been seen; QEMU may be ended.
+    Done,
+    /// It went wrong, for this reason.
+    Failed(String),
+}
+
+/// Decides a run line by line.
+#[derive(Debug)]
+pub struct Watch<'a> {
+    expect: &'a Expect,
+    next: usize,
+    typed: usize,
+    fatal: bool,
+    counted: u32,
+    last: String,
+}
+
+impl<'a> Watch<'a> {
+    /// A watch that has seen nothing.
+    pub fn new(expect: &'a Expect) -> Self {
+        Self { expect, next: 0, typed: 0, fatal: false, counted: 0, last: String::new() }
+    }
+
+    /// Takes a complete line.
+    pub fn line(&mut self, line: &str) -> Verdict {
+        if !line.trim().is_empty() {
+            line.clone_into(&mut self.last);
+        }
+        // A line may end a run of expected ones that all match it only once each: order is by line.
+        if self.expect.lines.get(self.next).is_some_and(|pattern| matches(pattern, line)) {
+            self.next += 1;
+        }
+        if line.contains(FATAL) {
+            self.fatal = true;
+            if self.expect.end != End::Fatal {
+                return Verdict::Failed(format!("Merus stopped: {}", line.trim()));
+            }
+        }
+        if let Some(pattern) = self.expect.forbidden.iter().find(|pattern| matches(pattern, line)) {
+            return Verdict::Failed(format!("printed what it must not (`{pattern}`): {}", line.trim()));
+        }
+        if let End::After { line: pattern, count } = &self.expect.end
+            && matches(pattern, line)
+        {
+            self.counted += 1;
+            if self.counted >= *count {
+                return self.missing().map_or(Verdict::Done, Verdict::Failed);
+            }
+        }
+        Verdict::Continue
+    }
+
+    /// What to type now, given all output since the last typing.
+    pub fn typing(&mut self, recent: &str) -> Option<&'a str> {
+        let send = self.expect.script.get(self.typed)?;
+        recent.contains(&send.after).then(|| {
+            self.typed += 1;
+            send.text.as_str()
+        })
+    }
+
+    /// What is said when QEMU ended by itself; `status` is `None` where a signal ended it.
+    pub fn ended(&self, status: Option<i32>) -> Result<(), String> {
+        let wanted = match &self.expect.end {
+            End::Exit(code) => *code,
+            End::Fatal => 0,
+            End::After { line, count } => {
+                return Err(format!(
+                    "QEMU ended after {} of {count} times `{line}`; {}",
+                    self.counted,
+                    self.last_seen()
+                ));
+            }
+        };
+        if status != Some(wanted) {
+            let got = status.map_or("a signal".to_owned(), |code| format!("status {code}"));
+            return Err(format!("QEMU ended by {got}, not status {wanted}; {}", self.last_seen()));
+        }
+        if self.expect.end == End::Fatal && !self.fatal {
+            return Err(format!("no `{FATAL}` line; {}", self.last_seen()));
+        }
+        self.missing().map_or(Ok(()), Err)
+    }
+
+    /// What is said when the time is up.
+    pub fn timed_out(&self) -> String {
+        let wanted = match (self.missing(), &self.expect.end) {
+            (Some(missing), _) => missing,
+            (None, End::After { line, count }) => format!("only {} of {count} times `{line}`", self.counted),
+            (None, _) => format!("all expected lines came, but QEMU did not end; {}", self.last_seen()),
+        };
+        format!("nothing decided within {} s: {wanted}", self.expect.timeout.as_secs())
+    }
+
+    fn missing(&self) -> Option<String> {
+        let pattern = self.expect.lines.get(self.next)?;
+        Some(format!("never printed `{pattern}`; {}", self.last_seen()))
+    }
+
+    fn last_seen(&self) -> String {
+        if self.last.is_empty() { "nothing was printed".to_owned() } else { format!("last seen: {}", self.last.trim()) }
+    }
+}
+
+/// How a run went.
+#[derive(Debug)]
+pub struct Outcome {
+    /// Why it failed.
+    pub result: Result<(), String>,
+    /// The last lines printed.
+    pub tail: Vec<String>,
+    /// How long it took.
+    pub took: Duration,
+}
+
+/// A child that does not outlive its owner.
+struct Guard(Child);
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        // Both fail only where the child has gone already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Boots a machine and watches it to its end. The console goes to `log`, without times so that two logs can be compared.
+///
+/// # Errors
+/// QEMU cannot be started or the log cannot be written; that a run failed is in the [`Outcome`].
+pub fn run(
+    qemu: &Qemu,
+    machine: &Machine,
+    expect: &Expect,
+    log: &Path,
+    mut on_line: impl FnMut(&str),
+) -> Result<Outcome> {
+    if let Some(parent) = log.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    let mut log_file = BufWriter::new(File::create(log).with_context(|| format!("cannot write {}", log.display()))?);
+    let mut command = machine.command(qemu, "stdio");
+    let start = Instant::now();
+    let mut child = Guard(
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("cannot start QEMU: {}", crate::ctx::shown(&command)))?,
+    );
+    let mut typing = child.0.stdin.take();
+    let output = chunks(child.0.stdout.take().context("no pipe")?, child.0.stderr.take().context("no pipe")?);
+
+    let mut watch = Watch::new(expect);
+    let mut lines = Lines::default();
+    let mut recent = String::new();
+    let mut tail = VecDeque::new();
+    let mut deadline = start + expect.timeout;
+    let mut decided: Option<Result<(), String>> = None;
+    loop {
+        let chunk = match output.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(chunk) => chunk,
+            Err(RecvTimeoutError::Timeout) => {
+                decided.get_or_insert_with(|| Err(watch.timed_out()));
+                break;
+            }
+            Err(RecvTimeoutError::Disconnected) => break,
+        };
+        for line in lines.push(&chunk) {
+            writeln!(log_file, "{line}")?;
+            on_line(&line);
+            if tail.len() == TAIL {
+                tail.pop_front();
+            }
+            tail.push_back(line.clone());
+            let verdict = if decided.is_none() { watch.line(&line) } else { Verdict::Continue };
+            match verdict {
+                Verdict::Continue => continue,
+                Verdict::Done => decided = Some(Ok(())),
+                Verdict::Failed(why) => decided = Some(Err(why)),
+            }
+            deadline = Instant::now() + GRACE;
+        }
+        if let Some(pipe) = &mut typing {
+            recent.push_str(&String::from_utf8_lossy(&chunk));
+            if let Some(text) = watch.typing(&recent) {
+                recent.clear();
+                // A QEMU that has gone is noticed by its output's end.
+                let _ = pipe.write_all(text.as_bytes()).and_then(|()| pipe.flush());
+            }
+        }
+        if decided == Some(Ok(())) {
+            break;
+        }
+    }
+    if let Some(rest) = lines.rest() {
+        writeln!(log_file, "{rest}")?;
+        on_line(&rest);
+        if decided.is_none()
+            && let Verdict::Failed(why) = watch.line(&rest)
+        {
+            decided = Some(Err(why));
+        }
+        tail.push_back(rest);
+    }
+    log_file.flush()?;
+    let result = match decided {
+        Some(result) => result,
+        // Its output has ended, so it has exited or is about to.
+        None => watch.ended(child.0.wait()?.code()),
+    };
+    drop(child);
+    Ok(Outcome { result, tail: tail.into(), took: start.elapsed() })
+}
+
+/// Reads both pipes as they fill; the channel closes when both have ended.
+fn chunks(
+    out: impl Read + std::marker::Send + 'static,
+    err: impl Read + std::marker::Send + 'static,
+) -> mpsc::Receiver<Vec<u8>> {
+    fn pump(mut pipe: impl Read, to: &mpsc::Sender<Vec<u8>>) {
+        let mut buffer = [0; 4096];
+        while let Ok(length @ 1..) = pipe.read(&mut buffer) {
+            if to.send(buffer[..length].to_vec()).is_err() {
+                return;
+            }
+        }
+    }
+    let (to, from) = mpsc::channel();
+    let err_to = to.clone();
+    thread::spawn(move || pump(out, &to));
+    thread::spawn(move || pump(err, &err_to));
+    from
+}
+
+/// Cuts a stream into lines without their ends.
+#[derive(Default)]
+struct Lines {
+    partial: Vec<u8>,
+}
+
+impl Lines {
+    /// The lines that `bytes` completes.
+    fn push(&mut self, bytes: &[u8]) -> Vec<String> {
+        self.partial.extend_from_slice(bytes);
+        let mut lines = Vec::new();
+        while let Some(end) = self.partial.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = self.partial.drain(..=end).collect();
+            lines.push(clean(&line));
+        }
+        lines
+    }
+
+    /// What came after the last newline.
+    fn rest(&mut self) -> Option<String> {
+        let rest = clean(&std::mem::take(&mut self.partial));
+        (!rest.is_empty()).then_some(rest)
+    }
+}
+
+/// A line as text: no carriage returns or newline, and nothing that would move a terminal's cursor.
+fn clean(line: &[u8]) -> String {
+    String::from_utf8_lossy(line).chars().filter(|c| *c == '\t' || !c.is_control()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn expect(lines: &[&str], end: End) -> Expect {
+        Expect {
+            lines: lines.iter().map(|line| (*line).to_owned()).collect(),
+            forbidden: vec!["Kernel panic".to_owned()],
+            script: Vec::new(),
+            end,
+            timeout: Duration::from_secs(5),
+        }
+    }
+
+    #[test]
+    fn a_pattern_is_a_substring_with_stars() {
+        assert!(matches("demo: ok", "[web] demo: ok"));
+        assert!(matches("test * ok", "test sgi: ok"));
+        assert!(matches("a*b*c", "xaxbxcx"));
+        assert!(!matches("a*b*c", "c b a"));
+        assert!(!matches("demo: ok", "demo: okay".get(..6).unwrap()));
+        // A part matches after the one before it, not within it.
+        assert!(!matches("aa*a", "aa"));
+    }
+
+    #[test]
+    fn lines_must_come_in_order_and_the_status_must_fit() {
+        let expect = expect(&["one", "two"], End::Exit(0));
+        let mut watch = Watch::new(&expect);
+        assert_eq!(watch.line("two"), Verdict::Continue);
+        assert_eq!(watch.line("one"), Verdict::Continue);
+        assert_eq!(watch.ended(Some(0)), Err("never printed `two`; last seen: one".to_owned()));
+        assert_eq!(watch.line("two"), Verdict::Continue);
+        assert_eq!(watch.ended(Some(0)), Ok(()));
+        assert!(watch.ended(Some(1)).is_err_and(|why| why.contains("status 1, not status 0")));
+        assert!(watch.ended(None).is_err_and(|why| why.contains("a signal")));
+    }
+
+    #[test]
+    fn a_fatal_line_fails_at_once_unless_wanted() {
+        let plain = expect(&[], End::Exit(0));
+        assert!(
+            matches!(Watch::new(&plain).line("merus: fatal: no bundle"), Verdict::Failed(why) if why.contains("no bundle"))
+        );
+        let wanted = expect(&["fatal: no bundle"], End::Fatal);
+        let mut watch = Watch::new(&wanted);
+        assert_eq!(watch.ended(Some(0)), Err("no `merus: fatal:` line; nothing was printed".to_owned()));
+        assert_eq!(watch.line("merus: fatal: no bundle"), Verdict::Continue);
+        assert_eq!(watch.ended(Some(0)), Ok(()));
+    }
+
+    #[test]
+    fn a_forbidden_line_fails_at_once() {
+        let expect = expect(&[], End::Exit(0));
+        assert!(matches!(Watch::new(&expect).line("[a] Kernel panic - not syncing"), Verdict::Failed(_)));
+    }
+
+    #[test]
+    fn a_counted_line_ends_the_run_when_it_came_often_enough() {
+        let expect = expect(&["first"], End::After { line: "up".to_owned(), count: 2 });
+        let mut watch = Watch::new(&expect);
+        watch.line("first");
+        assert_eq!(watch.line("reboot: up"), Verdict::Continue);
+        assert!(watch.ended(Some(0)).is_err_and(|why| why.contains("1 of 2")));
+        assert!(watch.timed_out().contains("1 of 2"));
+        assert_eq!(watch.line("reboot: up"), Verdict::Done);
+        let mut without_first = Watch::new(&expect);
+        without_first.line("up");
+        assert!(matches!(without_first.line("up"), Verdict::Failed(why) if why.contains("`first`")));
+    }
+
+    #[test]
+    fn typing_waits_for_its_prompts() {
+        let mut expect = expect(&[], End::Exit(0));
+        let send = |after: &str, text: &str| Send { after: after.to_owned(), text: text.to_owned() };
+        expect.script = vec![send("login:", "root\n"), send("# ", "poweroff\n")];
+        let mut watch = Watch::new(&expect);
+        assert_eq!(watch.typing("# "), None);
+        assert_eq!(watch.typing("debian login: "), Some("root\n"));
+        assert_eq!(watch.typing("~ # "), Some("poweroff\n"));
+        assert_eq!(watch.typing("~ # "), None);
+    }
+
+    #[test]
+    fn a_stream_is_cut_into_clean_lines() {
+        let mut lines = Lines::default();
+        assert_eq!(lines.push(b"one\r\ntw"), ["one"]);
+        assert_eq!(lines.push(b"o\n\x1b[6n\nthr"), ["two", "[6n"]);
+        assert_eq!(lines.rest().as_deref(), Some("thr"));
+        assert_eq!(lines.rest(), None);
+    }
+
+    /// A stand-in for QEMU: a shell that prints what it is told.
+    fn fake(script: &str) -> (Qemu, Machine) {
+        let qemu = Qemu {
+            binary: "sh".into(),
+            env: Vec::new(),
+            args: vec!["-c".to_owned(), script.to_owned()],
+            version: "0".to_owned(),
+        };
+        let machine = Machine {
+            machine: "virt".to_owned(),
+            cpu: "max".to_owned(),
+            smp: 1,
+            memory: "1G".to_owned(),
+            kernel: "none".into(),
+            initrd: None,
+            append: None,
+            extra: Vec::new(),
+        };
+        (qemu, machine)
+    }
+
+    fn run_fake(name: &str, script: &str, expect: &Expect) -> Outcome {
+        let (qemu, machine) = fake(script);
+        let log = std::env::temp_dir().join(format!("merus-qemu-test-{}-{name}.log", std::process::id()));
+        let outcome = run(&qemu, &machine, expect, &log, |_| {}).unwrap();
+        let logged = fs::read_to_string(&log).unwrap();
+        fs::remove_file(&log).unwrap();
+        assert_eq!(logged.lines().collect::<Vec<_>>(), outcome.tail);
+        outcome
+    }
+
+    #[test]
+    fn a_child_that_prints_and_exits_passes() {
+        let outcome = run_fake("pass", "echo one; echo two", &expect(&["one", "two"], End::Exit(0)));
+        assert_eq!(outcome.result, Ok(()));
+        let outcome = run_fake("status", "echo one; exit 3", &expect(&["one"], End::Exit(0)));
+        assert!(outcome.result.is_err_and(|why| why.contains("status 3")));
+    }
+
+    #[test]
+    fn a_fatal_line_ends_a_child_that_would_stay() {
+        let script = "echo merus: fatal: x; echo after; exec sleep 60";
+        let outcome = run_fake("fatal", script, &expect(&[], End::Exit(0)));
+        assert!(outcome.result.is_err_and(|why| why.contains("fatal: x")));
+        assert!(outcome.tail.contains(&"after".to_owned()));
+        assert!(outcome.took < Duration::from_secs(5));
+    }
+
+    #[test]
+    fn a_silent_child_is_ended_when_its_time_is_up() {
+        let mut expect = expect(&["never"], End::Exit(0));
+        expect.timeout = Duration::from_millis(200);
+        let outcome = run_fake("timeout", "printf partial; exec sleep 60", &expect);
+        assert!(outcome.result.is_err_and(|why| why.contains("`never`")));
+        assert_eq!(outcome.tail, ["partial"]);
+    }
+
+    #[test]
+    fn a_prompt_without_newline_is_answered() {
+        let mut expect = expect(&["got hello"], End::Exit(0));
+        expect.script = vec![Send { after: "# ".to_owned(), text: "hello\n".to_owned() }];
+        let outcome = run_fake("prompt", "printf '# '; read line; echo got $line", &expect);
+        assert_eq!(outcome.result, Ok(()));
+    }
+}

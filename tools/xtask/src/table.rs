@@ -1,1 +1,501 @@
-//! The QEMU table: which configurations the test command boots.
+//! The QEMU table: which configurations the test command boots, read from `tools/ci/qemu.toml`.
+//!
+//! A row is one named test: a board, what to run on it, what must be printed and how it must end. A `[[product]]` is
+//! written once and stands for a row of each combination of its axes. The file's head explains its keys.
+
+use crate::qemu::{End, Expect, Machine, Send};
+use anyhow::{Context as _, Result, bail, ensure};
+use serde::Deserialize;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    defaults: Defaults,
+    #[serde(default)]
+    row: Vec<Row>,
+    #[serde(default)]
+    product: Vec<Product>,
+    #[serde(default)]
+    refusal: Vec<Refusal>,
+}
+
+/// What a row has that does not say otherwise.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Defaults {
+    machine: String,
+    cpu: String,
+    smp: u32,
+    board_memory: String,
+    vcpus: u32,
+    memory: String,
+    timeout: u64,
+    forbid: Vec<String>,
+}
+
+/// One boot under QEMU.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Row {
+    /// Unique; what a filter is held against.
+    pub name: String,
+    /// `linux`, or `tests:<name>` for one of the EL1 payload's tests.
+    guest: Option<String>,
+    /// A manifest's text instead of a guest.
+    manifest: Option<String>,
+    /// No bundle at all.
+    #[serde(default)]
+    no_bundle: bool,
+    /// Let what `merus pack` would refuse through to Merus.
+    #[serde(default)]
+    no_check: bool,
+    /// What is done to the packed bundle.
+    damage: Option<Damage>,
+    /// Added to the guest's command line.
+    cmdline: Option<String>,
+    /// The guest's vCPUs.
+    vcpus: Option<u32>,
+    /// The guest's memory, as a manifest spells it.
+    memory: Option<String>,
+    machine: Option<String>,
+    cpu: Option<String>,
+    smp: Option<u32>,
+    board_memory: Option<String>,
+    /// The board's own `/chosen/bootargs`, which Merus reads.
+    append: Option<String>,
+    /// Seconds.
+    timeout: Option<u64>,
+    #[serde(default)]
+    expect: Vec<String>,
+    /// Beside the defaults'.
+    #[serde(default)]
+    forbid: Vec<String>,
+    /// Pairs of what to wait for and what to type then.
+    #[serde(default)]
+    script: Vec<(String, String)>,
+    exit: Option<Exit>,
+    /// Only in `cargo xtask test --all`.
+    #[serde(default)]
+    pub all_only: bool,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+enum Exit {
+    Code(i32),
+    Word(ExitWord),
+    After { after: String, count: u32 },
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum ExitWord {
+    Fatal,
+}
+
+/// What is done to a packed bundle before it is booted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Damage {
+    /// The second half is cut off.
+    Truncate,
+    /// One bit of the last payload is flipped.
+    PayloadByte,
+    /// One bit of the device tree is flipped.
+    TreeByte,
+    /// The magic is another one.
+    Magic,
+    /// Nothing is left.
+    Empty,
+}
+
+/// The magic of a flattened device tree.
+const FDT_MAGIC: [u8; 4] = 0xd00d_feed_u32.to_be_bytes();
+
+impl Damage {
+    /// Damages a bundle.
+    ///
+    /// # Errors
+    /// The bytes do not look like a bundle.
+    pub fn apply(self, bundle: &mut Vec<u8>) -> Result<()> {
+        let pages = bundle.len() / 4096;
+        let at = match self {
+            Self::Truncate => {
+                bundle.truncate(bundle.len() / 2);
+                return Ok(());
+            }
+            Self::Empty => {
+                bundle.clear();
+                return Ok(());
+            }
+            Self::Magic => 0,
+            // The first byte of the last page: there is no page without a payload's byte after the tree's.
+            Self::PayloadByte => bundle.len().checked_sub(1).context("an empty bundle")? / 4096 * 4096,
+            Self::TreeByte => {
+                let tree = (1..pages).find(|page| bundle[page * 4096..].starts_with(&FDT_MAGIC));
+                tree.context("no device tree at a page's start")? * 4096 + 60
+            }
+        };
+        *bundle.get_mut(at).context("too short for a bundle")? ^= 0x10;
+        Ok(())
+    }
+}
+
+/// One row for each combination of the axes; an axis that is left out is the row's own value.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Product {
+    #[serde(default)]
+    cpu: Vec<String>,
+    #[serde(default)]
+    vcpus: Vec<u32>,
+    #[serde(default)]
+    smp: Vec<u32>,
+    /// Names of the EL1 payload's tests.
+    #[serde(default)]
+    test: Vec<String>,
+    /// The combinations (cpu, vcpus, smp) of the normal run; all where left out.
+    covering: Option<Vec<(String, u32, u32)>>,
+    row: Row,
+}
+
+/// A manifest that `merus check` and `merus pack` must refuse.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Refusal {
+    /// Unique among all rows.
+    pub name: String,
+    /// The manifest's text.
+    pub manifest: String,
+    /// Patterns that the message must have, each in some line.
+    pub expect: Vec<String>,
+}
+
+/// What a row's bundle is made of.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Bundle {
+    /// The manifest, its placeholders not yet filled.
+    pub manifest: String,
+    /// Whether what `merus pack` would refuse is packed all the same.
+    pub no_check: bool,
+    /// What is done to it then.
+    pub damage: Option<Damage>,
+}
+
+/// A row with every default filled in.
+#[derive(Clone, Debug)]
+pub struct Boot {
+    /// The row's name.
+    pub name: String,
+    /// The board; kernel and bundle are for the caller to fill in.
+    pub machine: Machine,
+    /// The bundle, if the row has one.
+    pub bundle: Option<Bundle>,
+    /// What must be printed and how it must end.
+    pub expect: Expect,
+    /// Only in `cargo xtask test --all`.
+    pub all_only: bool,
+}
+
+/// The whole table.
+pub struct Table {
+    /// Boots under QEMU.
+    pub boots: Vec<Boot>,
+    /// Manifests that the host's program must refuse.
+    pub refusals: Vec<Refusal>,
+}
+
+impl Table {
+    /// Reads the table and expands its products.
+    ///
+    /// # Errors
+    /// The text is no TOML of this shape, or a row contradicts itself; the error names the row.
+    pub fn parse(text: &str) -> Result<Self> {
+        let file: File = toml::from_str(text).context("the QEMU table")?;
+        let products = file.product.iter().flat_map(Product::rows);
+        let boots = file
+            .row
+            .iter()
+            .cloned()
+            .chain(products)
+            .map(|row| row.resolve(&file.defaults).with_context(|| format!("row {}", row.name)))
+            .collect::<Result<Vec<_>>>()?;
+        let mut names = BTreeSet::new();
+        for name in boots.iter().map(|boot| &boot.name).chain(file.refusal.iter().map(|refusal| &refusal.name)) {
+            ensure!(names.insert(name), "two rows are called {name}");
+        }
+        Ok(Self { boots, refusals: file.refusal })
+    }
+}
+
+impl Product {
+    fn rows(&self) -> Vec<Row> {
+        fn axis<T: Clone>(values: &[T]) -> Vec<Option<T>> {
+            if values.is_empty() { vec![None] } else { values.iter().cloned().map(Some).collect() }
+        }
+        let mut rows = Vec::new();
+        for cpu in axis(&self.cpu) {
+            for vcpus in axis(&self.vcpus) {
+                for smp in axis(&self.smp) {
+                    for test in axis(&self.test) {
+                        rows.push(self.row_of(cpu.as_ref(), vcpus, smp, test.as_deref()));
+                    }
+                }
+            }
+        }
+        rows
+    }
+
+    fn row_of(&self, cpu: Option<&String>, vcpus: Option<u32>, smp: Option<u32>, test: Option<&str>) -> Row {
+        let mut row = self.row.clone();
+        let covered = self.covering.as_ref().is_none_or(|covering| {
+            covering.iter().any(|(c, v, p)| {
+                cpu.is_none_or(|x| x == c) && vcpus.is_none_or(|x| x == *v) && smp.is_none_or(|x| x == *p)
+            })
+        });
+        row.all_only |= !covered;
+        row.cpu = cpu.cloned().or(row.cpu);
+        row.vcpus = vcpus.or(row.vcpus);
+        row.smp = smp.or(row.smp);
+        if let Some(test) = test {
+            row.guest = Some(format!("tests:{test}"));
+            row.name = row.name.replace("{test}", test);
+        }
+        row
+    }
+}
+
+impl Row {
+    fn resolve(&self, defaults: &Defaults) -> Result<Boot> {
+        let cpu = self.cpu.as_ref().unwrap_or(&defaults.cpu);
+        let smp = self.smp.unwrap_or(defaults.smp);
+        let vcpus = self.vcpus.unwrap_or(defaults.vcpus);
+        let test = self.guest.as_deref().and_then(|guest| guest.strip_prefix("tests:"));
+        let fill = |text: &String| {
+            text.replace("{cpu}", cpu)
+                .replace("{vcpus}", &vcpus.to_string())
+                .replace("{smp}", &smp.to_string())
+                .replace("{test}", test.unwrap_or_default())
+        };
+        let name = fill(&self.name);
+        ensure!(!name.contains(['{', ' ', '/']), "`{name}` is no name");
+        let memory = self.memory.as_ref().unwrap_or(&defaults.memory);
+        let end = match &self.exit {
+            None => End::Exit(0),
+            Some(Exit::Code(code)) => End::Exit(*code),
+            Some(Exit::Word(ExitWord::Fatal)) => End::Fatal,
+            Some(Exit::After { after, count }) => End::After { line: fill(after), count: *count },
+        };
+        Ok(Boot {
+            bundle: self.bundle(test, vcpus, memory)?.map(|manifest| Bundle {
+                manifest,
+                no_check: self.no_check,
+                damage: self.damage,
+            }),
+            machine: Machine {
+                machine: self.machine.as_ref().unwrap_or(&defaults.machine).clone(),
+                cpu: cpu.clone(),
+                smp,
+                memory: self.board_memory.as_ref().unwrap_or(&defaults.board_memory).clone(),
+                kernel: PathBuf::new(),
+                initrd: None,
+                append: self.append.clone(),
+                extra: Vec::new(),
+            },
+            expect: Expect {
+                lines: self.expect.iter().map(fill).collect(),
+                forbidden: defaults.forbid.iter().chain(&self.forbid).map(fill).collect(),
+                script: self
+                    .script
+                    .iter()
+                    .map(|(after, text)| Send { after: after.clone(), text: text.clone() })
+                    .collect(),
+                end,
+                timeout: Duration::from_secs(self.timeout.unwrap_or(defaults.timeout)),
+            },
+            all_only: self.all_only,
+            name,
+        })
+    }
+
+    /// The manifest's text, or `None` for a row without a bundle.
+    fn bundle(&self, test: Option<&str>, vcpus: u32, memory: &str) -> Result<Option<String>> {
+        let cmdline = |own: &str| match &self.cmdline {
+            Some(more) => format!("{own} {more}"),
+            None => own.to_owned(),
+        };
+        let text = match (&self.guest, &self.manifest, self.no_bundle, test) {
+            (Some(_), None, false, Some(test)) => {
+                vm("test", "tests", None, &cmdline(&format!("test={test}")), memory, vcpus)
+            }
+            (Some(guest), None, false, None) if guest == "linux" => linux(&cmdline("console=ttyAMA0"), memory, vcpus),
+            (Some(guest), None, false, None) => bail!("guest `{guest}` is neither `linux` nor `tests:<name>`"),
+            (None, Some(manifest), false, _) => manifest.clone(),
+            (None, None, true, _) => return Ok(None),
+            _ => bail!("a row has one of `guest`, `manifest` and `no_bundle = true`"),
+        };
+        Ok(Some(text))
+    }
+}
+
+/// The manifest of one Debian guest; `{kernel}` and `{initrd}` are filled in by [`Files::fill`].
+pub fn linux(cmdline: &str, memory: &str, vcpus: u32) -> String {
+    vm("linux", "kernel", Some("initrd"), cmdline, memory, vcpus)
+}
+
+fn vm(name: &str, kernel: &str, initrd: Option<&str>, cmdline: &str, memory: &str, vcpus: u32) -> String {
+    let initrd = initrd.map(|file| format!("initrd = \"{{{file}}}\"\n")).unwrap_or_default();
+    format!(
+        "[[vm]]\nname = \"{name}\"\nkernel = \"{{{kernel}}}\"\n{initrd}cmdline = \"{cmdline}\"\n\
+         memory = \"{memory}\"\nvcpus = {vcpus}\n"
+    )
+}
+
+/// The files that a manifest's placeholders stand for.
+pub struct Files {
+    /// `{kernel}`: the guest's arm64 `Image`.
+    pub kernel: PathBuf,
+    /// `{initrd}`: its initramfs.
+    pub initrd: PathBuf,
+    /// `{tests}`: the EL1 payload.
+    pub tests: PathBuf,
+    /// `{text}`: a file that is neither kernel nor archive.
+    pub text: PathBuf,
+}
+
+impl Files {
+    /// A manifest with the paths in the place of its placeholders.
+    pub fn fill(&self, manifest: &str) -> String {
+        let place = |text: String, name: &str, path: &Path| text.replace(name, &path.display().to_string());
+        let text = place(manifest.to_owned(), "{kernel}", &self.kernel);
+        let text = place(text, "{initrd}", &self.initrd);
+        let text = place(text, "{tests}", &self.tests);
+        place(text, "{text}", &self.text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DEFAULTS: &str = r#"
+        [defaults]
+        machine = "virt"
+        cpu = "cortex-a72"
+        smp = 2
+        board_memory = "1G"
+        vcpus = 2
+        memory = "256M"
+        timeout = 60
+        forbid = ["Kernel panic"]
+    "#;
+
+    fn parse(rows: &str) -> Result<Table> {
+        Table::parse(&format!("{DEFAULTS}{rows}"))
+    }
+
+    fn error(rows: &str) -> String {
+        format!("{:#}", parse(rows).err().expect("an error"))
+    }
+
+    #[test]
+    fn a_row_takes_what_it_does_not_say_from_the_defaults() {
+        let table =
+            parse("[[row]]\nname = 'a-{vcpus}'\nguest = 'linux'\nvcpus = 4\nexpect = ['{vcpus} CPUs']").unwrap();
+        let boot = &table.boots[0];
+        assert_eq!((boot.name.as_str(), boot.machine.cpu.as_str(), boot.machine.smp), ("a-4", "cortex-a72", 2));
+        assert_eq!(boot.expect.lines, ["4 CPUs"]);
+        assert_eq!(boot.expect.forbidden, ["Kernel panic"]);
+        assert_eq!(boot.expect.end, End::Exit(0));
+        let manifest = &boot.bundle.as_ref().unwrap().manifest;
+        assert!(manifest.contains("vcpus = 4\n") && manifest.contains("kernel = \"{kernel}\"\n"), "{manifest}");
+    }
+
+    #[test]
+    fn a_payload_row_names_its_test() {
+        let table =
+            parse("[[product]]\ntest = ['sgi', 'timer']\nrow = { name = 'el1-{test}', expect = ['{test}: ok'] }")
+                .unwrap();
+        let names: Vec<_> = table.boots.iter().map(|boot| boot.name.as_str()).collect();
+        assert_eq!(names, ["el1-sgi", "el1-timer"]);
+        assert_eq!(table.boots[1].expect.lines, ["timer: ok"]);
+        assert!(table.boots[1].bundle.as_ref().unwrap().manifest.contains("cmdline = \"test=timer\""));
+    }
+
+    #[test]
+    fn a_product_has_every_combination_and_flags_the_uncovered() {
+        let table = parse(
+            "[[product]]\ncpu = ['a', 'b']\nvcpus = [1, 2]\nsmp = [1, 2, 4]\ncovering = [['a', 1, 4], ['b', 2, 1]]\n\
+             row = { name = '{cpu}-{vcpus}-{smp}', guest = 'linux' }",
+        )
+        .unwrap();
+        assert_eq!(table.boots.len(), 12);
+        let normal: Vec<_> = table.boots.iter().filter(|b| !b.all_only).map(|b| b.name.as_str()).collect();
+        assert_eq!(normal, ["a-1-4", "b-2-1"]);
+    }
+
+    #[test]
+    fn the_ends_are_read() {
+        let table = parse(
+            "[[row]]\nname = 'a'\nno_bundle = true\nexit = 'fatal'\n\
+             [[row]]\nname = 'b'\nguest = 'linux'\nexit = { after = 'up', count = 21 }\n\
+             [[row]]\nname = 'c'\nguest = 'linux'\nexit = 3",
+        )
+        .unwrap();
+        assert!(table.boots[0].bundle.is_none());
+        let ends: Vec<_> = table.boots.iter().map(|boot| boot.expect.end.clone()).collect();
+        assert_eq!(ends, [End::Fatal, End::After { line: "up".to_owned(), count: 21 }, End::Exit(3)]);
+    }
+
+    #[test]
+    fn contradictions_name_the_row() {
+        assert!(error("[[row]]\nname = 'x'").contains("row x"));
+        assert!(error("[[row]]\nname = 'x'\nguest = 'linux'\nno_bundle = true").contains("row x"));
+        assert!(error("[[row]]\nname = 'x'\nguest = 'windows'").contains("`windows`"));
+        assert!(error("[[row]]\nname = 'x'\nguets = 'linux'").contains("guets"));
+        let twice = "[[row]]\nname = 'x'\nguest = 'linux'\n[[refusal]]\nname = 'x'\nmanifest = ''\nexpect = []";
+        assert!(error(twice).contains("two rows"));
+    }
+
+    #[test]
+    fn placeholders_become_paths() {
+        let files = Files { kernel: "/k".into(), initrd: "/i".into(), tests: "/t".into(), text: "/x".into() };
+        assert_eq!(files.fill("{kernel} {initrd} {tests} {text} {other}"), "/k /i /t /x {other}");
+    }
+
+    #[test]
+    fn damage_hits_what_it_says() {
+        let mut bundle = vec![0u8; 3 * 4096 + 10];
+        bundle[4096..4100].copy_from_slice(&FDT_MAGIC);
+        let hit = |damage: Damage| {
+            let mut copy = bundle.clone();
+            damage.apply(&mut copy).unwrap();
+            assert_eq!(copy.len(), bundle.len());
+            (0..copy.len()).filter(|at| copy[*at] != bundle[*at]).collect::<Vec<_>>()
+        };
+        assert_eq!(hit(Damage::Magic), [0]);
+        assert_eq!(hit(Damage::TreeByte), [4096 + 60]);
+        assert_eq!(hit(Damage::PayloadByte), [3 * 4096]);
+        let mut cut = bundle.clone();
+        Damage::Truncate.apply(&mut cut).unwrap();
+        assert_eq!(cut.len(), bundle.len() / 2);
+        assert!(Damage::TreeByte.apply(&mut vec![0; 8192]).is_err());
+        assert!(Damage::PayloadByte.apply(&mut Vec::new()).is_err());
+    }
+
+    #[test]
+    fn the_repository_has_a_readable_table() {
+        let table = Table::parse(include_str!("../../ci/qemu.toml")).unwrap();
+        let linux: Vec<_> = table.boots.iter().filter(|boot| boot.name.starts_with("linux-")).collect();
+        assert_eq!(linux.len(), 36);
+        let dozen: Vec<_> = linux.iter().filter(|boot| !boot.all_only).collect();
+        assert_eq!(dozen.len(), 12);
+        // Each pair of (vCPUs, pCPUs) is among the dozen, and each CPU with each number of both.
+        let last = |boot: &Boot, n| boot.name.rsplitn(4, '-').take(n).map(str::to_owned).collect::<Vec<_>>();
+        let distinct = |n| dozen.iter().map(|boot| last(boot, n)).collect::<BTreeSet<_>>().len();
+        assert_eq!((distinct(2), distinct(4)), (9, 12));
+    }
+}
