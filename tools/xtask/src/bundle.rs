@@ -1,17 +1,41 @@
 //! Bundles: what Merus is to run, packed by the host program `merus`.
 
 use crate::build::Built;
-use crate::ctx::Ctx;
+use crate::ctx::{self, Ctx};
 use crate::setup::Guest;
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-/// The default bundle: one Debian VM with 2 vCPUs and 256 MiB, `extra` appended to its command line (`merus.script=demo`).
-pub fn demo(_ctx: &Ctx, _built: &Built, _guest: &Guest, _extra: &str) -> Result<PathBuf> {
-    anyhow::bail!("not built yet")
+/// The default bundle: one Debian VM with 2 vCPUs and 256 MiB. `extra` is added to its command line
+/// (`merus.script=demo`), and the manifest stays in `target/merus/demo/merus.toml` to be copied and changed.
+///
+/// # Errors
+/// When `merus pack` refuses.
+pub fn demo(ctx: &Ctx, built: &Built, guest: &Guest, extra: &str) -> Result<PathBuf> {
+    let dir = ctx.merus_dir.join("demo");
+    let cmdline = format!("console=ttyAMA0 {extra}");
+    let text = |value: &str| toml::Value::String(value.to_owned()).to_string();
+    let path = |path: &Path| text(&path.display().to_string());
+    let manifest = format!(
+        "# What `cargo xtask run` boots: Debian's kernel with busybox. Paths may be relative to this file.\n\
+         [[vm]]\nname = \"debian\"\nkernel = {}\ninitrd = {}\ncmdline = {}\nmemory = \"256M\"\nvcpus = 2\n",
+        path(&guest.kernel),
+        path(&guest.initrd),
+        text(cmdline.trim_end()),
+    );
+    ctx::write_if_changed(&dir.join("merus.toml"), manifest.as_bytes())?;
+    pack(ctx, built, &dir)
 }
 
 /// Packs `<manifest_dir>/merus.toml` to `<manifest_dir>/bundle.merus` and returns that path.
-pub fn pack(_ctx: &Ctx, _built: &Built, _manifest_dir: &Path) -> Result<PathBuf> {
-    anyhow::bail!("not built yet")
+///
+/// # Errors
+/// When `merus pack` refuses; the text has its reason.
+pub fn pack(_ctx: &Ctx, built: &Built, manifest_dir: &Path) -> Result<PathBuf> {
+    let (manifest, bundle) = (manifest_dir.join("merus.toml"), manifest_dir.join("bundle.merus"));
+    let mut command = Command::new(&built.cli);
+    command.arg("pack").arg(&manifest).arg("-o").arg(&bundle);
+    ctx::capture(&mut command).with_context(|| format!("cannot pack {}", manifest.display()))?;
+    Ok(bundle)
 }

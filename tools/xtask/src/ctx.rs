@@ -39,9 +39,10 @@ impl Ctx {
         let cargo = PathBuf::from(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         let mut command = Command::new(&cargo);
         command.args(["metadata", "--no-deps", "--offline", "--format-version", "1"]);
-        // Set by `cargo run`: the crate's directory, so that the command works from any directory.
+        // Set by `cargo run`: where the crate is, so that the command works from any directory. The child itself stays in
+        // the user's, against which cargo reads a relative target directory.
         if let Some(manifest_dir) = std::env::var_os("CARGO_MANIFEST_DIR") {
-            command.current_dir(manifest_dir);
+            command.arg("--manifest-path").arg(Path::new(&manifest_dir).join("Cargo.toml"));
         }
         let metadata: serde_json::Value =
             serde_json::from_str(&capture(&mut command)?).context("cargo metadata printed no JSON")?;
@@ -72,6 +73,7 @@ impl Ctx {
             command.env_remove(name);
         }
         command.env_remove("CARGO_TARGET_AARCH64_UNKNOWN_NONE_SOFTFLOAT_RUSTFLAGS");
+        command.env("CARGO_TARGET_DIR", &self.target_dir);
         command
     }
 

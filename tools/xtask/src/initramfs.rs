@@ -1,1 +1,248 @@
 //! The guest's initramfs: busybox, the virtio modules and the scripts that tests ask for.
+
+use crate::cpio::Archive;
+use crate::ctx;
+use anyhow::{Context as _, Result, bail};
+use object::{Object as _, ObjectSection as _};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The guest's `/init`.
+const INIT: &str = include_str!("initramfs/init.sh");
+
+/// Modules that this and later work wants in the guest; what they depend on comes by itself. A kernel that has one built
+/// in, or not at all (9p is absent from Debian's cloud kernel), is no error.
+const MODULES: [&str; 15] = [
+    "virtio_mmio",
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_net",
+    "virtio_console",
+    "virtio_rng",
+    "virtio_balloon",
+    "virtio_mem",
+    "virtio_scsi",
+    "virtio_input",
+    "virtio_pmem",
+    "virtiofs",
+    "vmw_vsock_virtio_transport",
+    "vsock_diag",
+    "9pnet_virtio",
+];
+
+/// Names under which `/init` calls busybox before it could install them itself.
+const APPLETS: [&str; 18] = [
+    "cat",
+    "dd",
+    "dmesg",
+    "echo",
+    "find",
+    "mkdir",
+    "modprobe",
+    "mount",
+    "nproc",
+    "poweroff",
+    "reboot",
+    "setsid",
+    "sh",
+    "sha256sum",
+    "sleep",
+    "sort",
+    "stty",
+    "uname",
+];
+
+/// A kernel module as its `.modinfo` section describes it.
+struct Module {
+    /// Content, uncompressed.
+    bytes: Vec<u8>,
+    /// Names of the modules that must be loaded before.
+    depends: Vec<String>,
+    /// Patterns of device names that it serves.
+    aliases: Vec<String>,
+}
+
+/// Makes the archive from a tree of unpacked packages (`busybox-static` and one kernel of release `release`).
+///
+/// # Errors
+/// When busybox or a module that another needs is missing, or a module is no ELF file.
+pub fn make(tree: &Path, release: &str) -> Result<Vec<u8>> {
+    let busybox = ["bin/busybox", "usr/bin/busybox"].iter().find_map(|path| fs::read(tree.join(path)).ok());
+    let busybox = busybox.with_context(|| format!("no busybox in {}", tree.display()))?;
+    let modules = closure(&module_files(tree, release)?)?;
+
+    let mut archive = Archive::new();
+    for dir in ["bin", "dev", "lib", "lib/modules"] {
+        archive.dir(dir);
+    }
+    // The kernel opens it for /init's standard streams before anything is mounted.
+    archive.char_device("dev/console", 0o600, 5, 1);
+    archive.file("bin/busybox", 0o755, &busybox);
+    for applet in APPLETS {
+        archive.symlink(&format!("bin/{applet}"), "busybox");
+    }
+    let dir = format!("lib/modules/{release}");
+    archive.dir(&dir);
+    for (name, module) in &modules {
+        archive.file(&format!("{dir}/{name}.ko"), 0o644, &module.bytes);
+    }
+    archive.file(&format!("{dir}/modules.dep"), 0o644, dep_file(&modules).as_bytes());
+    archive.file(&format!("{dir}/modules.alias"), 0o644, alias_file(&modules).as_bytes());
+    archive.file(&format!("{dir}/modules.symbols"), 0o644, b"");
+    archive.file("init", 0o755, INIT.as_bytes());
+    Ok(archive.finish())
+}
+
+/// `modules.dep`: each module with all that it needs, the nearest first. Packages hold none; Debian runs depmod after
+/// unpacking.
+fn dep_file(modules: &BTreeMap<String, Module>) -> String {
+    let mut text = String::new();
+    for name in modules.keys() {
+        let mut needs = Vec::new();
+        collect_needs(modules, name, &mut needs);
+        // Dependencies were pushed before their users; modprobe loads from the line's end.
+        let list: String = needs.iter().rev().map(|need| format!(" {need}.ko")).collect();
+        text.push_str(&format!("{name}.ko:{list}\n"));
+    }
+    text
+}
+
+fn collect_needs(modules: &BTreeMap<String, Module>, name: &str, needs: &mut Vec<String>) {
+    for need in modules.get(name).map(|module| module.depends.as_slice()).unwrap_or_default() {
+        if !needs.contains(need) {
+            collect_needs(modules, need, needs);
+            needs.push(need.clone());
+        }
+    }
+}
+
+/// `modules.alias`: which module serves a device of which name.
+fn alias_file(modules: &BTreeMap<String, Module>) -> String {
+    let mut text = String::new();
+    for (name, module) in modules {
+        for alias in &module.aliases {
+            text.push_str(&format!("alias {alias} {name}\n"));
+        }
+    }
+    text
+}
+
+/// All modules of the kernel by name (`-` and `_` are the same to the kernel; here it is always `_`).
+fn module_files(tree: &Path, release: &str) -> Result<BTreeMap<String, PathBuf>> {
+    let dirs = ["lib/modules", "usr/lib/modules"].map(|dir| tree.join(dir).join(release));
+    let dir = dirs.iter().find(|dir| dir.is_dir());
+    let mut todo = vec![dir.with_context(|| format!("no modules of {release} in {}", tree.display()))?.clone()];
+    let mut files = BTreeMap::new();
+    while let Some(dir) = todo.pop() {
+        for entry in fs::read_dir(&dir).with_context(|| format!("cannot read {}", dir.display()))? {
+            let entry = entry?;
+            let file_name = entry.file_name().to_string_lossy().into_owned();
+            if entry.file_type()?.is_dir() {
+                todo.push(entry.path());
+            } else if let Some((name, "" | ".xz" | ".gz" | ".zst")) = file_name.split_once(".ko") {
+                files.insert(name.replace('-', "_"), entry.path());
+            }
+        }
+    }
+    Ok(files)
+}
+
+/// [`MODULES`] and everything they depend on.
+fn closure(files: &BTreeMap<String, PathBuf>) -> Result<BTreeMap<String, Module>> {
+    let mut modules = BTreeMap::new();
+    let mut todo: Vec<String> = MODULES.iter().map(|name| (*name).to_owned()).collect();
+    let mut needed = BTreeSet::new();
+    while let Some(name) = todo.pop() {
+        if modules.contains_key(&name) {
+            continue;
+        }
+        let Some(path) = files.get(&name) else {
+            if needed.contains(&name) {
+                bail!("the kernel package lacks the module {name}, which another one needs");
+            }
+            continue;
+        };
+        let module = read_module(path)?;
+        needed.extend(module.depends.iter().cloned());
+        todo.extend(module.depends.iter().cloned());
+        modules.insert(name, module);
+    }
+    if !modules.contains_key("virtio_mmio") {
+        bail!("the kernel package has no module virtio_mmio: it cannot be one of Debian's arm64 cloud kernels");
+    }
+    Ok(modules)
+}
+
+fn read_module(path: &Path) -> Result<Module> {
+    let read = || fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+    // Newer Debian releases compress modules. Busybox loads them plain, so they go in plain.
+    let bytes = match path.extension().and_then(|extension| extension.to_str()) {
+        Some("xz") => unpack("xz", path)?,
+        Some("gz") => unpack("gzip", path)?,
+        Some("zst") => unpack("zstd", path)?,
+        _ => read()?,
+    };
+    let file = object::File::parse(&*bytes).with_context(|| format!("{} is no ELF file", path.display()))?;
+    let info = file.section_by_name(".modinfo").with_context(|| format!("{} has no .modinfo", path.display()))?;
+    let info = String::from_utf8_lossy(info.data()?).into_owned();
+    let values = |key: &'static str| {
+        info.split('\0')
+            .filter_map(move |item| item.split_once('='))
+            .filter(move |item| item.0 == key)
+            .map(|item| item.1)
+    };
+    let depends = values("depends").flat_map(|list| list.split(',')).filter(|name| !name.is_empty());
+    let depends = depends.map(|name| name.replace('-', "_")).collect();
+    let aliases = values("alias").map(str::to_owned).collect();
+    drop(file);
+    Ok(Module { bytes, depends, aliases })
+}
+
+fn unpack(program: &str, path: &Path) -> Result<Vec<u8>> {
+    let mut command = Command::new(program);
+    command.arg("-dc").arg(path);
+    let output = command.output().with_context(|| format!("cannot start `{program}` (install its package)"))?;
+    if !output.status.success() {
+        bail!("`{}` failed: {}", ctx::shown(&command), String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(output.stdout)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn module(depends: &[&str], aliases: &[&str]) -> Module {
+        let own = |list: &[&str]| list.iter().map(|item| (*item).to_owned()).collect();
+        Module { bytes: Vec::new(), depends: own(depends), aliases: own(aliases) }
+    }
+
+    #[test]
+    fn dependencies_are_listed_from_the_nearest_to_the_farthest() {
+        let modules = BTreeMap::from([
+            ("failover".to_owned(), module(&[], &[])),
+            ("net_failover".to_owned(), module(&["failover"], &[])),
+            ("virtio".to_owned(), module(&[], &[])),
+            ("virtio_net".to_owned(), module(&["virtio", "net_failover"], &["virtio:d00000001v*"])),
+        ]);
+        assert_eq!(
+            dep_file(&modules),
+            "failover.ko:\nnet_failover.ko: failover.ko\nvirtio.ko:\n\
+             virtio_net.ko: net_failover.ko failover.ko virtio.ko\n"
+        );
+        assert_eq!(alias_file(&modules), "alias virtio:d00000001v* virtio_net\n");
+    }
+
+    #[test]
+    fn init_calls_only_applets_that_are_linked() {
+        // Words at the start of a command that are no shell built-ins; `busybox` itself is a file.
+        for applet in
+            ["cat", "dd", "dmesg", "find", "mkdir", "modprobe", "mount", "nproc", "setsid", "sha256sum", "stty"]
+        {
+            assert!(INIT.contains(applet), "{applet} is linked for nothing");
+            assert!(APPLETS.contains(&applet), "{applet} is called but not linked");
+        }
+    }
+}

@@ -1,0 +1,92 @@
+#!/bin/sh
+# The first process of the guest. The kernel's command line says what it does:
+#   merus.script=demo     a short workload that checks itself ("demo: ok" or "demo: FAILED ..."), then power off
+#   merus.script=reboot   print "reboot: up" and restart, always
+#   merus.script=off      print "off: up nproc=N" and power off
+#   (none)                a shell; leaving it powers off
+#   merus.cpus=N          demo fails unless N CPUs are online
+export PATH=/bin HOME=/ TERM=linux
+mkdir -p /proc /sys /dev /tmp
+mount -t proc proc /proc
+mount -t sysfs sysfs /sys
+# Without it there is no /dev/zero, and a hash of nothing would look like a result.
+mount -t devtmpfs devtmpfs /dev || echo "init: no devtmpfs"
+
+script= cpus=
+for word in $(cat /proc/cmdline); do
+    case $word in
+        merus.script=*) script=${word#*=} ;;
+        merus.cpus=*) cpus=${word#*=} ;;
+    esac
+done
+tty=$(cat /sys/class/tty/console/active 2>/dev/null)
+tty=/dev/${tty##* }
+
+# Modules for the virtio devices that are there: first the transports, then what appears behind them.
+load() {
+    cat $(find /sys/devices -name modalias) 2>/dev/null | sort -u | while read -r alias; do
+        case $alias in
+            $1) modprobe "$alias" 2>/dev/null ;;
+        esac
+    done
+}
+load '*virtio,mmio*'
+load 'pci:v00001AF4*'
+load 'virtio:*'
+
+# What was written must have left the UART before the power goes: stty waits for that.
+end() {
+    stty -F "$tty" onlcr 2>/dev/null
+    "$1" -f
+    # Neither returns; if one does, say so instead of letting the kernel panic over a lost init.
+    echo "init: $1 did not work"
+    while :; do sleep 60; done
+}
+
+demo() {
+    uname -a
+    online=$(nproc)
+    echo "nproc: $online"
+    cat /proc/interrupts
+    if [ -n "$cpus" ] && [ "$online" != "$cpus" ]; then
+        echo "demo: FAILED nproc ($online instead of $cpus)"
+        return
+    fi
+    hash=$(dd if=/dev/zero bs=1M count=16 2>/dev/null | sha256sum)
+    hash=${hash%% *}
+    echo "sha256 of 16 MiB of zeros: $hash"
+    if [ "$hash" != 080acf35a507ac9849cfcba47dc2ad83e01b75663a516279c8b9d243b719643e ]; then
+        echo "demo: FAILED sha256"
+        return
+    fi
+    echo "demo: ok"
+}
+
+case $script in
+    demo)
+        demo
+        end poweroff
+        ;;
+    reboot)
+        echo "reboot: up"
+        end reboot
+        ;;
+    off)
+        echo "off: up nproc=$(nproc)"
+        end poweroff
+        ;;
+    ?*)
+        echo "init: unknown merus.script=$script"
+        end poweroff
+        ;;
+esac
+
+busybox --install -s /bin 2>/dev/null
+# Errors only: later kernel lines would run into the prompt.
+dmesg -n 4
+echo
+echo "Linux $(uname -r) with busybox, $(nproc) CPUs. \`exit\` powers the machine off."
+export PS1='# '
+# A session of its own with the terminal as its controlling one, so that Ctrl-C and job control work.
+setsid -c sh -i <"$tty" >"$tty" 2>&1
+end poweroff
