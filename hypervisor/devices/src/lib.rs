@@ -1,4 +1,12 @@
-//! (to be written)
+//! Device models: what a guest finds behind the windows of its bus.
+//!
+//! | module | device | window on `virt` |
+//! |---|---|---|
+//! | [`pl011`] | UART, the guest's console | 0x0900_0000, SPI 1 |
+//! | [`pl031`] | real time clock | 0x0901_0000, SPI 2 |
+//!
+//! A model knows offsets, never addresses; a wire ([`bus::IrqLine`]), never an interrupt number. It takes no lock, reads no
+//! clock and writes no log: what it counts is in its `Stats`, what it is, in its `State`, which can be saved and restored.
 #![no_std]
 #![forbid(unsafe_code)]
 #![cfg_attr(
@@ -11,3 +19,12 @@
         clippy::arithmetic_side_effects
     )
 )]
+
+#[cfg(test)]
+mod fakes;
+pub mod pl011;
+pub mod pl031;
+mod primecell;
+mod state;
+
+pub use state::RestoreError;
