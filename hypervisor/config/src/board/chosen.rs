@@ -1,0 +1,71 @@
+//! What the boot loader chose: the console, the initrd, the command line, entropy.
+
+use super::nodes::Place;
+use super::{BoardError, Uart, UartKind, gic};
+use addr::{Pa, Span};
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+
+/// The parts of `/chosen` that Merus uses.
+#[derive(Default)]
+pub(super) struct Chosen<'a> {
+    pub(super) initrd: Option<Span<Pa>>,
+    pub(super) bootargs: String,
+    pub(super) rng_seed: Option<Vec<u8>>,
+    pub(super) kaslr_seed: Option<u64>,
+    /// The console's path or alias, options cut off.
+    pub(super) stdout: Option<&'a str>,
+}
+
+/// Reads `/chosen`; without that node, nothing was chosen.
+pub(super) fn read<'a>(root: &Place<'a>) -> Result<Chosen<'a>, BoardError> {
+    let Some(node) = root.find("chosen") else {
+        return Ok(Chosen::default());
+    };
+    let bounds = node.number("linux,initrd-start")?.zip(node.number("linux,initrd-end")?);
+    let initrd = match bounds {
+        Some((start, end)) => Some(
+            Span::from_bounds(Pa::new(start), Pa::new(end))
+                .ok_or_else(|| node.error("linux,initrd-end", "is below linux,initrd-start"))?,
+        ),
+        None => None,
+    };
+    let stdout = node.string("stdout-path").or_else(|| node.string("linux,stdout-path"));
+    Ok(Chosen {
+        initrd: initrd.filter(|span| !span.is_empty()),
+        bootargs: node.string("bootargs").unwrap_or_default().to_string(),
+        rng_seed: node.value("rng-seed").filter(|seed| !seed.is_empty()).map(<[u8]>::to_vec),
+        kaslr_seed: node.number("kaslr-seed").ok().flatten(),
+        stdout: stdout.and_then(|path| path.split(':').next()),
+    })
+}
+
+/// The serial port: the chosen one if Merus knows it, else the one that `serial0` names, else the first that is on.
+///
+/// A tree whose serial port makes no sense is one without a serial port: there would be nowhere to say so.
+pub(super) fn uart(root: &Place<'_>, stdout: Option<&str>, gic: &Place<'_>) -> Option<Uart> {
+    let named = [stdout, Some("serial0")].into_iter().flatten();
+    let mut named = named.filter_map(|name| by_name(root, name)).filter_map(|place| known(&place, gic));
+    named.next().or_else(|| known(&root.search(&is_pl011)?, gic))
+}
+
+/// The node with this path, or with this alias.
+fn by_name<'a>(root: &Place<'a>, name: &str) -> Option<Place<'a>> {
+    if name.starts_with('/') {
+        return root.find(name);
+    }
+    root.find("aliases")?.string(name).and_then(|path| root.find(path))
+}
+
+fn is_pl011(place: &Place<'_>) -> bool {
+    place.is_compatible(&["arm,pl011", "arm,sbsa-uart"])
+}
+
+fn known(place: &Place<'_>, gic: &Place<'_>) -> Option<Uart> {
+    if !is_pl011(place) || !place.is_usable() {
+        return None;
+    }
+    let base = place.reg().ok()?.first().copied()?;
+    let intids = gic::interrupts(place, gic.phandle()).ok().flatten();
+    Some(Uart { kind: UartKind::Pl011, base, intid: intids.and_then(|intids| intids.first().copied()) })
+}

@@ -1,0 +1,207 @@
+//! Reads the board's device tree: RAM, CPUs, interrupt controller, timer, serial port, and what the boot loader put
+//! into `/chosen`.
+//!
+//! Nothing about the board is assumed beyond the bindings, and a tree that is malformed or lacks a part without which
+//! no guest can run is refused with the node and property at fault.
+//!
+//! Devicetree Specification, release 0.4; Linux, Documentation/devicetree/bindings (`arm,gic-v3`, `arm,gic`,
+//! `arm,arch_timer`, `arm/cpus`, `psci`, `pl011`, `chosen`, `reserved-memory`).
+//!
+//! # Not modelled
+//! ITS, SMMU, PCIe, clocks (a boot loader's serial port is taken as it is), CPU idle states.
+
+mod chosen;
+mod cpus;
+mod gic;
+mod memory;
+mod nodes;
+
+use crate::tree;
+use addr::{Pa, Span};
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use nodes::Place;
+use thiserror::Error;
+
+/// What the board's tree says.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Board {
+    /// The board's name (`model`, else its first `compatible`); may be empty.
+    pub model: String,
+    /// All RAM, in ascending order, apart from each other.
+    pub ram: Vec<Span<Pa>>,
+    /// What of it is taken: the memory reservations and `/reserved-memory`, in the tree's order. The tree itself and
+    /// the initrd are not among them.
+    pub reserved: Vec<Span<Pa>>,
+    /// The CPUs that are not marked unusable, in the tree's order.
+    pub cpus: Vec<CpuNode>,
+    /// The interrupt controller.
+    pub gic: Gic,
+    /// The serial port to talk on, if there is one that Merus knows.
+    pub uart: Option<Uart>,
+    /// The per-CPU timers.
+    pub timer: TimerIrqs,
+    /// The firmware's power interface, if it has one.
+    pub psci: Option<Psci>,
+    /// What the boot loader loaded beside Merus.
+    pub initrd: Option<Span<Pa>>,
+    /// Merus' own command line; may be empty.
+    pub bootargs: String,
+    /// Entropy from the boot loader, to be used once and wiped.
+    pub rng_seed: Option<Vec<u8>>,
+    /// Entropy from the boot loader for address space layout.
+    pub kaslr_seed: Option<u64>,
+}
+
+/// A CPU.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CpuNode {
+    /// Affinity as in MPIDR_EL1: the affinity fields only.
+    pub mpidr: u64,
+    /// How it is started.
+    pub enable: Enable,
+}
+
+/// How a secondary CPU is started.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Enable {
+    /// By PSCI's CPU_ON.
+    Psci,
+    /// By writing the address where it shall start to `release`, then SEV.
+    SpinTable {
+        /// Where the 8-byte word is.
+        release: Pa,
+    },
+    /// Not by any method that Merus knows.
+    None,
+}
+
+/// The interrupt controller.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Gic {
+    /// GICv3 or later, by system registers.
+    V3 {
+        /// The distributor.
+        dist: Span<Pa>,
+        /// The regions that the redistributors lie in.
+        redist: Vec<Span<Pa>>,
+        /// Bytes from one redistributor to the next, where the tree tells; else each one's GICR_TYPER does.
+        stride: Option<u64>,
+        /// INTID of the maintenance interrupt.
+        maintenance_irq: u32,
+    },
+    /// GICv2 with virtualization extensions.
+    V2 {
+        /// The distributor.
+        dist: Span<Pa>,
+        /// The CPU interface (GICC).
+        cpu: Span<Pa>,
+        /// The virtual interface control block (GICH).
+        hyp: Span<Pa>,
+        /// The virtual CPU interface (GICV).
+        vcpu: Span<Pa>,
+        /// INTID of the maintenance interrupt.
+        maintenance_irq: u32,
+    },
+}
+
+/// A kind of serial port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum UartKind {
+    /// Arm PrimeCell PL011 or the SBSA's subset of it.
+    Pl011,
+}
+
+/// A serial port.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Uart {
+    /// What it is.
+    pub kind: UartKind,
+    /// Its registers.
+    pub base: Span<Pa>,
+    /// INTID of its interrupt, if it has one that the interrupt controller knows.
+    pub intid: Option<u32>,
+}
+
+/// INTIDs of the per-CPU timers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TimerIrqs {
+    /// EL1 virtual timer.
+    pub virt: u32,
+    /// EL1 physical timer, non-secure.
+    pub phys: u32,
+    /// EL2 physical timer.
+    pub hyp: u32,
+    /// EL2 virtual timer (FEAT_VHE), where the tree tells.
+    pub hyp_virt: Option<u32>,
+}
+
+/// How firmware is called.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Conduit {
+    /// By SMC.
+    Smc,
+    /// By HVC: whoever owns EL2 is the firmware, so Merus cannot be there.
+    Hvc,
+}
+
+/// The firmware's power interface.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Psci {
+    /// How it is called.
+    pub conduit: Conduit,
+    /// The least version that the tree promises: (major, minor).
+    pub version: (u16, u16),
+}
+
+/// Why a board's tree cannot be used.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum BoardError {
+    /// It is no device tree.
+    #[error("the board's device tree cannot be read: {reason}")]
+    Tree {
+        /// What is wrong.
+        reason: String,
+    },
+    /// A node without which Merus cannot run is absent.
+    #[error("the board's device tree has no {what}")]
+    Absent {
+        /// The node.
+        what: &'static str,
+    },
+    /// A property is absent or has a form that its binding does not allow.
+    #[error("the board's device tree: node {node}: property {property}: {reason}")]
+    Property {
+        /// The node's path.
+        node: String,
+        /// The property.
+        property: &'static str,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+}
+
+/// Reads the tree at the start of `fdt`, which may be longer than the tree.
+pub fn parse(fdt: &[u8]) -> Result<Board, BoardError> {
+    let fdt = tree::open(fdt).map_err(|reason| BoardError::Tree { reason })?;
+    let root = Place::root(fdt);
+    let (gic, gic_place) = gic::find(&root)?;
+    let chosen = chosen::read(&root)?;
+    Ok(Board {
+        model: root.string("model").or_else(|| root.strings("compatible").next()).unwrap_or_default().to_string(),
+        ram: memory::ram(&root)?,
+        reserved: memory::reserved(&root, fdt)?,
+        cpus: cpus::cpus(&root)?,
+        gic,
+        uart: chosen::uart(&root, chosen.stdout, &gic_place),
+        timer: cpus::timer(&root)?,
+        psci: cpus::psci(&root)?,
+        initrd: chosen.initrd,
+        bootargs: chosen.bootargs,
+        rng_seed: chosen.rng_seed,
+        kaslr_seed: chosen.kaslr_seed,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,127 @@
+//! Writes the head of a bundle: everything but the payloads' bytes.
+
+use super::{ALIGN, BundleError, HeaderField, MAGIC, MAX_PAYLOADS, MAX_TREE, VERSION, names};
+use crate::spec::{PayloadKind, PayloadRef, VmSpec, key};
+use crate::tree::NodeWriter;
+use alloc::format;
+use alloc::vec;
+use alloc::vec::Vec;
+use dtoolkit::model::DeviceTree;
+use thiserror::Error;
+
+/// Why no bundle can be made of these parts.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum WriteError {
+    /// The parts are beyond the format's limits.
+    #[error("the parts are too many or too large for one bundle (at most {MAX_PAYLOADS} files); leave some out")]
+    TooLarge,
+    /// What was written cannot be read back, which is a fault of the writer.
+    #[error("the bundle cannot be read back: {0}")]
+    ReadBack(BundleError),
+}
+
+/// Gives every payload its offset, and returns the first bytes of the bundle: header and tree, filled up to the first
+/// payload. `vms` name their payloads by [`PayloadRef::image`]; nothing else in those references is looked at.
+///
+/// The bundle is these bytes, then each payload at its offset, in the order of `payloads`, then zeroes up to a multiple
+/// of 4 KiB. `vms` are not checked: [`crate::spec::faults`] does that.
+pub fn lay_out(payloads: &mut [PayloadRef], vms: &[VmSpec]) -> Result<Vec<u8>, WriteError> {
+    if payloads.len() > MAX_PAYLOADS {
+        return Err(WriteError::TooLarge);
+    }
+    // Offsets have a fixed width, so the tree is as long with them as without.
+    let size = tree(payloads, vms).len() as u64;
+    if size > MAX_TREE {
+        return Err(WriteError::TooLarge);
+    }
+    let up = |bytes: u64| bytes.checked_next_multiple_of(ALIGN).ok_or(WriteError::TooLarge);
+    let head = up(ALIGN.saturating_add(size))?;
+    let mut total = head;
+    for payload in payloads.iter_mut() {
+        payload.offset = total;
+        total = up(total.checked_add(payload.size).ok_or(WriteError::TooLarge)?)?;
+    }
+    let tree = tree(payloads, vms);
+    let mut out = vec![0; ALIGN as usize];
+    let mut put = |at: usize, bytes: &[u8]| {
+        let place = out.get_mut(at..).and_then(|rest| rest.get_mut(..bytes.len()));
+        if let Some(place) = place {
+            place.copy_from_slice(bytes);
+        }
+    };
+    put(HeaderField::MAGIC, &MAGIC);
+    put(HeaderField::VERSION, &VERSION.to_le_bytes());
+    put(HeaderField::TREE_CRC32, &crc32fast::hash(&tree).to_le_bytes());
+    put(HeaderField::TOTAL, &total.to_le_bytes());
+    put(HeaderField::TREE_OFFSET, &ALIGN.to_le_bytes());
+    put(HeaderField::TREE_SIZE, &(tree.len() as u64).to_le_bytes());
+    let crc32 = crc32fast::hash(out.get(..HeaderField::CRC32).unwrap_or_default());
+    if let Some(place) = out.get_mut(HeaderField::CRC32..).and_then(|rest| rest.first_chunk_mut()) {
+        *place = crc32.to_le_bytes();
+    }
+    out.extend_from_slice(&tree);
+    out.resize(usize::try_from(head).map_err(|_| WriteError::TooLarge)?, 0);
+    Ok(out)
+}
+
+fn tree(payloads: &[PayloadRef], vms: &[VmSpec]) -> Vec<u8> {
+    let images = payloads.iter().fold(NodeWriter::new(names::IMAGES), |images, p| images.child(image(p)));
+    let mut merus = NodeWriter::new(names::MERUS).property("#address-cells", 1u32).property("#size-cells", 0u32);
+    for (index, spec) in vms.iter().enumerate() {
+        merus = merus.child(vm(index, spec));
+    }
+    let mut tree = DeviceTree::new();
+    let root = NodeWriter::new("")
+        .property(names::DESCRIPTION, "Merus bundle")
+        .property("#address-cells", 1u32)
+        .child(images)
+        .child(merus);
+    tree.root = root.build();
+    tree.to_dtb()
+}
+
+fn image(payload: &PayloadRef) -> NodeWriter {
+    let (kind, os) = match payload.kind {
+        PayloadKind::Kernel => (names::KERNEL, "linux"),
+        PayloadKind::Ramdisk => (names::RAMDISK, "linux"),
+    };
+    let hash = |number: u32, algo: &str, value: &[u8]| {
+        NodeWriter::new(format!("{}-{number}", names::HASH)).property(names::ALGO, algo).property(names::VALUE, value)
+    };
+    let node = NodeWriter::new(payload.image.as_str())
+        .property(names::DESCRIPTION, payload.name.as_str())
+        .property(names::TYPE, kind)
+        .property(names::ARCH, "arm64")
+        .property(names::OS, os)
+        .property(names::COMPRESSION, "none")
+        .property(names::DATA_POSITION, payload.offset)
+        .property(names::DATA_SIZE, payload.size)
+        .child(hash(1, names::CRC32, &payload.crc32.to_be_bytes()));
+    match &payload.sha256 {
+        Some(sha256) => node.child(hash(2, names::SHA256, sha256)),
+        None => node,
+    }
+}
+
+fn vm(index: usize, spec: &VmSpec) -> NodeWriter {
+    let mut node = NodeWriter::new(format!("{}@{index:x}", names::VM))
+        .property(key::NAME, spec.name.as_str())
+        .property(key::KERNEL, spec.kernel.image.as_str())
+        .property(key::CMDLINE, spec.cmdline.as_str())
+        .property(key::MEMORY, spec.memory)
+        .property(key::VCPUS, spec.vcpus)
+        .property(key::CPU_WEIGHT, spec.cpu.weight);
+    if let Some(initrd) = &spec.initrd {
+        node = node.property(key::INITRD, initrd.image.as_str());
+    }
+    if let Some(max) = spec.cpu.max {
+        node = node.wide(key::CPU_MAX, &[max.quota_us, max.period_us]);
+    }
+    if let Some(cpus) = &spec.cpu.affinity {
+        node = node.property(key::CPU_AFFINITY, cpus.as_slice());
+    }
+    match spec.memory_max {
+        Some(max) => node.property(key::MEMORY_MAX, max),
+        None => node,
+    }
+}

@@ -1,0 +1,214 @@
+//! Writes a guest's device tree from its spec: the shape of QEMU's `virt` machine, with what Merus emulates of it.
+//!
+//! The `reg` of each node comes from [`crate::map`], which the devices are made from too. Bindings: Linux,
+//! Documentation/devicetree/bindings (`arm,gic-v3`, `arm,arch_timer`, `arm,pl011`, `arm,pl031`, `psci`).
+//!
+//! # Not modelled
+//! The power key (PL061 with gpio-keys), fw_cfg, virtio-mmio, PCIe, flash: each comes with its device.
+
+use crate::image::GuestLayout;
+use crate::map;
+use crate::spec::VmSpec;
+use crate::tree::NodeWriter;
+use addr::{Address, Span};
+use alloc::format;
+use alloc::vec;
+use alloc::vec::Vec;
+use dtoolkit::model::DeviceTree;
+use thiserror::Error;
+
+const GIC_PHANDLE: u32 = 1;
+const CLOCK_PHANDLE: u32 = 2;
+/// vCPU `n` has this plus `n`.
+const FIRST_CPU_PHANDLE: u32 = 0x100;
+
+/// Interrupt specifier: a shared peripheral interrupt, and a private one (binding `arm,gic-v3`).
+const SPI: u32 = 0;
+const PPI: u32 = 1;
+const LEVEL_HIGH: u32 = 4;
+
+/// What a guest's tree holds beyond its spec: fresh at each boot, resets included.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Inputs {
+    /// Seeds the guest's random number generator (`rng-seed`); `None` leaves the property out.
+    pub rng_seed: Option<[u8; 64]>,
+    /// Seeds the guest kernel's choice of its own address (`kaslr-seed`); `None` leaves the property out.
+    pub kaslr_seed: Option<u64>,
+}
+
+impl core::fmt::Debug for Inputs {
+    /// Does not show the seeds.
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Inputs")
+            .field("rng_seed", &self.rng_seed.is_some())
+            .field("kaslr_seed", &self.kaslr_seed.is_some())
+            .finish()
+    }
+}
+
+/// Why no tree can be made.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum TreeError {
+    /// More vCPUs than redistributors fit into the map.
+    #[error("{vcpus} vCPUs are more than the platform's map has redistributors for; give fewer")]
+    TooManyVcpus {
+        /// How many.
+        vcpus: u32,
+    },
+    /// Longer than the room that the layout keeps for it.
+    #[error("the guest's device tree takes {size} bytes and has {room}; shorten its command line")]
+    TooLarge {
+        /// Its length in bytes.
+        size: u64,
+        /// The room in bytes.
+        room: u64,
+    },
+}
+
+/// The device tree of a guest, to be copied to `layout.fdt`.
+pub fn generate(spec: &VmSpec, layout: &GuestLayout, inputs: &Inputs) -> Result<Vec<u8>, TreeError> {
+    let root = NodeWriter::new("")
+        .property("compatible", "linux,dummy-virt")
+        .property("model", "linux,dummy-virt")
+        .property("#address-cells", 2u32)
+        .property("#size-cells", 2u32)
+        .property("interrupt-parent", GIC_PHANDLE)
+        .child(chosen(spec, layout, inputs))
+        .child(NodeWriter::new("aliases").property("serial0", uart_path().as_str()))
+        .child(memory(layout))
+        .child(cpus(spec.vcpus))
+        .child(psci())
+        .child(timer())
+        .child(interrupt_controller(spec.vcpus)?)
+        .child(clock())
+        .child(uart())
+        .child(rtc());
+    let mut tree = DeviceTree::new();
+    tree.root = root.build();
+    let blob = tree.to_dtb();
+    let (size, room) = (blob.len() as u64, layout.fdt.size());
+    if size > room { Err(TreeError::TooLarge { size, room }) } else { Ok(blob) }
+}
+
+fn reg<A: Address>(span: Span<A>) -> [u64; 2] {
+    [span.start().as_u64(), span.size()]
+}
+
+fn uart_path() -> alloc::string::String {
+    format!("/pl011@{:x}", map::PL011_BASE)
+}
+
+fn chosen(spec: &VmSpec, layout: &GuestLayout, inputs: &Inputs) -> NodeWriter {
+    let mut node = NodeWriter::new("chosen")
+        .property("bootargs", spec.cmdline.as_str())
+        .property("stdout-path", uart_path().as_str());
+    if let Some(initrd) = layout.initrd {
+        node = node
+            .property("linux,initrd-start", initrd.start().as_u64())
+            .property("linux,initrd-end", initrd.end().as_u64());
+    }
+    if let Some(seed) = &inputs.rng_seed {
+        node = node.property("rng-seed", seed.as_slice());
+    }
+    match inputs.kaslr_seed {
+        Some(seed) => node.property("kaslr-seed", seed),
+        None => node,
+    }
+}
+
+fn memory(layout: &GuestLayout) -> NodeWriter {
+    NodeWriter::new(format!("memory@{:x}", layout.ram.start().as_u64()))
+        .property("device_type", "memory")
+        .wide("reg", &reg(layout.ram))
+}
+
+/// One node a vCPU, and the map that groups them by Aff1.
+fn cpus(vcpus: u32) -> NodeWriter {
+    let mut cpus = NodeWriter::new("cpus").property("#address-cells", 1u32).property("#size-cells", 0u32);
+    let mut socket = NodeWriter::new("socket0");
+    let mut cluster: Option<(u64, u32, NodeWriter)> = None;
+    for n in 0..vcpus {
+        let mpidr = map::vcpu_mpidr(n);
+        let phandle = FIRST_CPU_PHANDLE.saturating_add(n);
+        // The affinity fields of all vCPUs fit into one cell: Aff3 is 0.
+        let node = NodeWriter::new(format!("cpu@{mpidr:x}"))
+            .property("device_type", "cpu")
+            .property("compatible", "arm,armv8")
+            .property("reg", mpidr as u32)
+            .property("enable-method", "psci")
+            .property("phandle", phandle);
+        cpus = cpus.child(node);
+        let number = mpidr >> 8;
+        if let Some((_, _, full)) = cluster.take_if(|(open, ..)| *open != number) {
+            socket = socket.child(full);
+        }
+        let (_, cores, open) =
+            cluster.take().unwrap_or_else(|| (number, 0, NodeWriter::new(format!("cluster{number}"))));
+        let core = NodeWriter::new(format!("core{cores}")).property("cpu", phandle);
+        cluster = Some((number, cores.saturating_add(1), open.child(core)));
+    }
+    if let Some((_, _, last)) = cluster {
+        socket = socket.child(last);
+    }
+    cpus.child(NodeWriter::new("cpu-map").child(socket))
+}
+
+fn psci() -> NodeWriter {
+    NodeWriter::new("psci").property("compatible", vec!["arm,psci-1.0", "arm,psci-0.2"]).property("method", "hvc")
+}
+
+/// The timers are told apart by position: secure, physical, virtual; a fourth would be the hypervisor's.
+fn timer() -> NodeWriter {
+    let intids = [map::SECURE_TIMER_INTID, map::PHYSICAL_TIMER_INTID, map::VIRTUAL_TIMER_INTID];
+    let interrupts: Vec<u32> =
+        intids.iter().flat_map(|intid| [PPI, intid.saturating_sub(map::PPI_BASE), LEVEL_HIGH]).collect();
+    NodeWriter::new("timer")
+        .property("compatible", vec!["arm,armv8-timer", "arm,armv7-timer"])
+        .property("interrupts", interrupts)
+        .flag("always-on")
+}
+
+fn interrupt_controller(vcpus: u32) -> Result<NodeWriter, TreeError> {
+    let redistributors = map::redistributors(vcpus).ok_or(TreeError::TooManyVcpus { vcpus })?;
+    let [start, size] = reg(redistributors);
+    Ok(NodeWriter::new(format!("intc@{:x}", map::GICD_BASE))
+        .property("compatible", "arm,gic-v3")
+        .property("#interrupt-cells", 3u32)
+        .property("#address-cells", 2u32)
+        .property("#size-cells", 2u32)
+        .flag("interrupt-controller")
+        .flag("ranges")
+        .property("#redistributor-regions", 1u32)
+        .wide("reg", &[map::GICD_BASE.as_u64(), map::GICD_SIZE, start, size])
+        .property("phandle", GIC_PHANDLE))
+}
+
+fn clock() -> NodeWriter {
+    NodeWriter::new("apb-pclk")
+        .property("compatible", "fixed-clock")
+        .property("#clock-cells", 0u32)
+        .property("clock-frequency", 24_000_000u32)
+        .property("clock-output-names", "clk24mhz")
+        .property("phandle", CLOCK_PHANDLE)
+}
+
+fn uart() -> NodeWriter {
+    NodeWriter::new(format!("pl011@{:x}", map::PL011_BASE))
+        .property("compatible", vec!["arm,pl011", "arm,primecell"])
+        .wide("reg", &[map::PL011_BASE.as_u64(), map::PL011_SIZE])
+        .property("interrupts", [SPI, map::PL011_SPI, LEVEL_HIGH])
+        .property("clocks", [CLOCK_PHANDLE, CLOCK_PHANDLE])
+        .property("clock-names", vec!["uartclk", "apb_pclk"])
+}
+
+fn rtc() -> NodeWriter {
+    NodeWriter::new(format!("pl031@{:x}", map::PL031_BASE))
+        .property("compatible", vec!["arm,pl031", "arm,primecell"])
+        .wide("reg", &[map::PL031_BASE.as_u64(), map::PL031_SIZE])
+        .property("interrupts", [SPI, map::PL031_SPI, LEVEL_HIGH])
+        .property("clocks", CLOCK_PHANDLE)
+        .property("clock-names", "apb_pclk")
+}
+
+#[cfg(test)]
+mod tests;

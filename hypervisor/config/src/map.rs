@@ -1,0 +1,81 @@
+//! The guest platform: addresses and interrupt numbers of QEMU's `virt` machine, which every guest sees.
+//!
+//! QEMU, "'virt' generic virtual platform"; the numbers are those of its generated device tree.
+
+use addr::{Ipa, Span};
+
+/// The interrupt controller's distributor, 64 KiB.
+pub const GICD_BASE: Ipa = Ipa::new(0x0800_0000);
+/// Size of the distributor's frame in bytes.
+pub const GICD_SIZE: u64 = 0x1_0000;
+/// The CPU interface of a GICv2 guest, 64 KiB.
+pub const GICC_BASE: Ipa = Ipa::new(0x0801_0000);
+/// Size of a GICv2 guest's CPU interface in bytes.
+pub const GICC_SIZE: u64 = 0x1_0000;
+/// The first redistributor of a GICv3 guest.
+pub const GICR_BASE: Ipa = Ipa::new(0x080a_0000);
+/// Bytes that one vCPU's redistributor takes: the RD and the SGI frame, 64 KiB each.
+pub const GICR_STRIDE: u64 = 0x2_0000;
+/// The serial port.
+pub const PL011_BASE: Ipa = Ipa::new(0x0900_0000);
+/// Size of the serial port's frame in bytes.
+pub const PL011_SIZE: u64 = 0x1000;
+/// The serial port's SPI (not INTID).
+pub const PL011_SPI: u32 = 1;
+/// The real-time clock.
+pub const PL031_BASE: Ipa = Ipa::new(0x0901_0000);
+/// Size of the real-time clock's frame in bytes.
+pub const PL031_SIZE: u64 = 0x1000;
+/// The real-time clock's SPI (not INTID).
+pub const PL031_SPI: u32 = 2;
+/// Where guest RAM begins.
+pub const RAM_BASE: Ipa = Ipa::new(0x4000_0000);
+/// The most RAM that fits between [`RAM_BASE`] and the windows that `virt` has from 256 GiB upwards.
+pub const RAM_MAX: u64 = 255 << 30;
+
+/// INTID of the first SPI (Arm IHI 0069, "INTIDs").
+pub const SPI_BASE: u32 = 32;
+/// INTID of the first PPI (Arm IHI 0069, "INTIDs").
+pub const PPI_BASE: u32 = 16;
+/// INTID of the EL1 virtual timer.
+pub const VIRTUAL_TIMER_INTID: u32 = 27;
+/// INTID of the EL1 physical timer (non-secure), which Merus emulates.
+pub const PHYSICAL_TIMER_INTID: u32 = 30;
+/// INTID that `virt` gives the secure physical timer. No guest has that timer: the number only keeps its place in the
+/// device tree, where the timers are told apart by position.
+pub const SECURE_TIMER_INTID: u32 = 29;
+/// INTID of the serial port.
+pub const PL011_INTID: u32 = SPI_BASE + PL011_SPI;
+/// INTID of the real-time clock.
+pub const PL031_INTID: u32 = SPI_BASE + PL031_SPI;
+
+/// vCPUs that share one Aff1 value, as on `virt` with a GICv3: what one SGI's target list can name.
+pub const CPUS_PER_CLUSTER: u32 = 16;
+
+/// Affinity of vCPU `n` as in MPIDR_EL1 (the affinity fields only): Aff0 = n mod 16, Aff1 = n / 16.
+pub const fn vcpu_mpidr(n: u32) -> u64 {
+    (((n / CPUS_PER_CLUSTER) as u64) << 8) | (n % CPUS_PER_CLUSTER) as u64
+}
+
+/// The redistributors of a guest with `vcpus` vCPUs; `None` where they would run into the serial port.
+pub fn redistributors(vcpus: u32) -> Option<Span<Ipa>> {
+    let span = Span::new(GICR_BASE, u64::from(vcpus).checked_mul(GICR_STRIDE)?)?;
+    (span.end() <= PL011_BASE).then_some(span)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn affinities_follow_virt() {
+        assert_eq!([0, 1, 15, 16, 63].map(vcpu_mpidr), [0, 1, 15, 0x100, 0x30f]);
+    }
+
+    #[test]
+    fn redistributors_stop_before_the_serial_port() {
+        assert_eq!(redistributors(64).unwrap().size(), 64 * GICR_STRIDE);
+        assert!(redistributors(123).is_some() && redistributors(124).is_none());
+        assert!(redistributors(u32::MAX).is_none());
+    }
+}

@@ -1,0 +1,520 @@
+//! What a VM is to be: [`VmSpec`], its limits and the checks that it must pass.
+//!
+//! The host program checks a manifest with these functions before it writes a bundle; Merus checks with them what it
+//! reads from a bundle. Neither trusts the other.
+
+use crate::image::{self, GuestLayout, ImageError, LayoutError};
+use crate::map;
+use addr::BLOCK_SIZE;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use core::fmt;
+use thiserror::Error;
+
+/// The most vCPUs of one VM.
+pub const MAX_VCPUS: u32 = 64;
+/// The most VMs of one bundle.
+pub const MAX_VMS: usize = 64;
+/// The most characters of a VM's name.
+pub const MAX_NAME: usize = 32;
+/// The most bytes of a command line: Linux keeps 2048 with the NUL at its end (arm64's `COMMAND_LINE_SIZE`).
+pub const MAX_CMDLINE: usize = 2047;
+/// The least RAM of a VM in bytes.
+pub const MIN_MEMORY: u64 = 16 << 20;
+/// The weight of a VM that names none, as in cgroup v2.
+pub const DEFAULT_WEIGHT: u32 = 100;
+/// The least and the most weight, as in cgroup v2.
+pub const WEIGHTS: core::ops::RangeInclusive<u32> = 1..=10_000;
+/// The least and the most period of `cpu.max` in microseconds, as in cgroup v2.
+pub const CPU_PERIODS_US: core::ops::RangeInclusive<u64> = 1_000..=1_000_000;
+/// The period of a `cpu.max` that names none, in microseconds.
+pub const DEFAULT_CPU_PERIOD_US: u64 = 100_000;
+/// The least quota of `cpu.max` in microseconds, as in cgroup v2.
+pub const MIN_CPU_QUOTA_US: u64 = 1_000;
+/// The most pCPUs that `cpu.affinity` can name.
+pub const MAX_AFFINITY: usize = 512;
+
+/// The words for a VM's settings: keys of the manifest and properties of the compiled one.
+pub mod key {
+    /// Unique name; the console's prefix.
+    pub const NAME: &str = "name";
+    /// The kernel: an arm64 Image.
+    pub const KERNEL: &str = "kernel";
+    /// The initrd, optional.
+    pub const INITRD: &str = "initrd";
+    /// The kernel's command line, optional.
+    pub const CMDLINE: &str = "cmdline";
+    /// RAM.
+    pub const MEMORY: &str = "memory";
+    /// Number of vCPUs.
+    pub const VCPUS: &str = "vcpus";
+    /// Share of contended pCPUs, as in cgroup v2.
+    pub const CPU_WEIGHT: &str = "cpu.weight";
+    /// Cap on pCPU time, as in cgroup v2.
+    pub const CPU_MAX: &str = "cpu.max";
+    /// The pCPUs that it may run on.
+    pub const CPU_AFFINITY: &str = "cpu.affinity";
+    /// Cap on all memory that is charged to the VM, as in cgroup v2.
+    pub const MEMORY_MAX: &str = "memory.max";
+    /// All of them.
+    pub const ALL: [&str; 10] =
+        [NAME, KERNEL, INITRD, CMDLINE, MEMORY, VCPUS, CPU_WEIGHT, CPU_MAX, CPU_AFFINITY, MEMORY_MAX];
+}
+
+/// What a payload is for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PayloadKind {
+    /// A kernel.
+    Kernel,
+    /// An initrd.
+    Ramdisk,
+}
+
+/// A file in a bundle: where it is and what its bytes must sum up to.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct PayloadRef {
+    /// The name of its node under `/images`.
+    pub image: String,
+    /// What the manifest calls it: for messages.
+    pub name: String,
+    /// What it is for.
+    pub kind: PayloadKind,
+    /// Where it begins, in bytes from the start of the bundle; a multiple of 4 KiB.
+    pub offset: u64,
+    /// Its length in bytes.
+    pub size: u64,
+    /// CRC-32 (the polynomial of IEEE 802.3, as the CPU's CRC32B/H/W/X instructions compute it).
+    pub crc32: u32,
+    /// SHA-256, where the bundle has one.
+    pub sha256: Option<[u8; 32]>,
+}
+
+/// A cap on pCPU time over all vCPUs of a VM.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CpuMax {
+    /// The time that may be used in each period, in microseconds.
+    pub quota_us: u64,
+    /// The period, in microseconds.
+    pub period_us: u64,
+}
+
+/// How a VM shares the pCPUs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CpuSpec {
+    /// Share of contended pCPUs, within [`WEIGHTS`].
+    pub weight: u32,
+    /// Cap on pCPU time, if any.
+    pub max: Option<CpuMax>,
+    /// The pCPUs that it may run on; `None` is all of them.
+    pub affinity: Option<Vec<u32>>,
+}
+
+impl Default for CpuSpec {
+    fn default() -> Self {
+        Self { weight: DEFAULT_WEIGHT, max: None, affinity: None }
+    }
+}
+
+/// Everything that was asked for one VM.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct VmSpec {
+    /// Unique among the VMs; 1 to [`MAX_NAME`] characters of `a-z 0-9 - _`.
+    pub name: String,
+    /// The kernel.
+    pub kernel: PayloadRef,
+    /// The initrd, if any.
+    pub initrd: Option<PayloadRef>,
+    /// The kernel's command line; may be empty.
+    pub cmdline: String,
+    /// RAM in bytes, a multiple of 2 MiB.
+    pub memory: u64,
+    /// Number of vCPUs, 1 to [`MAX_VCPUS`].
+    pub vcpus: u32,
+    /// How it shares the pCPUs.
+    pub cpu: CpuSpec,
+    /// Cap in bytes on all memory that is charged to the VM; `None` is no cap.
+    pub memory_max: Option<u64>,
+}
+
+/// A setting that is refused: whose, which one and why.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct SpecError {
+    /// The VM's name; empty where it is about the VMs as a whole.
+    pub vm: String,
+    /// The setting, one of [`key::ALL`]; empty where no single one is at fault.
+    pub key: &'static str,
+    /// What is wrong and what to do.
+    pub fault: Fault,
+}
+
+impl fmt::Display for SpecError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.vm.is_empty() {
+            write!(f, "vm \"{}\": ", self.vm)?;
+        }
+        if !self.key.is_empty() {
+            write!(f, "key {}: ", self.key)?;
+        }
+        self.fault.fmt(f)
+    }
+}
+
+impl core::error::Error for SpecError {}
+
+/// What can be wrong with a setting. Each text says what to do, too.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum Fault {
+    /// There is no VM.
+    #[error("there is no VM; describe one in a [[vm]] table")]
+    NoVms,
+    /// There are more than [`MAX_VMS`].
+    #[error("{vms} VMs are more than the {MAX_VMS} that one bundle can hold; leave some out")]
+    TooManyVms {
+        /// How many there are.
+        vms: usize,
+    },
+    /// A setting without which there is no VM is absent.
+    #[error("is missing; set it")]
+    Missing,
+    /// The compiled setting has a form that no packer writes.
+    #[error("is damaged in the bundle; pack it again")]
+    Malformed,
+    /// The compiled manifest has a setting that this Merus does not know.
+    #[error("the bundle's setting `{name}` is unknown to this Merus; use the `merus` program that came with it")]
+    Unknown {
+        /// The property's name.
+        name: String,
+    },
+    /// The name is empty or longer than [`MAX_NAME`].
+    #[error("has {length} characters; use 1 to {MAX_NAME}")]
+    NameLength {
+        /// How many characters it has.
+        length: usize,
+    },
+    /// The name has a character beyond the allowed ones.
+    #[error("the character {character:?} is not allowed; use a-z, 0-9, - and _")]
+    NameCharacter {
+        /// The first such character.
+        character: char,
+    },
+    /// Two VMs have the same name.
+    #[error("the name is taken by another VM; choose another one")]
+    NameTaken,
+    /// No vCPU.
+    #[error("0 vCPUs cannot run anything; give 1 to {MAX_VCPUS}")]
+    NoVcpus,
+    /// More than [`MAX_VCPUS`].
+    #[error("{vcpus} vCPUs are more than are supported; give 1 to {MAX_VCPUS}")]
+    TooManyVcpus {
+        /// How many were asked for.
+        vcpus: u32,
+    },
+    /// Less than [`MIN_MEMORY`].
+    #[error("{} is too little; give at least {}", Bytes(*memory), Bytes(MIN_MEMORY))]
+    MemoryTooSmall {
+        /// What was asked for, in bytes.
+        memory: u64,
+    },
+    /// No multiple of 2 MiB.
+    #[error("{} is no multiple of 2M; give {} or {}", Bytes(*memory), Bytes(down(*memory)), Bytes(up(*memory)))]
+    MemoryUneven {
+        /// What was asked for, in bytes.
+        memory: u64,
+    },
+    /// More than the platform has addresses for.
+    #[error("{} is more than the platform's {}; give less", Bytes(*memory), Bytes(map::RAM_MAX))]
+    MemoryTooLarge {
+        /// What was asked for, in bytes.
+        memory: u64,
+    },
+    /// The cap on memory is below the RAM.
+    #[error("{} is less than the VM's memory of {}; give at least that", Bytes(*max), Bytes(*memory))]
+    MemoryMax {
+        /// The cap in bytes.
+        max: u64,
+        /// The RAM in bytes.
+        memory: u64,
+    },
+    /// All VMs together need more RAM than the machine has free.
+    #[error(
+        "{} do not fit: the machine has {} free for this VM; give this or another VM less, or the machine more",
+        Bytes(*memory),
+        Bytes(*free)
+    )]
+    MachineMemory {
+        /// What this VM asks for, in bytes.
+        memory: u64,
+        /// What the VMs before it leave, in bytes.
+        free: u64,
+    },
+    /// Outside [`WEIGHTS`].
+    #[error("{weight} is out of range; give {} to {}", WEIGHTS.start(), WEIGHTS.end())]
+    Weight {
+        /// What was asked for.
+        weight: u32,
+    },
+    /// The period is outside [`CPU_PERIODS_US`].
+    #[error(
+        "the period of {period_us} us is out of range; give {} to {}",
+        CPU_PERIODS_US.start(),
+        CPU_PERIODS_US.end()
+    )]
+    CpuPeriod {
+        /// What was asked for, in microseconds.
+        period_us: u64,
+    },
+    /// The quota is below [`MIN_CPU_QUOTA_US`].
+    #[error("the quota of {quota_us} us is too short; give at least {MIN_CPU_QUOTA_US}")]
+    CpuQuota {
+        /// What was asked for, in microseconds.
+        quota_us: u64,
+    },
+    /// An empty list of pCPUs.
+    #[error("names no pCPU; name one at least, or leave the key out for all")]
+    AffinityEmpty,
+    /// A pCPU named twice.
+    #[error("names pCPU {cpu} twice; name it once")]
+    AffinityTwice {
+        /// The pCPU.
+        cpu: u32,
+    },
+    /// More pCPUs than [`MAX_AFFINITY`].
+    #[error("names {cpus} pCPUs; name at most {MAX_AFFINITY}")]
+    AffinityLength {
+        /// How many it names.
+        cpus: usize,
+    },
+    /// A pCPU that the machine does not have.
+    #[error("names pCPU {cpu}, but the machine has {cpus} (0 to {}); name one of them", cpus.saturating_sub(1))]
+    AffinityAbsent {
+        /// The pCPU.
+        cpu: u32,
+        /// How many there are.
+        cpus: u32,
+    },
+    /// Longer than [`MAX_CMDLINE`].
+    #[error("has {length} bytes; Linux keeps {MAX_CMDLINE}: shorten it")]
+    CmdlineLength {
+        /// How many bytes it has.
+        length: usize,
+    },
+    /// A character that no command line can carry.
+    #[error("has the control character {character:?}; leave it out")]
+    CmdlineCharacter {
+        /// The first such character.
+        character: char,
+    },
+    /// A payload that the bundle does not have.
+    #[error("the bundle has no payload `{image}`; pack it again")]
+    NoPayload {
+        /// The payload's node.
+        image: String,
+    },
+    /// A file without any byte.
+    #[error("\"{name}\" is empty; give another file")]
+    EmptyPayload {
+        /// The file.
+        name: String,
+    },
+    /// The kernel is none that Merus can start.
+    #[error("\"{name}\" {reason}")]
+    Kernel {
+        /// The file.
+        name: String,
+        /// Why not.
+        reason: ImageError,
+    },
+    /// Kernel, initrd and device tree do not fit.
+    #[error("{0}")]
+    Layout(LayoutError),
+}
+
+fn down(bytes: u64) -> u64 {
+    bytes & !BLOCK_SIZE.wrapping_sub(1)
+}
+
+fn up(bytes: u64) -> u64 {
+    down(bytes).saturating_add(BLOCK_SIZE)
+}
+
+/// A size as the manifest writes it: `256M`, `2G`, or plain bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bytes(pub u64);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(bytes) = *self;
+        let units = [(30, "G"), (20, "M"), (10, "K")];
+        match units.iter().find(|(shift, _)| bytes != 0 && bytes.trailing_zeros() >= *shift) {
+            Some((shift, unit)) => write!(f, "{}{unit}", bytes >> shift),
+            None => write!(f, "{bytes} bytes"),
+        }
+    }
+}
+
+impl VmSpec {
+    /// An error about one of this VM's settings.
+    pub fn error(&self, key: &'static str, fault: Fault) -> SpecError {
+        SpecError { vm: self.name.to_string(), key, fault }
+    }
+
+    /// All that is wrong with this VM taken by itself, in the order of [`key::ALL`].
+    pub fn faults(&self) -> Vec<SpecError> {
+        let mut found = Vec::new();
+        let mut check = |key, result: Result<(), Fault>| {
+            if let Err(fault) = result {
+                found.push(self.error(key, fault));
+            }
+        };
+        check(key::NAME, check_name(&self.name));
+        check(key::KERNEL, check_payload(&self.kernel));
+        if let Some(initrd) = &self.initrd {
+            check(key::INITRD, check_payload(initrd));
+        }
+        check(key::CMDLINE, check_cmdline(&self.cmdline));
+        check(key::MEMORY, check_memory(self.memory));
+        check(key::VCPUS, check_vcpus(self.vcpus));
+        check(key::CPU_WEIGHT, check_weight(self.cpu.weight));
+        if let Some(max) = self.cpu.max {
+            check(key::CPU_MAX, check_cpu_max(max));
+        }
+        if let Some(cpus) = &self.cpu.affinity {
+            check(key::CPU_AFFINITY, check_affinity(cpus));
+        }
+        if let Some(max) = self.memory_max.filter(|max| *max < self.memory) {
+            check(key::MEMORY_MAX, Err(Fault::MemoryMax { max, memory: self.memory }));
+        }
+        found
+    }
+
+    /// Reads the kernel's header from `kernel` (its file, or the first [`image::HEADER_SIZE`] bytes at least) and
+    /// places the parts in the VM's RAM.
+    pub fn layout(&self, kernel: &[u8]) -> Result<GuestLayout, SpecError> {
+        let header = image::parse(kernel)
+            .map_err(|reason| self.error(key::KERNEL, Fault::Kernel { name: self.kernel.name.to_string(), reason }))?;
+        let initrd = self.initrd.as_ref().map(|initrd| initrd.size);
+        GuestLayout::new(self.memory, &header, self.kernel.size, initrd)
+            .map_err(|e| self.error(key::MEMORY, Fault::Layout(e)))
+    }
+}
+
+/// All that is wrong with these VMs, each taken by itself and all together.
+pub fn faults(vms: &[VmSpec]) -> Vec<SpecError> {
+    let whole = |fault| SpecError { vm: String::new(), key: "", fault };
+    let mut found = Vec::new();
+    if vms.is_empty() {
+        found.push(whole(Fault::NoVms));
+    }
+    if vms.len() > MAX_VMS {
+        found.push(whole(Fault::TooManyVms { vms: vms.len() }));
+    }
+    for (index, vm) in vms.iter().enumerate() {
+        found.extend(vm.faults());
+        if vms.iter().take(index).any(|other| other.name == vm.name) {
+            found.push(vm.error(key::NAME, Fault::NameTaken));
+        }
+    }
+    found
+}
+
+/// What VMs share on one machine.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Machine {
+    /// pCPUs that are running.
+    pub cpus: u32,
+    /// RAM in bytes that VMs can have.
+    pub free_memory: u64,
+}
+
+/// Whether these VMs fit on `machine` together; the first that does not is the error.
+pub fn admit(vms: &[VmSpec], machine: Machine) -> Result<(), SpecError> {
+    let mut free = machine.free_memory;
+    for vm in vms {
+        free = free
+            .checked_sub(vm.memory)
+            .ok_or_else(|| vm.error(key::MEMORY, Fault::MachineMemory { memory: vm.memory, free }))?;
+        let absent = vm.cpu.affinity.iter().flatten().find(|cpu| **cpu >= machine.cpus);
+        if let Some(cpu) = absent {
+            let fault = Fault::AffinityAbsent { cpu: *cpu, cpus: machine.cpus };
+            return Err(vm.error(key::CPU_AFFINITY, fault));
+        }
+    }
+    Ok(())
+}
+
+fn check_name(name: &str) -> Result<(), Fault> {
+    let length = name.chars().count();
+    if length == 0 || length > MAX_NAME {
+        return Err(Fault::NameLength { length });
+    }
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '_';
+    match name.chars().find(|c| !allowed(*c)) {
+        Some(character) => Err(Fault::NameCharacter { character }),
+        None => Ok(()),
+    }
+}
+
+fn check_payload(payload: &PayloadRef) -> Result<(), Fault> {
+    if payload.size == 0 { Err(Fault::EmptyPayload { name: payload.name.to_string() }) } else { Ok(()) }
+}
+
+fn check_cmdline(cmdline: &str) -> Result<(), Fault> {
+    if cmdline.len() > MAX_CMDLINE {
+        return Err(Fault::CmdlineLength { length: cmdline.len() });
+    }
+    match cmdline.chars().find(|c| c.is_control()) {
+        Some(character) => Err(Fault::CmdlineCharacter { character }),
+        None => Ok(()),
+    }
+}
+
+fn check_memory(memory: u64) -> Result<(), Fault> {
+    if memory < MIN_MEMORY {
+        Err(Fault::MemoryTooSmall { memory })
+    } else if memory > map::RAM_MAX {
+        Err(Fault::MemoryTooLarge { memory })
+    } else if !memory.is_multiple_of(BLOCK_SIZE) {
+        Err(Fault::MemoryUneven { memory })
+    } else {
+        Ok(())
+    }
+}
+
+fn check_vcpus(vcpus: u32) -> Result<(), Fault> {
+    match vcpus {
+        0 => Err(Fault::NoVcpus),
+        1..=MAX_VCPUS => Ok(()),
+        _ => Err(Fault::TooManyVcpus { vcpus }),
+    }
+}
+
+fn check_weight(weight: u32) -> Result<(), Fault> {
+    if WEIGHTS.contains(&weight) { Ok(()) } else { Err(Fault::Weight { weight }) }
+}
+
+fn check_cpu_max(max: CpuMax) -> Result<(), Fault> {
+    if !CPU_PERIODS_US.contains(&max.period_us) {
+        Err(Fault::CpuPeriod { period_us: max.period_us })
+    } else if max.quota_us < MIN_CPU_QUOTA_US {
+        Err(Fault::CpuQuota { quota_us: max.quota_us })
+    } else {
+        Ok(())
+    }
+}
+
+fn check_affinity(cpus: &[u32]) -> Result<(), Fault> {
+    if cpus.is_empty() {
+        return Err(Fault::AffinityEmpty);
+    }
+    if cpus.len() > MAX_AFFINITY {
+        return Err(Fault::AffinityLength { cpus: cpus.len() });
+    }
+    let twice = cpus.iter().enumerate().find(|(index, cpu)| cpus.iter().take(*index).any(|other| other == *cpu));
+    match twice {
+        Some((_, cpu)) => Err(Fault::AffinityTwice { cpu: *cpu }),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;
