@@ -1,0 +1,362 @@
+//! All memory of one node: blocks, the pages carved out of some, and who has them.
+
+use crate::account::Accounts;
+use crate::carved::{Carved, PAGES};
+use crate::{Account, AccountId, Dirty, MemoryError};
+use addr::{Address, BLOCK_SIZE, PAGE_SIZE, Pa, Span};
+use alloc::collections::BTreeMap;
+use alloc::vec::Vec;
+use buddy_system_allocator::FrameAllocator;
+
+/// Orders of the buddy allocator: blocks of 48-bit addresses have numbers of 27 bits.
+const ORDERS: usize = 28;
+const ADDRESS_BITS: u32 = 48;
+
+/// Which part of the machine's memory a [`Frames`] is (the tree's `numa-node-id`); 0 where there is one only.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Node(pub u8);
+
+/// An extent that an account has.
+#[derive(Clone, Copy, Debug)]
+struct Lent {
+    blocks: usize,
+    account: AccountId,
+}
+
+/// All memory of one node.
+pub struct Frames {
+    node: Node,
+    /// Everything that was ever added.
+    ram: Vec<Span<Pa>>,
+    total: u64,
+    /// Free blocks, by number: address / 2 MiB.
+    buddy: FrameAllocator<ORDERS>,
+    free_blocks: usize,
+    /// Lent extents by their first block.
+    lent: BTreeMap<usize, Lent>,
+    /// Carved blocks by number.
+    carved: BTreeMap<usize, Carved>,
+    /// Free pages of all carved blocks.
+    free_pages: usize,
+    accounts: Accounts,
+}
+
+impl Frames {
+    /// A node without memory.
+    pub fn new(node: Node) -> Self {
+        Self {
+            node,
+            ram: Vec::new(),
+            total: 0,
+            buddy: FrameAllocator::new(),
+            free_blocks: 0,
+            lent: BTreeMap::new(),
+            carved: BTreeMap::new(),
+            free_pages: 0,
+            accounts: Accounts::new(),
+        }
+    }
+
+    /// Which node this is.
+    pub fn node(&self) -> Node {
+        self.node
+    }
+
+    /// Adds RAM: the whole pages of `span`. Refuses what was added before.
+    pub fn add(&mut self, span: Span<Pa>) -> Result<(), MemoryError> {
+        let span = span.align_inwards(PAGE_SIZE);
+        if span.end().as_u64() > 1 << ADDRESS_BITS || self.ram.iter().any(|s| s.overlaps(&span)) {
+            return Err(MemoryError::BadRam);
+        }
+        if span.is_empty() {
+            return Ok(());
+        }
+        self.ram.push(span);
+        self.total = self.total.saturating_add(span.size());
+        let blocks = span.align_inwards(BLOCK_SIZE);
+        // (All of the span is edge where it holds no whole block.)
+        for edge in span.minus(&blocks).into_iter().flatten() {
+            for (block, from, count) in parts(edge) {
+                self.add_pages(block, from, count);
+            }
+        }
+        self.buddy.add_frame(block_of(blocks.start()), block_of(blocks.end()));
+        self.free_blocks = self.free_blocks.saturating_add(block_of(Pa::new(blocks.size())));
+        Ok(())
+    }
+
+    /// Takes every page that `span` touches out of the pool for good (Merus' image, the bundle, what the board's tree
+    /// reserves). Parts that are no RAM are ignored; refuses when some of it is lent.
+    pub fn reserve(&mut self, span: Span<Pa>) -> Result<(), MemoryError> {
+        let span = span.align_outwards(PAGE_SIZE).ok_or(MemoryError::BadRam)?;
+        let ours: Vec<Span<Pa>> = self.ram.iter().filter_map(|ram| common(ram, &span)).collect();
+        for (block, from, count) in ours.iter().flat_map(|s| parts(*s)) {
+            let page = match self.carved.get(&block) {
+                Some(carved) => carved.lent_in(from, count),
+                None => self.lent_at(block).map(|_| from),
+            };
+            if let Some(page) = page {
+                return Err(MemoryError::InUse { at: page_at(block, page) });
+            }
+        }
+        for (block, from, count) in ours.iter().flat_map(|s| parts(*s)) {
+            self.reserve_pages(block, from, count);
+        }
+        Ok(())
+    }
+
+    /// Bytes of RAM that were added and not reserved.
+    pub fn total_bytes(&self) -> u64 {
+        self.total
+    }
+
+    /// Bytes that nobody has. Not all of them can be had as blocks.
+    pub fn free_bytes(&self) -> u64 {
+        blocks_to_bytes(self.free_blocks).saturating_add(pages_to_bytes(self.free_pages))
+    }
+
+    /// Blocks of 2 MiB that nobody has.
+    pub fn free_blocks(&self) -> usize {
+        self.free_blocks
+    }
+
+    /// Opens an account that may have up to `limit` bytes.
+    pub fn open_account(&mut self, limit: u64) -> Result<AccountId, MemoryError> {
+        self.accounts.open(limit)
+    }
+
+    /// Closes an account that has nothing any more. Its id will name another one.
+    pub fn close_account(&mut self, id: AccountId) -> Result<(), MemoryError> {
+        self.accounts.close(id)
+    }
+
+    /// Changes what an account may have.
+    pub fn set_limit(&mut self, id: AccountId, limit: u64) -> Result<(), MemoryError> {
+        self.accounts.set_limit(id, limit)
+    }
+
+    /// What an account has and may have.
+    pub fn account(&self, id: AccountId) -> Option<Account> {
+        self.accounts.get(id).copied()
+    }
+
+    /// `count` blocks of 2 MiB: one extent if there is one, else as few as the pool's state allows, largest first. An
+    /// extent of 2^n blocks is aligned to its own size.
+    pub fn alloc_blocks(&mut self, account: AccountId, count: usize) -> Result<Vec<Dirty>, MemoryError> {
+        self.accounts.charge(account, blocks_to_bytes(count))?;
+        let Some(runs) = self.take_blocks(count) else {
+            self.accounts.uncharge(account, blocks_to_bytes(count));
+            return Err(MemoryError::OutOfMemory);
+        };
+        self.free_blocks = self.free_blocks.saturating_sub(count);
+        for &(first, blocks) in &runs {
+            self.lent.insert(first, Lent { blocks, account });
+        }
+        Ok(runs.iter().filter_map(|&(first, blocks)| extent(first, blocks)).map(Dirty::new).collect())
+    }
+
+    /// Takes back whole blocks that `account` has within one extent: all of it or a part.
+    pub fn free_extent(&mut self, account: AccountId, span: Span<Pa>) -> Result<(), MemoryError> {
+        if !span.start().is_aligned(BLOCK_SIZE) || !span.size().is_multiple_of(BLOCK_SIZE) || span.is_empty() {
+            return Err(MemoryError::BadSize);
+        }
+        let (first, blocks) = (block_of(span.start()), block_of(Pa::new(span.size())));
+        let found = self.lent_at(first).filter(|(_, lent)| lent.account == account);
+        let (start, lent) = found.ok_or(MemoryError::NotLent { at: span.start() })?;
+        let before = first.saturating_sub(start);
+        let Some(after) = lent.blocks.checked_sub(before).and_then(|rest| rest.checked_sub(blocks)) else {
+            return Err(MemoryError::NotLent { at: page_at(start.saturating_add(lent.blocks), 0) });
+        };
+        self.lent.remove(&start);
+        for (first, blocks) in [(start, before), (first.saturating_add(blocks), after)] {
+            if blocks != 0 {
+                self.lent.insert(first, Lent { blocks, account });
+            }
+        }
+        self.put_blocks(first, blocks);
+        self.free_blocks = self.free_blocks.saturating_add(blocks);
+        self.accounts.uncharge(account, span.size());
+        Ok(())
+    }
+
+    /// `count` pages (a power of two, up to 512) in a row, aligned to their whole size.
+    pub fn alloc_pages(&mut self, account: AccountId, count: usize) -> Result<Dirty, MemoryError> {
+        if !count.is_power_of_two() || count > PAGES {
+            return Err(MemoryError::BadSize);
+        }
+        self.accounts.charge(account, pages_to_bytes(count))?;
+        match self.take_pages(account, count).and_then(|at| Span::new(at, pages_to_bytes(count))) {
+            Some(span) => Ok(Dirty::new(span)),
+            None => {
+                self.accounts.uncharge(account, pages_to_bytes(count));
+                Err(MemoryError::OutOfMemory)
+            }
+        }
+    }
+
+    /// Takes back `count` pages from `at` that `account` has, all or some of what was handed out together.
+    pub fn free_pages(&mut self, account: AccountId, at: Pa, count: usize) -> Result<(), MemoryError> {
+        let from = page_of(at);
+        let end = from.checked_add(count).filter(|end| *end <= PAGES);
+        if !at.is_aligned(PAGE_SIZE) || count == 0 || end.is_none() {
+            return Err(MemoryError::BadSize);
+        }
+        let block = block_of(at);
+        let carved = self.carved.get_mut(&block).ok_or(MemoryError::NotLent { at })?;
+        carved.put(from, count, account).map_err(|page| MemoryError::NotLent { at: page_at(block, page) })?;
+        self.free_pages = self.free_pages.saturating_add(count);
+        self.accounts.uncharge(account, pages_to_bytes(count));
+        self.make_whole(block);
+        Ok(())
+    }
+
+    /// The lent extent that `block` is in.
+    fn lent_at(&self, block: usize) -> Option<(usize, Lent)> {
+        let (start, lent) = self.lent.range(..=block).next_back()?;
+        (block.checked_sub(*start)? < lent.blocks).then_some((*start, *lent))
+    }
+
+    /// Takes `count` blocks from the buddy allocator, as runs (first block, blocks).
+    fn take_blocks(&mut self, count: usize) -> Option<Vec<(usize, usize)>> {
+        let mut runs: Vec<(usize, usize)> = Vec::new();
+        if count == 0 || count > self.free_blocks {
+            return (count == 0).then_some(runs);
+        }
+        // In one piece: it comes as a power of two, of which the end goes back.
+        let rounded = count.checked_next_power_of_two()?;
+        if let Some(first) = self.buddy.alloc(rounded) {
+            self.put_blocks(first.saturating_add(count), rounded.saturating_sub(count));
+            runs.push((first, count));
+            return Some(runs);
+        }
+        let mut left = count;
+        let mut size = rounded;
+        while left != 0 {
+            size = size.min(power_of_two_below(left));
+            let Some(first) = self.buddy.alloc(size) else {
+                if size > 1 {
+                    size >>= 1;
+                    continue;
+                }
+                // `free_blocks` says that this cannot be.
+                runs.iter().for_each(|&(first, blocks)| self.put_blocks(first, blocks));
+                return None;
+            };
+            left = left.saturating_sub(size);
+            match runs.last_mut() {
+                Some((start, blocks)) if start.saturating_add(*blocks) == first => {
+                    *blocks = blocks.saturating_add(size)
+                }
+                _ => runs.push((first, size)),
+            }
+        }
+        Some(runs)
+    }
+
+    /// Gives blocks back to the buddy allocator, in the aligned powers of two that it thinks in.
+    fn put_blocks(&mut self, mut first: usize, mut count: usize) {
+        while count != 0 {
+            let alignment = if first == 0 { count } else { 1_usize.wrapping_shl(first.trailing_zeros()) };
+            let size = power_of_two_below(count).min(alignment);
+            self.buddy.dealloc(first, size);
+            first = first.saturating_add(size);
+            count = count.saturating_sub(size);
+        }
+    }
+
+    fn take_pages(&mut self, account: AccountId, count: usize) -> Option<Pa> {
+        let from_carved = self.carved.iter_mut().filter(|(_, c)| c.free_pages() >= count);
+        let mut found = from_carved.filter_map(|(block, c)| c.take(count, account).map(|page| (*block, page))).next();
+        if found.is_none() {
+            let block = self.buddy.alloc(1)?;
+            self.free_blocks = self.free_blocks.saturating_sub(1);
+            self.free_pages = self.free_pages.saturating_add(PAGES);
+            let carved = self.carved.entry(block).or_insert_with(Carved::whole);
+            found = carved.take(count, account).map(|page| (block, page));
+        }
+        let (block, page) = found?;
+        self.free_pages = self.free_pages.saturating_sub(count);
+        Some(page_at(block, page))
+    }
+
+    /// A carved block whose pages are all free is a block again.
+    fn make_whole(&mut self, block: usize) {
+        let Some(carved) = self.carved.get(&block).filter(|c| c.is_whole()) else { return };
+        if carved.from_buddy {
+            self.buddy.dealloc(block, 1);
+        } else {
+            self.buddy.add_frame(block, block.saturating_add(1));
+        }
+        self.carved.remove(&block);
+        self.free_pages = self.free_pages.saturating_sub(PAGES);
+        self.free_blocks = self.free_blocks.saturating_add(1);
+    }
+
+    fn add_pages(&mut self, block: usize, from: usize, count: usize) {
+        self.carved.entry(block).or_insert_with(Carved::none).add(from, count);
+        self.free_pages = self.free_pages.saturating_add(count);
+        self.make_whole(block);
+    }
+
+    fn reserve_pages(&mut self, block: usize, from: usize, count: usize) {
+        if !self.carved.contains_key(&block) {
+            if self.buddy.alloc_at(block, 1).is_none() {
+                return; // reserved as a whole before
+            }
+            self.free_blocks = self.free_blocks.saturating_sub(1);
+            if count == PAGES {
+                self.total = self.total.saturating_sub(BLOCK_SIZE);
+                return;
+            }
+            self.free_pages = self.free_pages.saturating_add(PAGES);
+            self.carved.insert(block, Carved::whole());
+        }
+        let Some(carved) = self.carved.get_mut(&block) else { return };
+        let reserved = carved.reserve(from, count);
+        self.free_pages = self.free_pages.saturating_sub(reserved);
+        self.total = self.total.saturating_sub(pages_to_bytes(reserved));
+        if carved.is_absent() {
+            self.carved.remove(&block);
+        }
+    }
+}
+
+fn block_of(at: Pa) -> usize {
+    (at.as_u64() / BLOCK_SIZE) as usize
+}
+
+fn page_of(at: Pa) -> usize {
+    (at.as_u64() % BLOCK_SIZE / PAGE_SIZE) as usize
+}
+
+fn page_at(block: usize, page: usize) -> Pa {
+    Pa::new(blocks_to_bytes(block).saturating_add(pages_to_bytes(page)))
+}
+
+fn blocks_to_bytes(blocks: usize) -> u64 {
+    (blocks as u64).saturating_mul(BLOCK_SIZE)
+}
+
+fn pages_to_bytes(pages: usize) -> u64 {
+    (pages as u64).saturating_mul(PAGE_SIZE)
+}
+
+fn extent(first: usize, blocks: usize) -> Option<Span<Pa>> {
+    Span::new(page_at(first, 0), blocks_to_bytes(blocks))
+}
+
+/// The largest power of two that is not above `n` (1 for 0).
+fn power_of_two_below(n: usize) -> usize {
+    1_usize.wrapping_shl(n.max(1).ilog2())
+}
+
+fn common(a: &Span<Pa>, b: &Span<Pa>) -> Option<Span<Pa>> {
+    Span::from_bounds(a.start().max(b.start()), a.end().min(b.end())).filter(|s| !s.is_empty())
+}
+
+/// `span` (whole pages) by blocks: the block, its first page and how many pages in `span`.
+fn parts(span: Span<Pa>) -> impl Iterator<Item = (usize, usize, usize)> {
+    (block_of(span.start())..)
+        .map(move |block| (block, extent(block, 1).and_then(|b| common(&b, &span))))
+        .map_while(|(block, part)| part.map(|p| (block, page_of(p.start()), (p.size() / PAGE_SIZE) as usize)))
+}
