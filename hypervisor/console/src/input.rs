@@ -1,0 +1,81 @@
+//! What is typed: to the VM with the focus, save for the keys after the escape.
+//!
+//! | after `Ctrl-]` | effect |
+//! |---|---|
+//! | `n`, `p` | the focus goes to the next, the previous VM |
+//! | `1` to `9` | the focus goes to that VM, by the order of the bundle |
+//! | `0` | no VM has the focus: every line gets its prefix |
+//! | `Ctrl-]` | the VM gets one `Ctrl-]` |
+//! | `?` | Merus prints this list |
+//! | any other key | nothing; the key is dropped |
+
+use crate::{Mux, SourceId};
+
+/// `Ctrl-]`, the key that makes the next one a command.
+pub const ESCAPE: u8 = 0x1d;
+
+/// What became of a byte that was typed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[must_use = "the byte may be for a VM"]
+pub enum InputAction {
+    /// The byte is for this VM.
+    ToVm(SourceId, u8),
+    /// The focus is there now, and a line says so: drain.
+    FocusChanged(Option<SourceId>),
+    /// The console has used the byte up; it may have queued a line: drain.
+    Swallowed,
+}
+
+impl Mux {
+    /// Takes one byte from the UART's receiver.
+    pub fn input(&mut self, byte: u8) -> InputAction {
+        if !core::mem::take(&mut self.escaped) {
+            if byte == ESCAPE {
+                self.escaped = true;
+                return InputAction::Swallowed;
+            }
+            return self.to_vm(byte);
+        }
+        let count = self.sources();
+        let current = self.focus().map(SourceId::index);
+        match byte {
+            ESCAPE => self.to_vm(byte),
+            b'n' => {
+                let next = current.map_or(0, |i| i.wrapping_add(1));
+                self.change_focus(if next < count { next } else { 0 })
+            }
+            b'p' => {
+                let last = count.saturating_sub(1);
+                self.change_focus(current.and_then(|i| i.checked_sub(1)).unwrap_or(last))
+            }
+            b'0' => {
+                self.set_focus(None);
+                self.merus_line("console: no VM has the focus");
+                InputAction::FocusChanged(None)
+            }
+            b'1'..=b'9' => self.change_focus(usize::from(byte.wrapping_sub(b'1'))),
+            b'?' => {
+                self.merus_line("console: after Ctrl-]: n next VM, p previous, 1-9 that VM, 0 none, Ctrl-] itself");
+                InputAction::Swallowed
+            }
+            _ => InputAction::Swallowed,
+        }
+    }
+
+    fn to_vm(&self, byte: u8) -> InputAction {
+        self.focus().map_or(InputAction::Swallowed, |source| InputAction::ToVm(source, byte))
+    }
+
+    /// Gives the focus to the VM with this index; without one, nothing happens.
+    fn change_focus(&mut self, index: usize) -> InputAction {
+        if index >= self.sources() {
+            return InputAction::Swallowed;
+        }
+        let source = SourceId::from_index(index);
+        self.set_focus(Some(source));
+        if let Some(label) = self.label(self.focus).map(alloc::string::String::from) {
+            self.merus_fmt(format_args!("console: {label} has the focus"));
+        }
+        InputAction::FocusChanged(Some(source))
+    }
+}
