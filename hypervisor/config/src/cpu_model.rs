@@ -239,7 +239,7 @@ impl CpuModel {
     /// The guest's PARange is the largest that fits both; it is never less than the architecture's smallest, 32 bits.
     pub fn new(host: &HostIds, ipa_bits: u8) -> Self {
         let mut id = [0; ID_SPACE];
-        let aarch32 = host.get(4, 0) & 0xf == 2;
+        let aarch32 = host.get(4, 0) & 0xf >= 2;
         for (index, (guest, host)) in id.iter_mut().zip(host.id).enumerate() {
             // Rows 1 to 3 describe AArch32: where EL0 has none they are zero.
             if aarch32 || index >= id_index(4, 0) {
