@@ -1,0 +1,194 @@
+//! What is remembered of one interrupt (8 bytes), and what that looks like in a list register.
+//!
+//! # Where the truth is
+//! An interrupt in a *live* list register (written for a guest run that nobody has read back) has its pending and active
+//! bits there; the flags here then only say what was put in ([`LR_LATCH`], [`HW`], [`ACTIVE`]), and what arrived since
+//! ([`LATCH`], [`LEVEL`], [`FIRED`]). [`Irq::leave`] moves the truth back here, [`Irq::enter`] moves it into the register.
+//!
+//! # References
+//! Arm IHI 0069 (GICv3/v4), "ICH_LR<n>_EL2, Interrupt Controller List Registers", "Maintenance interrupts".
+
+/// No vCPU.
+pub(crate) const NONE: u8 = 0xff;
+
+/// Forwarding is enabled (GICD_ISENABLER, GICR_ISENABLER0).
+pub(crate) const ENABLED: u16 = 1 << 0;
+/// Pending by an edge, an SGI or a write of ISPENDR; consumed when the guest acknowledges.
+pub(crate) const LATCH: u16 = 1 << 1;
+/// The wire is high.
+pub(crate) const LEVEL: u16 = 1 << 2;
+/// Edge triggered (ICFGR).
+pub(crate) const EDGE: u16 = 1 << 3;
+/// Active; while in a live list register: was active when it was put there.
+pub(crate) const ACTIVE: u16 = 1 << 4;
+/// Made active by ISACTIVER, not by an acknowledge: a guest's EOI means it last.
+pub(crate) const SOFT: u16 = 1 << 5;
+/// In a list register of `owner`, number `lr`.
+pub(crate) const RESIDENT: u16 = 1 << 6;
+/// The pending bit in the list register stands for a [`LATCH`] that was moved there.
+pub(crate) const LR_LATCH: u16 = 1 << 7;
+/// The physical interrupt fired, is active for this vCPU, and the guest has not been told.
+pub(crate) const FIRED: u16 = 1 << 8;
+/// The physical interrupt is active for this vCPU, and a list register or [`ACTIVE`] stands for it.
+pub(crate) const HW: u16 = 1 << 9;
+/// IROUTER.Interrupt_Routing_Mode: any vCPU may take it.
+pub(crate) const ANY: u16 = 1 << 10;
+
+pub(crate) const LR_PENDING: u64 = 1 << 62;
+pub(crate) const LR_ACTIVE: u64 = 1 << 63;
+pub(crate) const LR_STATE: u64 = LR_PENDING | LR_ACTIVE;
+pub(crate) const LR_HW: u64 = 1 << 61;
+pub(crate) const LR_GROUP1: u64 = 1 << 60;
+pub(crate) const LR_PRIORITY_SHIFT: u32 = 48;
+pub(crate) const LR_PINTID_SHIFT: u32 = 32;
+/// "End of interrupt maintenance", only where `LR_HW` is clear.
+pub(crate) const LR_EOI: u64 = 1 << 41;
+
+/// One SGI or PPI of one vCPU, or one SPI.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Irq {
+    pub(crate) flags: u16,
+    pub(crate) priority: u8,
+    /// The priority that the guest acknowledged it at, and will drop; what the list register holds.
+    pub(crate) lr_priority: u8,
+    /// Who gets it next.
+    pub(crate) target: u8,
+    /// Who has it in a list register or has it active; [`NONE`] where neither.
+    pub(crate) owner: u8,
+    pub(crate) lr: u8,
+}
+
+impl Irq {
+    /// After reset: disabled, level sensitive, priority 0.
+    pub(crate) const fn new(target: u8) -> Self {
+        Self { flags: 0, priority: 0, lr_priority: 0, target, owner: NONE, lr: 0 }
+    }
+
+    #[inline]
+    pub(crate) const fn has(self, flag: u16) -> bool {
+        self.flags & flag != 0
+    }
+
+    #[inline]
+    pub(crate) fn put(&mut self, flag: u16, on: bool) {
+        if on {
+            self.flags |= flag;
+        } else {
+            self.flags &= !flag;
+        }
+    }
+
+    /// Pending as the distributor sees it. True only where the truth is here.
+    #[inline]
+    pub(crate) const fn pending(self) -> bool {
+        self.flags & (LATCH | FIRED) != 0 || self.flags & (LEVEL | EDGE) == LEVEL
+    }
+
+    /// Whose list registers it belongs in, if in any.
+    #[inline]
+    pub(crate) const fn home(self) -> u8 {
+        if self.owner == NONE { self.target } else { self.owner }
+    }
+
+    /// Whether its home has anything to do for it.
+    #[inline]
+    pub(crate) const fn wants(self, forwarding: bool) -> bool {
+        self.flags & (ACTIVE | RESIDENT) != 0 || (forwarding && self.has(ENABLED) && self.pending())
+    }
+
+    /// The list register that shows this interrupt to vCPU `to`, 0 where there is nothing to show.
+    ///
+    /// What is pending behind an active interrupt may share its register only where it is an edge for the same vCPU and
+    /// `both` allows it; else the EOI-maintenance bit asks for another look at deactivation. A register linked to the
+    /// physical interrupt cannot carry that bit, so the link is given up there and EL2 deactivates ([`Irq::leave`]).
+    #[inline]
+    pub(crate) fn lr_value(self, intid: u32, to: u8, forwarding: bool, both: bool) -> u64 {
+        let deliver = forwarding && self.has(ENABLED) && self.target == to && self.pending();
+        let mut value = u64::from(intid) | LR_GROUP1;
+        if self.has(ACTIVE) {
+            value |= LR_ACTIVE | (u64::from(self.lr_priority) << LR_PRIORITY_SHIFT);
+            if self.has(HW) && !self.pending() {
+                return value | LR_HW | (u64::from(intid) << LR_PINTID_SHIFT);
+            }
+            if both && deliver && self.has(EDGE) {
+                return value | LR_PENDING;
+            }
+            if self.pending() || !self.has(EDGE) {
+                value |= LR_EOI;
+            }
+            return value;
+        }
+        if !deliver {
+            return 0;
+        }
+        value |= LR_PENDING | (u64::from(self.priority) << LR_PRIORITY_SHIFT);
+        if self.has(FIRED) {
+            value |= LR_HW | (u64::from(intid) << LR_PINTID_SHIFT);
+        } else if !self.has(EDGE) {
+            value |= LR_EOI;
+        }
+        value
+    }
+
+    /// The truth goes into list register `lr` of `owner`, which is written with `value`.
+    #[inline]
+    pub(crate) fn enter(&mut self, owner: u8, lr: u8, value: u64) {
+        self.owner = owner;
+        self.lr = lr;
+        self.flags |= RESIDENT;
+        self.lr_priority = (value >> LR_PRIORITY_SHIFT) as u8;
+        if value & LR_PENDING != 0 {
+            if self.has(LATCH) {
+                self.flags = (self.flags & !LATCH) | LR_LATCH;
+            }
+            if self.has(FIRED) {
+                self.flags = (self.flags & !FIRED) | HW;
+            }
+        }
+    }
+
+    /// The truth comes back from the list register, which reads `value` now. True where the guest deactivated what
+    /// stands for the physical interrupt without hardware doing the same to that.
+    #[inline]
+    #[must_use]
+    pub(crate) fn leave(&mut self, value: u64) -> bool {
+        if value & LR_PENDING != 0 {
+            if self.has(LR_LATCH) {
+                self.flags |= LATCH;
+            }
+            if value & (LR_HW | LR_ACTIVE) == LR_HW && self.has(HW) {
+                self.flags = (self.flags & !HW) | FIRED;
+            }
+        }
+        self.flags &= !LR_LATCH;
+        if value & LR_ACTIVE != 0 {
+            if !self.has(ACTIVE) {
+                self.flags |= ACTIVE;
+            }
+            return false;
+        }
+        let release = self.has(HW) && value & LR_HW == 0;
+        self.flags &= !(ACTIVE | SOFT | HW);
+        release
+    }
+
+    /// Out of its list register; the truth has to be here already.
+    #[inline]
+    pub(crate) fn evict(&mut self) {
+        self.flags &= !RESIDENT;
+        if !self.has(ACTIVE) {
+            self.owner = NONE;
+        }
+    }
+
+    /// No longer active, with the truth here. True where the physical interrupt has to be deactivated with it.
+    #[must_use]
+    pub(crate) fn deactivate(&mut self) -> bool {
+        let release = self.has(HW);
+        self.flags &= !(ACTIVE | SOFT | HW);
+        if !self.has(RESIDENT) {
+            self.owner = NONE;
+        }
+        release
+    }
+}

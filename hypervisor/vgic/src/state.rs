@@ -1,0 +1,285 @@
+//! The state of one VM's interrupt controller, and the bookkeeping that every other module uses.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use crate::bits::{IntidSet, VcpuSet};
+use crate::irq::{ACTIVE, EDGE, ENABLED, Irq, NONE};
+use crate::{FIRST_SPI, MAX_VCPUS, VcpuId};
+
+/// The most list registers a PE can have.
+pub(crate) const MAX_LRS: usize = 16;
+
+/// What a VM's controller looks like; fixed for its life.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Number of vCPUs, 1 to [`MAX_VCPUS`].
+    pub vcpus: usize,
+    /// Number of SPIs: a multiple of 32, at most 960.
+    pub spis: usize,
+    /// List registers that may be used, 1 to 16; a pCPU that has fewer uses its own number.
+    pub list_registers: usize,
+    /// Priority bits of the virtual CPU interface, 5 to 8 (ICH_VTR_EL2.PRIbits + 1): lower bits of a priority are RAZ/WI.
+    pub priority_bits: u32,
+    /// The affinity of each vCPU, `Aff3.Aff2.Aff1.Aff0` from the top byte; all different.
+    pub affinities: Vec<u32>,
+}
+
+/// What is wrong with a [`Config`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ConfigError {
+    /// No vCPU, or more than [`MAX_VCPUS`].
+    Vcpus,
+    /// Not a multiple of 32, or more than 960.
+    Spis,
+    /// Not 1 to 16.
+    ListRegisters,
+    /// Not 5 to 8.
+    PriorityBits,
+    /// Not one affinity a vCPU, or two alike.
+    Affinities,
+}
+
+/// Where the truth about a vCPU's interrupts is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Residency {
+    /// On no pCPU: in memory.
+    NotLoaded,
+    /// On a pCPU that is in EL2 and will call `flush`: in memory.
+    Folded,
+    /// On a pCPU, may be in the guest: in its list registers.
+    Running,
+}
+
+/// One vCPU's part.
+#[derive(Clone, Debug)]
+pub(crate) struct Vcpu {
+    pub(crate) residency: Residency,
+    /// List registers there are on the pCPU it is loaded on.
+    pub(crate) lr_count: u8,
+    /// List registers that hold an INTID (the guest may have emptied some meanwhile).
+    pub(crate) used: u16,
+    /// Those of `used` that hold the truth.
+    pub(crate) live: u16,
+    /// More wants a list register than there are.
+    pub(crate) overflow: bool,
+    /// Active interrupts were outside the list registers at the last flush.
+    pub(crate) spilled: bool,
+    /// The physical timer interrupt is to be deactivated at the next flush.
+    pub(crate) release: bool,
+    /// GICR_WAKER.ProcessorSleep.
+    pub(crate) asleep: bool,
+    /// What ICH_HCR_EL2 holds, EOIcount aside.
+    pub(crate) hcr: u64,
+    pub(crate) vmcr: u64,
+    pub(crate) ap0r: [u32; 4],
+    pub(crate) ap1r: [u32; 4],
+    /// What the list registers held when last written or read.
+    pub(crate) lr: [u64; MAX_LRS],
+    /// INTIDs that the next flush has to look at: superset of those that are to have a list register or change in one.
+    pub(crate) want: IntidSet,
+    pub(crate) affinity: u32,
+    pub(crate) private: [Irq; FIRST_SPI as usize],
+}
+
+impl Vcpu {
+    fn new(id: u8, affinity: u32) -> Self {
+        let mut private = [Irq::new(id); FIRST_SPI as usize];
+        for sgi in private.iter_mut().take(16) {
+            sgi.flags |= EDGE;
+        }
+        Self {
+            residency: Residency::NotLoaded,
+            lr_count: 1,
+            used: 0,
+            live: 0,
+            overflow: false,
+            spilled: false,
+            release: false,
+            asleep: true,
+            hcr: 0,
+            vmcr: 0,
+            ap0r: [0; 4],
+            ap1r: [0; 4],
+            lr: [0; MAX_LRS],
+            want: IntidSet::EMPTY,
+            affinity,
+            private,
+        }
+    }
+}
+
+/// The virtual interrupt controller of one VM.
+#[derive(Clone, Debug)]
+pub struct Vgic {
+    pub(crate) vcpus: Box<[Vcpu]>,
+    pub(crate) spis: Box<[Irq]>,
+    /// IROUTER's affinity of each SPI, packed like [`Config::affinities`].
+    pub(crate) routes: Box<[u32]>,
+    /// vCPUs whose `want` may not be empty.
+    pub(crate) dirty: VcpuSet,
+    pub(crate) notify: VcpuSet,
+    /// GICD_CTLR.EnableGrp1.
+    pub(crate) forwarding: bool,
+    pub(crate) list_registers: u8,
+    pub(crate) priority_bits: u32,
+}
+
+impl Vgic {
+    /// A controller as after power-on. The only function that allocates, [`Vgic::save`] aside.
+    pub fn new(config: &Config) -> Result<Self, ConfigError> {
+        if config.vcpus == 0 || config.vcpus > MAX_VCPUS {
+            return Err(ConfigError::Vcpus);
+        }
+        if !config.spis.is_multiple_of(32) || config.spis > 960 {
+            return Err(ConfigError::Spis);
+        }
+        if config.list_registers == 0 || config.list_registers > MAX_LRS {
+            return Err(ConfigError::ListRegisters);
+        }
+        if !(5..=8).contains(&config.priority_bits) {
+            return Err(ConfigError::PriorityBits);
+        }
+        let alike = |n: usize, a: &u32| config.affinities.iter().skip(n.wrapping_add(1)).any(|b| a == b);
+        if config.affinities.len() != config.vcpus || config.affinities.iter().enumerate().any(|(n, a)| alike(n, a)) {
+            return Err(ConfigError::Affinities);
+        }
+        let vcpus = config.affinities.iter().enumerate().map(|(n, a)| Vcpu::new(n as u8, *a)).collect();
+        let mut vgic = Self {
+            vcpus,
+            spis: alloc::vec![Irq::new(NONE); config.spis].into_boxed_slice(),
+            routes: alloc::vec![0; config.spis].into_boxed_slice(),
+            dirty: VcpuSet::EMPTY,
+            notify: VcpuSet::EMPTY,
+            forwarding: false,
+            list_registers: config.list_registers as u8,
+            priority_bits: config.priority_bits,
+        };
+        vgic.reset();
+        Ok(vgic)
+    }
+
+    /// The VM's reset: as after [`Vgic::new`], wires low. Every vCPU has been put before, and the devices are reset after,
+    /// so that each drives its wire again.
+    pub fn reset(&mut self) {
+        for (n, vcpu) in self.vcpus.iter_mut().enumerate() {
+            *vcpu = Vcpu::new(n as u8, vcpu.affinity);
+        }
+        let first = self.find_affinity(0).map_or(NONE, |v| v as u8);
+        self.spis.fill(Irq::new(first));
+        self.routes.fill(0);
+        self.dirty = VcpuSet::EMPTY;
+        self.notify = VcpuSet::EMPTY;
+        self.forwarding = false;
+    }
+
+    /// A vCPU's CPU interface as after a warm reset of its PE (PSCI CPU_ON): nothing enabled, no running priority. Its
+    /// redistributor keeps its state. The vCPU is not loaded.
+    pub fn reset_cpu_interface(&mut self, vcpu: VcpuId) {
+        if let Some(v) = self.vcpus.get_mut(vcpu as usize) {
+            (v.vmcr, v.ap0r, v.ap1r) = (0, [0; 4], [0; 4]);
+        }
+    }
+
+    /// Whom something changed for since the last call: wake a blocked one (if [`Vgic::has_deliverable`]), kick a running
+    /// one, flush the accessing one itself.
+    #[inline]
+    pub fn take_notify(&mut self) -> VcpuSet {
+        core::mem::take(&mut self.notify)
+    }
+
+    /// Whether [`Vgic::flush`] would do more before the next entry than take note of it.
+    #[inline]
+    pub fn needs_flush(&self, vcpu: VcpuId) -> bool {
+        self.dirty.contains(vcpu)
+    }
+
+    /// The number of INTIDs, private ones included.
+    pub(crate) fn intids(&self) -> u32 {
+        FIRST_SPI.wrapping_add(self.spis.len() as u32)
+    }
+
+    /// The interrupt `intid` as vCPU `view` sees it.
+    #[inline]
+    pub(crate) fn irq(&self, view: VcpuId, intid: u32) -> Option<Irq> {
+        match intid.checked_sub(FIRST_SPI) {
+            Some(spi) => self.spis.get(spi as usize).copied(),
+            None => self.vcpus.get(view as usize)?.private.get(intid as usize).copied(),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn set_irq(&mut self, view: VcpuId, intid: u32, irq: Irq) {
+        let slot = match intid.checked_sub(FIRST_SPI) {
+            Some(spi) => self.spis.get_mut(spi as usize),
+            None => self.vcpus.get_mut(view as usize).and_then(|v| v.private.get_mut(intid as usize)),
+        };
+        if let Some(slot) = slot {
+            *slot = irq;
+        }
+    }
+
+    /// Has the home of `irq` look at it, if there is anything to see, and says so unless the home itself is acting.
+    #[inline]
+    pub(crate) fn attend(&mut self, acting: u8, intid: u32, irq: Irq) {
+        if !irq.wants(self.forwarding) {
+            return;
+        }
+        let home = irq.home();
+        if let Some(vcpu) = self.vcpus.get_mut(usize::from(home)) {
+            vcpu.want.insert(intid);
+            self.dirty.insert(home.into());
+            if home != acting {
+                self.notify.insert(home.into());
+            }
+        }
+    }
+
+    /// The vCPU with this affinity. The layout of `virt` (16 a cluster) is found at once.
+    #[inline]
+    pub(crate) fn find_affinity(&self, affinity: u32) -> Option<VcpuId> {
+        let guess = ((affinity >> 4) & 0xff0) | (affinity & 0xf);
+        if self.vcpus.get(guess as usize).is_some_and(|v| v.affinity == affinity) {
+            return Some(guess);
+        }
+        self.vcpus.iter().position(|v| v.affinity == affinity).map(|n| n as u32)
+    }
+
+    /// Whether vCPU `vcpu` may hold interrupts' truth in hardware.
+    #[inline]
+    pub(crate) fn is_running(&self, vcpu: u8) -> bool {
+        self.vcpus.get(usize::from(vcpu)).is_some_and(|v| v.residency == Residency::Running)
+    }
+
+    /// Whether a pending, enabled interrupt would be signalled to the vCPU: group 1 enabled, better than its priority mask
+    /// and preempting its running priority. This is what ends a WFI, whatever PSTATE.I is.
+    ///
+    /// Exact while the vCPU is put or folded ([`Vgic::wfi_wakes`] folds first); for a running one it may say `true` for what
+    /// the guest has taken meanwhile. The linked timer counts only once it has fired.
+    pub fn has_deliverable(&self, vcpu: VcpuId) -> bool {
+        let Some(v) = self.vcpus.get(vcpu as usize) else { return false };
+        let waiting = v.want.iter().filter_map(|intid| self.irq(vcpu, intid)).any(|irq| {
+            let deliver = self.forwarding && irq.has(ENABLED) && !irq.has(ACTIVE) && irq.pending();
+            deliver && u32::from(irq.target) == vcpu && self.signals(v, irq.priority)
+        });
+        waiting || crate::list_registers::pending_in(v).any(|priority| self.signals(v, priority))
+    }
+
+    /// Whether the CPU interface signals a pending group 1 interrupt of this priority (Arm IHI 0069, "Preemption").
+    fn signals(&self, v: &Vcpu, priority: u8) -> bool {
+        let enabled = v.vmcr & (1 << 1) != 0;
+        let mask = (v.vmcr >> 24) as u8;
+        if !enabled || priority >= mask {
+            return false;
+        }
+        // VBPR1, or VBPR0 one further where the guest made it common (VCBPR).
+        let point = if v.vmcr & (1 << 4) != 0 { ((v.vmcr >> 21) & 7).wrapping_add(1) } else { (v.vmcr >> 18) & 7 };
+        let group = u32::from(priority) & 0xffu32.wrapping_shl(point as u32);
+        let mut active = v.ap0r.iter().zip(v.ap1r.iter()).enumerate();
+        let running = active.find_map(|(n, (a, b))| {
+            let bit = (a | b).trailing_zeros();
+            (bit < 32).then(|| (n as u32).wrapping_mul(32).wrapping_add(bit))
+        });
+        running.is_none_or(|n| group < n.wrapping_shl(8u32.wrapping_sub(self.priority_bits.min(7))))
+    }
+}

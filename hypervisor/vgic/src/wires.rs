@@ -1,0 +1,105 @@
+//! Interrupt sources: device wires, the linked timer, and edges.
+
+use crate::irq::{ACTIVE, EDGE, FIRED, HW, LATCH, LEVEL, NONE, RESIDENT};
+use crate::state::Residency;
+use crate::{FIRST_SPI, TIMER_PPI, VcpuId, Vgic};
+
+impl Vgic {
+    /// Drives the wire of an SPI (INTID from 32). An INTID that does not exist has no wire.
+    pub fn set_spi_level(&mut self, intid: u32, high: bool) {
+        if intid >= FIRST_SPI {
+            self.set_level(0, intid, high);
+        }
+    }
+
+    /// Drives the wire of a PPI (INTID 16 to 31) of one vCPU; not that of [`TIMER_PPI`], which is linked to hardware.
+    pub fn set_ppi_level(&mut self, vcpu: VcpuId, intid: u32, high: bool) {
+        if (16..FIRST_SPI).contains(&intid) && intid != TIMER_PPI {
+            self.set_level(vcpu, intid, high);
+        }
+    }
+
+    /// An edge on an SPI (a message, a doorbell): pending until taken or cleared, however the guest configured it.
+    pub fn pulse_spi(&mut self, intid: u32) {
+        if intid >= FIRST_SPI {
+            self.latch(NONE, 0, intid);
+        }
+    }
+
+    /// Makes an interrupt pending by its latch.
+    #[inline]
+    pub(crate) fn latch(&mut self, acting: u8, view: VcpuId, intid: u32) {
+        if let Some(mut irq) = self.irq(view, intid) {
+            irq.flags |= LATCH;
+            self.set_irq(view, intid, irq);
+            self.attend(acting, intid, irq);
+        }
+    }
+
+    fn set_level(&mut self, view: VcpuId, intid: u32, high: bool) {
+        let Some(mut irq) = self.irq(view, intid) else { return };
+        if irq.has(LEVEL) == high {
+            return;
+        }
+        irq.put(LEVEL, high);
+        // A level-sensitive interrupt that is in a list register or active is looked at again when it is deactivated, so
+        // its wire going high needs nobody now. Going low, it may sit in a register, pending without a cause.
+        let attend = if irq.has(EDGE) {
+            high
+        } else if high {
+            !irq.has(RESIDENT) && !irq.has(ACTIVE)
+        } else {
+            irq.has(RESIDENT)
+        };
+        if irq.has(EDGE) && high {
+            irq.flags |= LATCH;
+        }
+        self.set_irq(view, intid, irq);
+        if attend {
+            self.attend(NONE, intid, irq);
+        }
+    }
+
+    /// The physical timer interrupt was taken on the pCPU of this vCPU (or its deadline passed while it was not loaded) and
+    /// its priority dropped, not deactivated: it stays active until the guest deactivates the virtual one.
+    #[inline]
+    pub fn hw_timer_fired(&mut self, vcpu: VcpuId) {
+        if let Some(mut irq) = self.irq(vcpu, TIMER_PPI) {
+            irq.flags |= FIRED;
+            self.set_irq(vcpu, TIMER_PPI, irq);
+            self.attend(NONE, TIMER_PPI, irq);
+        }
+    }
+
+    /// The timer's condition is gone before the guest took the interrupt (it moved CVAL, say): takes back what
+    /// [`Vgic::hw_timer_fired`] made pending. The vCPU is folded or put; the physical interrupt is deactivated at the next
+    /// flush. Returns whether there was anything to take back.
+    pub fn hw_timer_retracted(&mut self, vcpu: VcpuId) -> bool {
+        let Some(mut irq) = self.irq(vcpu, TIMER_PPI) else { return false };
+        if !irq.has(FIRED) || self.is_running(irq.owner) {
+            return false;
+        }
+        irq.flags &= !FIRED;
+        self.set_irq(vcpu, TIMER_PPI, irq);
+        self.attend(NONE, TIMER_PPI, irq);
+        self.release_timer(vcpu);
+        true
+    }
+
+    /// Whether the physical timer interrupt has to be active while this vCPU is loaded: to be written at load, and cleared
+    /// at put. Without it a vCPU that has not yet deactivated would be interrupted again at once.
+    pub fn timer_active(&self, vcpu: VcpuId) -> bool {
+        self.irq(vcpu, TIMER_PPI).is_some_and(|irq| irq.has(FIRED) || irq.has(HW))
+    }
+
+    /// The virtual timer interrupt was deactivated by software: the physical one follows at the next flush. A vCPU that is
+    /// not loaded has no physical one.
+    pub(crate) fn release_timer(&mut self, vcpu: VcpuId) {
+        if let Some(v) = self.vcpus.get_mut(vcpu as usize)
+            && v.residency != Residency::NotLoaded
+        {
+            v.release = true;
+            self.dirty.insert(vcpu);
+        }
+    }
+}
