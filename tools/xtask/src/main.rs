@@ -39,6 +39,8 @@ enum Command {
     Test(test::Args),
     /// Formatting, clippy on host and target, the arrows between rooms, no FP/SIMD in the image
     Lint(lint::Args),
+    /// Run cargo-deny over licences, bans and sources (builds it into the cache the first time)
+    Deny(lint::DenyArgs),
     /// Fetch and build what the other commands need, without running anything
     Setup(setup::Args),
     /// Put function names and lines beside the addresses of a console log
@@ -62,6 +64,7 @@ fn main() -> ExitCode {
         Command::Run(args) => run::main(&ctx, args),
         Command::Test(args) => test::main(&ctx, args),
         Command::Lint(args) => lint::main(&ctx, args),
+        Command::Deny(args) => lint::deny(&ctx, args),
         Command::Setup(args) => setup::main(&ctx, args),
         Command::Symbolize(args) => symbolize::main(&ctx, args),
         Command::Bench(BenchArgs {}) => anyhow::bail!("not built yet: there is no benchmark payload"),

@@ -85,13 +85,15 @@ fn with_parent(command: Command) -> Command {
         return command;
     }
     let mut wrapped = Command::new("setpriv");
-    wrapped.args(["--pdeathsig", "KILL", "--"]).arg(command.get_program()).args(command.get_args());
+    // QEMU's own libraries are not setpriv's: `env` sets the variables after it.
+    wrapped.args(["--pdeathsig", "KILL", "--", "env"]);
     for (name, value) in command.get_envs() {
-        match value {
-            Some(value) => wrapped.env(name, value),
-            None => wrapped.env_remove(name),
-        };
+        let mut pair = name.to_owned();
+        pair.push("=");
+        pair.push(value.unwrap_or_default());
+        wrapped.arg(pair);
     }
+    wrapped.arg(command.get_program()).args(command.get_args());
     wrapped
 }
 

@@ -1,12 +1,171 @@
 //! `cargo xtask run`: Merus with a Debian guest in QEMU, on the user's terminal or as a scripted check.
+//!
+//! With a terminal on standard input the guest's shell is there. Without one the guest runs its short workload, and the
+//! command succeeds only if the workload, Merus' shut-down and QEMU's end were all seen.
 
-use crate::ctx::Ctx;
+use crate::build::{self, Built};
+use crate::bundle;
+use crate::ctx::{self, Ctx};
+use crate::qemu::{self, End, Expect, Machine};
+use crate::setup::{self, Guest, Qemu};
+use crate::symbolize::Symbols;
+use crate::table::{self, Files};
+use anyhow::{Context as _, Result, bail};
+use std::io::{self, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+/// The guest that no option changes.
+const VCPUS: u32 = 2;
+const MEMORY: &str = "256M";
+/// The longest that the scripted check may take.
+const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// Arguments of `cargo xtask run`.
 #[derive(clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// A manifest to run instead of the Debian guest
+    #[arg(conflicts_with_all = ["vcpus", "memory"])]
+    pub manifest: Option<PathBuf>,
+    /// The Debian guest's vCPUs
+    #[arg(long, default_value_t = VCPUS)]
+    pub vcpus: u32,
+    /// The Debian guest's memory
+    #[arg(long, default_value = MEMORY)]
+    pub memory: String,
+    /// The board's CPUs, as QEMU names them
+    #[arg(long, default_value = "cortex-a72")]
+    pub cpu: String,
+    /// The board's number of CPUs
+    #[arg(long, default_value_t = 2)]
+    pub smp: u32,
+    /// The board's memory
+    #[arg(long, default_value = "1G")]
+    pub board_memory: String,
+    /// Do as without a terminal: run the scripted workload and check it
+    #[arg(long)]
+    pub check: bool,
+}
 
 /// Runs the command.
-pub fn main(_ctx: &Ctx, _args: Args) -> anyhow::Result<()> {
-    anyhow::bail!("not built yet")
+///
+/// # Errors
+/// When set-up, the build or the packing fails, and when what was to be seen was not; the text has the last line that was.
+pub fn main(ctx: &Ctx, args: Args) -> Result<()> {
+    let kind = setup::ensure_target(ctx)?;
+    let qemu = setup::ensure_qemu(ctx)?;
+    let guest = setup::ensure_guest(ctx)?;
+    let built = build::build(ctx, &kind)?;
+    let scripted = args.check || !io::stdin().is_terminal();
+    let machine = Machine {
+        machine: "virt,virtualization=on,gic-version=3".to_owned(),
+        cpu: args.cpu.clone(),
+        smp: args.smp,
+        memory: args.board_memory.clone(),
+        kernel: built.img.clone(),
+        initrd: Some(bundle_of(ctx, &args, &built, guest, scripted)?),
+        append: None,
+        extra: Vec::new(),
+    };
+    if scripted { check(ctx, &qemu, &machine, &built, args.manifest.is_none()) } else { interactive(&qemu, &machine) }
+}
+
+/// Packs what is to run.
+fn bundle_of(ctx: &Ctx, args: &Args, built: &Built, guest: Guest, scripted: bool) -> Result<PathBuf> {
+    let dir = ctx.merus_dir.join("run");
+    if let Some(manifest) = &args.manifest {
+        std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        let out = dir.join("bundle.merus");
+        ctx::capture(Command::new(&built.cli).arg("pack").arg(manifest).arg("-o").arg(&out))?;
+        return Ok(out);
+    }
+    let script = if scripted { format!("merus.script=demo merus.cpus={}", args.vcpus) } else { String::new() };
+    if args.vcpus == VCPUS && args.memory == MEMORY {
+        return bundle::demo(ctx, built, &guest, &script);
+    }
+    let cmdline = format!("console=ttyAMA0 {script}");
+    let files = Files { kernel: guest.kernel, initrd: guest.initrd, tests: PathBuf::new(), text: PathBuf::new() };
+    let manifest = files.fill(&table::linux(cmdline.trim_end(), &args.memory, args.vcpus));
+    ctx::write_if_changed(&dir.join("merus.toml"), manifest.as_bytes())?;
+    bundle::pack(ctx, built, &dir)
+}
+
+/// Gives the user the machine's console until QEMU ends.
+fn interactive(qemu: &Qemu, machine: &Machine) -> Result<()> {
+    eprintln!("xtask: booting; the guest's `exit` or `poweroff` ends it, Ctrl-A x kills QEMU, Ctrl-A h shows more");
+    // QEMU puts the terminal into raw mode and back.
+    let mut command = machine.command(qemu, "mon:stdio");
+    let status = command.status().with_context(|| format!("cannot start QEMU: {}", ctx::shown(&command)))?;
+    if !status.success() {
+        bail!("QEMU ended with {status}");
+    }
+    Ok(())
+}
+
+/// Streams the console and holds it against what must be seen.
+fn check(ctx: &Ctx, qemu: &Qemu, machine: &Machine, built: &Built, demo: bool) -> Result<()> {
+    let log = ctx.merus_dir.join("logs/run.log");
+    let mut out = io::stdout();
+    let outcome = qemu::run(qemu, machine, &expected(demo), &log, |line| {
+        // Standard output that nobody reads any more does not stop the check.
+        let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+    })?;
+    let Err(why) = outcome.result else {
+        eprintln!("xtask: the guest ran, ended and powered off ({:.1} s)", outcome.took.as_secs_f32());
+        return Ok(());
+    };
+    for line in backtrace(&outcome.tail, &built.elf, &ctx.root) {
+        eprintln!("{line}");
+    }
+    bail!("{why} (all of it: {})", log.display())
+}
+
+/// What the scripted check must see: the workload's success (only our own guest has it), and the end.
+fn expected(demo: bool) -> Expect {
+    let lines = [demo.then_some("demo: ok"), Some("merus: halt")];
+    Expect {
+        lines: lines.into_iter().flatten().map(str::to_owned).collect(),
+        forbidden: vec!["Kernel panic".to_owned(), "demo: FAILED".to_owned()],
+        script: Vec::new(),
+        end: End::Exit(0),
+        timeout: TIMEOUT,
+    }
+}
+
+/// The places that a backtrace in these lines names.
+fn backtrace(tail: &[String], elf: &Path, root: &Path) -> Vec<String> {
+    let Ok(symbols) = Symbols::load(elf, root) else { return Vec::new() };
+    tail.iter().flat_map(|line| symbols.places(line)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::qemu::{Verdict, Watch};
+
+    #[test]
+    fn the_check_wants_the_workload_then_the_halt_then_a_good_end() {
+        let expect = expected(true);
+        let mut watch = Watch::new(&expect);
+        watch.line("merus: halt");
+        assert!(
+            watch.ended(Some(0)).is_err_and(|why| why.contains("`demo: ok`") && why.contains("last seen: merus: halt"))
+        );
+        let mut watch = Watch::new(&expect);
+        watch.line("[debian] demo: ok");
+        assert!(watch.ended(Some(0)).is_err());
+        watch.line("merus: halt");
+        assert_eq!(watch.ended(Some(0)), Ok(()));
+        assert!(watch.ended(Some(1)).is_err());
+        assert!(matches!(watch.line("demo: FAILED sha256"), Verdict::Failed(_)));
+    }
+
+    #[test]
+    fn a_users_own_guest_must_only_end() {
+        let expect = expected(false);
+        let mut watch = Watch::new(&expect);
+        watch.line("merus: halt");
+        assert_eq!(watch.ended(Some(0)), Ok(()));
+    }
 }

@@ -291,7 +291,7 @@ impl Row {
         };
         Ok(Boot {
             bundle: self.bundle(test, vcpus, memory)?.map(|manifest| Bundle {
-                manifest,
+                manifest: if self.manifest.is_some() { manifest } else { fill(&manifest) },
                 no_check: self.no_check,
                 damage: self.damage,
             }),
@@ -369,7 +369,9 @@ pub struct Files {
 impl Files {
     /// A manifest with the paths in the place of its placeholders.
     pub fn fill(&self, manifest: &str) -> String {
-        let place = |text: String, name: &str, path: &Path| text.replace(name, &path.display().to_string());
+        // They stand within TOML's quotes.
+        let quoted = |path: &Path| path.display().to_string().replace('\\', "\\\\").replace('"', "\\\"");
+        let place = |text: String, name: &str, path: &Path| text.replace(name, &quoted(path));
         let text = place(manifest.to_owned(), "{kernel}", &self.kernel);
         let text = place(text, "{initrd}", &self.initrd);
         let text = place(text, "{tests}", &self.tests);
@@ -462,8 +464,8 @@ mod tests {
 
     #[test]
     fn placeholders_become_paths() {
-        let files = Files { kernel: "/k".into(), initrd: "/i".into(), tests: "/t".into(), text: "/x".into() };
-        assert_eq!(files.fill("{kernel} {initrd} {tests} {text} {other}"), "/k /i /t /x {other}");
+        let files = Files { kernel: "/k".into(), initrd: "/i".into(), tests: "/t".into(), text: "/a\"b".into() };
+        assert_eq!(files.fill("{kernel} {initrd} {tests} {text} {other}"), "/k /i /t /a\\\"b {other}");
     }
 
     #[test]

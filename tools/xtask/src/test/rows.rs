@@ -1,0 +1,181 @@
+//! Running the QEMU table: bundles packed, rows booted two at a time, failures shown with their last lines.
+
+use super::Tally;
+use crate::build::{self, Built};
+use crate::ctx::{self, Ctx};
+use crate::qemu::{self, Outcome};
+use crate::setup::{self, Qemu, TargetKind};
+use crate::symbolize::Symbols;
+use crate::table::{Boot, Bundle, Files, Refusal, Table};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use std::collections::HashMap;
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::Instant;
+
+/// Rows that run at once. Each QEMU has a thread for every pCPU, so more would only make them slower.
+const AT_ONCE: usize = 2;
+
+/// What every row needs.
+struct Env<'a> {
+    ctx: &'a Ctx,
+    built: Built,
+    qemu: Qemu,
+    files: Files,
+    /// Bundles packed so far, by what they are made of.
+    packed: Mutex<HashMap<Bundle, PathBuf>>,
+}
+
+/// Runs the rows that the tally selects.
+///
+/// # Errors
+/// When what all rows need could not be had; they are then counted as skipped.
+pub fn run(ctx: &Ctx, kind: Option<&TargetKind>, all: bool, tally: &mut Tally) -> Result<()> {
+    let path = ctx.root.join("tools/ci/qemu.toml");
+    let table = Table::parse(&fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?)?;
+    let mut boots = table.boots;
+    boots.retain(|boot| tally.selects(&boot.name) && (all || !boot.all_only || tally.names(&boot.name)));
+    let mut refusals = table.refusals;
+    refusals.retain(|refusal| tally.selects(&refusal.name));
+    if boots.is_empty() && refusals.is_empty() {
+        return Ok(());
+    }
+    let env = match prepare(ctx, kind) {
+        Ok(env) => env,
+        Err(error) => {
+            tally.skipped(boots.len() + refusals.len());
+            return Err(error);
+        }
+    };
+    for refusal in &refusals {
+        tally.check(&refusal.name, |_| refused(&env, refusal));
+    }
+    boot_all(&env, &boots, tally);
+    Ok(())
+}
+
+fn prepare<'a>(ctx: &'a Ctx, kind: Option<&TargetKind>) -> Result<Env<'a>> {
+    let kind = kind.context("the target is not set up")?;
+    let qemu = setup::ensure_qemu(ctx)?;
+    let guest = setup::ensure_guest(ctx)?;
+    let built = build::build(ctx, kind)?;
+    let tests = build::guest_payload(ctx, kind, "guest-tests", "guest-tests")?;
+    let bundles = ctx.merus_dir.join("bundles");
+    if bundles.exists() {
+        fs::remove_dir_all(&bundles).with_context(|| format!("cannot remove {}", bundles.display()))?;
+    }
+    let files = Files { kernel: guest.kernel, initrd: guest.initrd, tests, text: ctx.root.join("deny.toml") };
+    Ok(Env { ctx, built, qemu, files, packed: Mutex::default() })
+}
+
+/// Boots the rows, [`AT_ONCE`] at a time, each counted when it is done.
+fn boot_all(env: &Env<'_>, boots: &[Boot], tally: &mut Tally) {
+    let next = AtomicUsize::new(0);
+    let tally = Mutex::new(tally);
+    thread::scope(|scope| {
+        for _ in 0..AT_ONCE.min(boots.len()) {
+            scope.spawn(|| {
+                while let Some(boot) = boots.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let start = Instant::now();
+                    let (took, result) = match boot_one(env, boot) {
+                        Ok(outcome) => (outcome.took, verdict(env, boot, &outcome)),
+                        Err(error) => (start.elapsed(), Err(format!("{error:#}"))),
+                    };
+                    // A thread that panicked has ended the program by the scope's end; its lock is no worse for it.
+                    let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
+                    match result {
+                        Ok(()) => tally.passed(&boot.name, took),
+                        Err(why) => tally.failed(&boot.name, took, &why),
+                    }
+                }
+            });
+        }
+    });
+}
+
+fn boot_one(env: &Env<'_>, boot: &Boot) -> Result<Outcome> {
+    let mut machine = boot.machine.clone();
+    machine.kernel.clone_from(&env.built.img);
+    machine.initrd = boot.bundle.as_ref().map(|bundle| env.bundle(bundle)).transpose()?;
+    qemu::run(&env.qemu, &machine, &boot.expect, &log_of(env, boot), |_| {})
+}
+
+fn log_of(env: &Env<'_>, boot: &Boot) -> PathBuf {
+    env.ctx.merus_dir.join("logs").join(format!("{}.log", boot.name))
+}
+
+/// A failed row's reason and its last lines, the addresses in them with their names.
+fn verdict(env: &Env<'_>, boot: &Boot, outcome: &Outcome) -> Result<(), String> {
+    let Err(why) = &outcome.result else { return Ok(()) };
+    let symbols = Symbols::load(&env.built.elf, &env.ctx.root).ok();
+    let mut text = format!("{why}\nlast lines of {}:", log_of(env, boot).display());
+    for line in &outcome.tail {
+        text.push_str("\n  ");
+        text.push_str(line);
+        for place in symbols.iter().flat_map(|symbols| symbols.places(line)) {
+            text.push_str("\n  ");
+            text.push_str(&place);
+        }
+    }
+    Err(text)
+}
+
+impl Env<'_> {
+    /// The packed (and damaged) bundle; made once for all rows that have the same.
+    fn bundle(&self, bundle: &Bundle) -> Result<PathBuf> {
+        let mut packed = self.packed.lock().map_err(|_| anyhow!("another row's bundle broke this program"))?;
+        if let Some(path) = packed.get(bundle) {
+            return Ok(path.clone());
+        }
+        let mut hash = DefaultHasher::new();
+        bundle.hash(&mut hash);
+        let dir = self.ctx.merus_dir.join("bundles").join(format!("{:016x}", hash.finish()));
+        let manifest = self.manifest(&dir, &bundle.manifest)?;
+        let path = dir.join("bundle.merus");
+        let mut command = Command::new(&self.built.cli);
+        command.arg("pack").arg(&manifest).arg("-o").arg(&path).args(bundle.no_check.then_some("--no-check"));
+        ctx::capture(&mut command)?;
+        if let Some(damage) = bundle.damage {
+            let mut bytes = fs::read(&path)?;
+            damage.apply(&mut bytes)?;
+            fs::write(&path, bytes)?;
+        }
+        packed.insert(bundle.clone(), path.clone());
+        Ok(path)
+    }
+
+    fn manifest(&self, dir: &Path, text: &str) -> Result<PathBuf> {
+        let path = dir.join("merus.toml");
+        ctx::write_if_changed(&path, self.files.fill(text).as_bytes())?;
+        Ok(path)
+    }
+}
+
+/// Holds that `merus check` and `merus pack` both refuse a manifest, with the same good message and nothing written.
+fn refused(env: &Env<'_>, refusal: &Refusal) -> Result<()> {
+    let dir = env.ctx.merus_dir.join("bundles").join(&refusal.name);
+    let manifest = env.manifest(&dir, &refusal.manifest)?;
+    let bundle = dir.join("bundle.merus");
+    for (command, out) in [("check", None), ("pack", Some(&bundle))] {
+        let mut cli = Command::new(&env.built.cli);
+        cli.arg(command).arg(&manifest);
+        if let Some(out) = out {
+            cli.arg("-o").arg(out);
+        }
+        let output = cli.output().with_context(|| format!("cannot start {}", env.built.cli.display()))?;
+        let message = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.code().is_some_and(|code| code != 0), "`merus {command}` did not refuse it: {message}");
+        for pattern in &refusal.expect {
+            if !message.lines().any(|line| qemu::matches(pattern, line)) {
+                bail!("`merus {command}` does not say `{pattern}`, but: {message}");
+            }
+        }
+    }
+    ensure!(!bundle.exists(), "`merus pack` refused and wrote a bundle all the same");
+    Ok(())
+}
