@@ -22,17 +22,26 @@ done
 tty=$(cat /sys/class/tty/console/active 2>/dev/null)
 tty=/dev/${tty##* }
 
-# Modules for the virtio devices that are there: first the transports, then what appears behind them.
+# Modules for the virtio devices that are there: first the transports, then what appears behind them. Only names are
+# looked at, so that a guest without any loses no time.
 load() {
-    cat $(find /sys/devices -name modalias) 2>/dev/null | sort -u | while read -r alias; do
+    for file; do
+        [ -r "$file" ] || continue
+        read -r alias <"$file"
         case $alias in
-            $1) modprobe "$alias" 2>/dev/null ;;
+            *virtio,mmio* | pci:v00001AF4* | virtio:*) ;;
+            *) continue ;;
         esac
+        case " $loaded" in
+            *" $alias "*) continue ;;
+        esac
+        loaded="$loaded$alias "
+        modprobe "$alias" 2>/dev/null
     done
 }
-load '*virtio,mmio*'
-load 'pci:v00001AF4*'
-load 'virtio:*'
+loaded=
+load /sys/bus/platform/devices/*virtio*/modalias /sys/bus/pci/devices/*/modalias
+load /sys/bus/virtio/devices/*/modalias
 
 # What was written must have left the UART before the power goes: stty waits for that.
 end() {
@@ -82,10 +91,12 @@ case $script in
 esac
 
 busybox --install -s /bin 2>/dev/null
+# A UART knows no window size; without one the shell would ask the terminal for it at every prompt.
+stty -F "$tty" cols 80 rows 24
 # Errors only: later kernel lines would run into the prompt.
 dmesg -n 4
 echo
-echo "Linux $(uname -r) with busybox, $(nproc) CPUs. \`exit\` powers the machine off."
+echo "Linux $(uname -r), $(nproc) CPUs. \`exit\` powers the machine off."
 export PS1='# '
 # A session of its own with the terminal as its controlling one, so that Ctrl-C and job control work.
 setsid -c sh -i <"$tty" >"$tty" 2>&1

@@ -206,6 +206,14 @@ impl Apt {
         Ok(())
     }
 
+    /// Removes the package lists, which would only grow old (about 90 MB). A failed set-up keeps them for inspection.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub fn finish(self) -> Result<()> {
+        fs::remove_dir_all(&self.dir).with_context(|| format!("cannot remove {}", self.dir.display()))
+    }
+
     fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         command

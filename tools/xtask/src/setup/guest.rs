@@ -46,7 +46,8 @@ fn fetch(ctx: &Ctx, step: &Step, dir: &Path) -> Result<()> {
         let found = guest(temporary)?;
         check_image(&found.kernel)?;
         Stamp::new(1).write(temporary, &packages)
-    })
+    })?;
+    apt.finish()
 }
 
 /// `linux-image-6.1.0-56-cloud-arm64` out of `linux-image-6.1.0-56-cloud-arm64 (= 6.1.192-2), ...`.

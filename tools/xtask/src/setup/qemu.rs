@@ -66,6 +66,7 @@ fn fetch(ctx: &Ctx, step: &Step, arch: &str, dir: &Path) -> Result<Qemu> {
         }
         Stamp::new(1).with("arch", arch).write(temporary, &specs)
     })?;
+    apt.finish()?;
     unpacked(dir)
 }
 

@@ -72,6 +72,8 @@ pub fn sysroot(ctx: &Ctx, again: bool) -> Result<TargetKind> {
             build_sysroot(ctx, &step, &rustc, &source, temporary)?;
             stamp().write(temporary, &[format!("rustc {} {}", rustc.release, rustc.commit)])
         })?;
+        // 430 MB that nothing needs any more.
+        fs::remove_dir_all(source_dir(ctx, &rustc))?;
         step.done(dir.display().to_string());
     }
     Ok(TargetKind::Sysroot(dir))
@@ -83,6 +85,10 @@ fn stamp() -> Stamp {
 
 fn sysroot_dir(ctx: &Ctx, rustc: &Rustc) -> PathBuf {
     ctx.cache.join(format!("sysroot-{}", rustc.commit))
+}
+
+fn source_dir(ctx: &Ctx, rustc: &Rustc) -> PathBuf {
+    ctx.cache.join(format!("rust-src-{}", rustc.release))
 }
 
 fn rustup_add(ctx: &Ctx) -> Result<()> {
@@ -133,7 +139,7 @@ fn rlib(dir: &Path, name: &str) -> Result<PathBuf> {
 
 /// The standard library's sources of exactly this release, from Debian's package `rust-src`.
 fn ensure_source(ctx: &Ctx, step: &Step, rustc: &Rustc) -> Result<PathBuf> {
-    let dir = ctx.cache.join(format!("rust-src-{}", rustc.release));
+    let dir = source_dir(ctx, rustc);
     let library = dir.join(format!("usr/src/rustc-{}/library", rustc.release));
     if stamp().matches(&dir) && library.is_dir() {
         return Ok(library);
@@ -155,7 +161,10 @@ fn ensure_source(ctx: &Ctx, step: &Step, rustc: &Rustc) -> Result<PathBuf> {
             })
         });
         match fetched {
-            Ok(()) if library.is_dir() => return Ok(library),
+            Ok(()) if library.is_dir() => {
+                apt.finish()?;
+                return Ok(library);
+            }
             Ok(()) => reasons.push(format!("{suite}: the package has no {}", library.display())),
             Err(error) => reasons.push(format!("{suite}: {error:#}")),
         }
