@@ -1,6 +1,6 @@
 //! Writes the head of a bundle: everything but the payloads' bytes.
 
-use super::{ALIGN, BundleError, HeaderField, MAGIC, MAX_PAYLOADS, MAX_TREE, VERSION, names};
+use super::{ALIGN, HeaderField, MAGIC, MAX_PAYLOADS, MAX_TREE, VERSION, names};
 use crate::spec::{PayloadKind, PayloadRef, VmSpec, key};
 use crate::tree::NodeWriter;
 use alloc::format;
@@ -15,9 +15,6 @@ pub enum WriteError {
     /// The parts are beyond the format's limits.
     #[error("the parts are too many or too large for one bundle (at most {MAX_PAYLOADS} files); leave some out")]
     TooLarge,
-    /// What was written cannot be read back, which is a fault of the writer.
-    #[error("the bundle cannot be read back: {0}")]
-    ReadBack(BundleError),
 }
 
 /// Gives every payload its offset, and returns the first bytes of the bundle: header and tree, filled up to the first

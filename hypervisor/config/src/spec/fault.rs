@@ -1,0 +1,202 @@
+//! What can be wrong with a setting of a VM, in words for the person who wrote it.
+
+use super::{
+    CPU_PERIODS_US, MAX_AFFINITY, MAX_CMDLINE, MAX_NAME, MAX_VCPUS, MAX_VMS, MIN_CPU_QUOTA_US, MIN_MEMORY, WEIGHTS,
+};
+use crate::image::{ImageError, LayoutError};
+use crate::map;
+use addr::BLOCK_SIZE;
+use alloc::string::String;
+use core::fmt;
+use thiserror::Error;
+
+/// What can be wrong with a setting. Each text says what to do, too.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+pub enum Fault {
+    /// There is no VM.
+    #[error("there is no VM; describe one in a [[vm]] table")]
+    NoVms,
+    /// There are more than [`MAX_VMS`].
+    #[error("{vms} VMs are more than the {MAX_VMS} that one bundle can hold; leave some out")]
+    TooManyVms {
+        /// How many there are.
+        vms: usize,
+    },
+    /// A setting without which there is no VM is absent.
+    #[error("is missing; set it")]
+    Missing,
+    /// The compiled setting has a form that no packer writes.
+    #[error("is damaged in the bundle; pack it again")]
+    Malformed,
+    /// The compiled manifest has a setting that this Merus does not know.
+    #[error("the bundle's setting `{name}` is unknown to this Merus; use the `merus` program that came with it")]
+    Unknown {
+        /// The property's name.
+        name: String,
+    },
+    /// The name is empty or longer than [`MAX_NAME`].
+    #[error("has {length} characters; use 1 to {MAX_NAME}")]
+    NameLength {
+        /// How many characters it has.
+        length: usize,
+    },
+    /// The name has a character beyond the allowed ones.
+    #[error("the character {character:?} is not allowed; use a-z, 0-9, - and _")]
+    NameCharacter {
+        /// The first such character.
+        character: char,
+    },
+    /// Two VMs have the same name.
+    #[error("the name is taken by another VM; choose another one")]
+    NameTaken,
+    /// No vCPU.
+    #[error("0 vCPUs cannot run anything; give 1 to {MAX_VCPUS}")]
+    NoVcpus,
+    /// More than [`MAX_VCPUS`].
+    #[error("{vcpus} vCPUs are more than are supported; give 1 to {MAX_VCPUS}")]
+    TooManyVcpus {
+        /// How many were asked for.
+        vcpus: u32,
+    },
+    /// Less than [`MIN_MEMORY`].
+    #[error("{} is too little; give at least {}", Bytes(*memory), Bytes(MIN_MEMORY))]
+    MemoryTooSmall {
+        /// What was asked for, in bytes.
+        memory: u64,
+    },
+    /// No multiple of 2 MiB.
+    #[error("{} is no multiple of 2M; give {} or {}", Bytes(*memory), Bytes(down(*memory)), Bytes(up(*memory)))]
+    MemoryUneven {
+        /// What was asked for, in bytes.
+        memory: u64,
+    },
+    /// More than the platform has addresses for.
+    #[error("{} is more than the platform's {}; give less", Bytes(*memory), Bytes(map::RAM_MAX))]
+    MemoryTooLarge {
+        /// What was asked for, in bytes.
+        memory: u64,
+    },
+    /// The cap on memory is below the RAM.
+    #[error("{} is less than the VM's memory of {}; give at least that", Bytes(*max), Bytes(*memory))]
+    MemoryMax {
+        /// The cap in bytes.
+        max: u64,
+        /// The RAM in bytes.
+        memory: u64,
+    },
+    /// All VMs together need more RAM than the machine has free.
+    #[error(
+        "{} do not fit: the machine has {} free for this VM; give this or another VM less, or the machine more",
+        Bytes(*memory),
+        Bytes(*free)
+    )]
+    MachineMemory {
+        /// What this VM asks for, in bytes.
+        memory: u64,
+        /// What the VMs before it leave, in bytes.
+        free: u64,
+    },
+    /// Outside [`WEIGHTS`].
+    #[error("{weight} is out of range; give {} to {}", WEIGHTS.start(), WEIGHTS.end())]
+    Weight {
+        /// What was asked for.
+        weight: u32,
+    },
+    /// The period is outside [`CPU_PERIODS_US`].
+    #[error(
+        "the period of {period_us} us is out of range; give {} to {}",
+        CPU_PERIODS_US.start(),
+        CPU_PERIODS_US.end()
+    )]
+    CpuPeriod {
+        /// What was asked for, in microseconds.
+        period_us: u64,
+    },
+    /// The quota is below [`MIN_CPU_QUOTA_US`].
+    #[error("the quota of {quota_us} us is too short; give at least {MIN_CPU_QUOTA_US}")]
+    CpuQuota {
+        /// What was asked for, in microseconds.
+        quota_us: u64,
+    },
+    /// An empty list of pCPUs.
+    #[error("names no pCPU; name one at least, or leave the key out for all")]
+    AffinityEmpty,
+    /// A pCPU named twice.
+    #[error("names pCPU {cpu} twice; name it once")]
+    AffinityTwice {
+        /// The pCPU.
+        cpu: u32,
+    },
+    /// More pCPUs than [`MAX_AFFINITY`].
+    #[error("names {cpus} pCPUs; name at most {MAX_AFFINITY}")]
+    AffinityLength {
+        /// How many it names.
+        cpus: usize,
+    },
+    /// A pCPU that the machine does not have.
+    #[error("names pCPU {cpu}, but the machine has {cpus} (0 to {}); name one of them", cpus.saturating_sub(1))]
+    AffinityAbsent {
+        /// The pCPU.
+        cpu: u32,
+        /// How many there are.
+        cpus: u32,
+    },
+    /// Longer than [`MAX_CMDLINE`].
+    #[error("has {length} bytes; Linux keeps {MAX_CMDLINE}: shorten it")]
+    CmdlineLength {
+        /// How many bytes it has.
+        length: usize,
+    },
+    /// A character that no command line can carry.
+    #[error("has the control character {character:?}; leave it out")]
+    CmdlineCharacter {
+        /// The first such character.
+        character: char,
+    },
+    /// A payload that the bundle does not have.
+    #[error("the bundle has no payload `{image}`; pack it again")]
+    NoPayload {
+        /// The payload's node.
+        image: String,
+    },
+    /// A file without any byte.
+    #[error("\"{name}\" is empty; give another file")]
+    EmptyPayload {
+        /// The file.
+        name: String,
+    },
+    /// The kernel is none that Merus can start.
+    #[error("\"{name}\" {reason}")]
+    Kernel {
+        /// The file.
+        name: String,
+        /// Why not.
+        reason: ImageError,
+    },
+    /// Kernel, initrd and device tree do not fit.
+    #[error("{0}")]
+    Layout(LayoutError),
+}
+
+fn down(bytes: u64) -> u64 {
+    bytes & !BLOCK_SIZE.wrapping_sub(1)
+}
+
+fn up(bytes: u64) -> u64 {
+    down(bytes).saturating_add(BLOCK_SIZE)
+}
+
+/// A size as the manifest writes it: `256M`, `2G`, or plain bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bytes(pub u64);
+
+impl fmt::Display for Bytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(bytes) = *self;
+        let units = [(30, "G"), (20, "M"), (10, "K")];
+        match units.iter().find(|(shift, _)| bytes != 0 && bytes.trailing_zeros() >= *shift) {
+            Some((shift, unit)) => write!(f, "{}{unit}", bytes >> shift),
+            None => write!(f, "{bytes} bytes"),
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! Lists what a bundle holds, and checks it as Merus will.
+
+use crate::manifest::reason;
+use crate::report::{Kind, Report};
+use anyhow::Result;
+use config::VmSpec;
+use config::bundle::Bundle;
+use config::spec::{self, Bytes, PayloadKind};
+use std::path::Path;
+
+/// Prints the bundle at `path`; the report holds what Merus would refuse in it.
+pub fn print(path: &Path) -> Result<Report> {
+    let mut report = Report::new(path, "");
+    let data = match std::fs::read(path) {
+        Ok(data) => data,
+        Err(error) => {
+            report.add_whole(Kind::Form, format!("cannot be read: {}; give the path of a bundle", reason(&error)));
+            return Ok(report);
+        }
+    };
+    let text = describe(&data, &mut report);
+    print!("{text}");
+    Ok(report)
+}
+
+/// The listing of a bundle.
+pub fn describe(data: &[u8], report: &mut Report) -> String {
+    let bundle = match Bundle::parse(data) {
+        Ok(bundle) => bundle,
+        Err(error) => {
+            report.add_whole(Kind::Form, error);
+            return String::new();
+        }
+    };
+    let mut text = format!("bundle of {} bytes\n", bundle.size());
+    for payload in bundle.payloads() {
+        let kind = match payload.kind {
+            PayloadKind::Kernel => "kernel",
+            PayloadKind::Ramdisk => "initrd",
+        };
+        let (offset, size, name) = (payload.offset, payload.size, &payload.name);
+        text += &format!("  {kind} {name}: {size} bytes at {offset:#x}, crc32 {:08x}\n", payload.crc32);
+        if let Some(sha256) = payload.sha256 {
+            let hex: String = sha256.iter().map(|byte| format!("{byte:02x}")).collect();
+            text += &format!("    sha256 {hex}\n");
+        }
+        let bytes = bundle.payload(payload).unwrap_or_default();
+        if let Err(error) = payload.check(crc32fast::hash(bytes)) {
+            report.add_whole(Kind::Semantic, error);
+        }
+    }
+    match bundle.vms_unchecked() {
+        Ok(vms) => {
+            vms.iter().for_each(|vm| text += &vm_line(vm));
+            let layout = |vm: &VmSpec| vm.layout(bundle.payload(&vm.kernel).unwrap_or_default()).err();
+            for fault in spec::faults(&vms).into_iter().chain(vms.iter().filter_map(layout)) {
+                report.add_whole(Kind::Semantic, fault);
+            }
+        }
+        Err(error) => report.add_whole(Kind::Form, error),
+    }
+    text
+}
+
+fn vm_line(vm: &VmSpec) -> String {
+    let mut text = format!(
+        "vm \"{}\": {}, {} of memory",
+        vm.name,
+        crate::pack::count(vm.vcpus as usize, "vCPU"),
+        Bytes(vm.memory)
+    );
+    if let Some(max) = vm.memory_max {
+        text += &format!(" ({} at most)", Bytes(max));
+    }
+    text += &format!("\n  cpu.weight {}", vm.cpu.weight);
+    if let Some(max) = vm.cpu.max {
+        text += &format!(", cpu.max {} {}", max.quota_us, max.period_us);
+    }
+    if let Some(cpus) = &vm.cpu.affinity {
+        text += &format!(", cpu.affinity {cpus:?}");
+    }
+    let initrd = vm.initrd.as_ref().map_or("none", |initrd| initrd.name.as_str());
+    text + &format!("\n  kernel {}, initrd {initrd}\n  cmdline {:?}\n", vm.kernel.name, vm.cmdline)
+}

@@ -1,0 +1,301 @@
+//! Reads a manifest: TOML with one `[[vm]]` table a VM.
+//!
+//! The document is walked by hand rather than deserialised, so that every fault in it is found in one go and each has
+//! its line.
+
+use crate::report::{Kind, Report};
+use crate::value;
+use config::image::HEADER_SIZE;
+use config::spec::{self, CpuSpec, Fault, PayloadKind, PayloadRef, SpecError, VmSpec, key};
+use std::fs::File;
+use std::io::{self, Read};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use toml::Spanned;
+use toml::de::{DeString, DeTable, DeValue};
+
+/// What a manifest asks for, with the files that it names; offsets and sums of the payloads are not known yet.
+pub struct Plan {
+    /// The VMs, in the manifest's order. Their payloads are indices into `files`, as text.
+    pub vms: Vec<VmSpec>,
+    /// All files, each once for each use.
+    pub files: Vec<PathBuf>,
+}
+
+/// Reads and checks the manifest at `path`. There is no plan where it could not be understood.
+pub fn read(path: &Path) -> (Option<Plan>, Report) {
+    let text = match std::fs::read_to_string(path) {
+        Ok(text) => text,
+        Err(error) => {
+            let mut report = Report::new(path, "");
+            report.add_whole(Kind::Form, format!("cannot be read: {}; give the path of a manifest", reason(&error)));
+            return (None, report);
+        }
+    };
+    let mut report = Report::new(path, &text);
+    let (document, errors) = DeTable::parse_recoverable(&text);
+    for error in &errors {
+        let message = error.message().replace('\n', ", ");
+        report.add(&error.span().unwrap_or(0..0), Kind::Form, format!("{message}; correct the TOML"));
+    }
+    if !errors.is_empty() {
+        return (None, report);
+    }
+    let mut reader = Reader {
+        folder: path.parent().unwrap_or(Path::new("")),
+        report: &mut report,
+        plan: Plan { vms: Vec::new(), files: Vec::new() },
+        vms: Vec::new(),
+    };
+    reader.document(document.get_ref());
+    let plan = reader.finish();
+    (plan, report)
+}
+
+/// What the operating system says, without its error number.
+pub fn reason(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => "there is no such file".to_string(),
+        io::ErrorKind::InvalidData => "it is no UTF-8 text".to_string(),
+        io::ErrorKind::IsADirectory => "it is a directory".to_string(),
+        _ => error.to_string(),
+    }
+}
+
+/// One setting: its name with dots, where its key is, its value.
+struct Setting<'a> {
+    name: String,
+    at: Range<usize>,
+    value: &'a DeValue<'a>,
+}
+
+/// Where a VM's settings are, for faults that are found later.
+struct Lines {
+    vm: Range<usize>,
+    keys: Vec<(String, Range<usize>)>,
+    /// Settings that have a fault already: the value in their place is not the manifest's.
+    faulty: Vec<&'static str>,
+    /// The first bytes of the kernel.
+    kernel: Vec<u8>,
+}
+
+impl Lines {
+    fn of(&self, key: &str) -> Range<usize> {
+        self.keys.iter().find(|(name, _)| name == key).map_or(self.vm.clone(), |(_, at)| at.clone())
+    }
+}
+
+struct Reader<'a> {
+    folder: &'a Path,
+    report: &'a mut Report,
+    plan: Plan,
+    vms: Vec<Lines>,
+}
+
+impl Reader<'_> {
+    fn document(&mut self, document: &DeTable<'_>) {
+        for (name, value) in document.iter() {
+            match (name.get_ref().as_ref(), value.get_ref()) {
+                ("vm", DeValue::Array(vms)) => {
+                    for (index, vm) in vms.iter().enumerate() {
+                        match vm.get_ref() {
+                            DeValue::Table(table) => self.vm(index, vm.span(), table),
+                            _ => self.report.add(&vm.span(), Kind::Form, "key vm: is no table; write [[vm]] tables"),
+                        }
+                    }
+                }
+                ("vm", _) => self.report.add(&name.span(), Kind::Form, "key vm: is one table; write [[vm]], one a VM"),
+                (other, _) => {
+                    let text = format!("key {other}: is unknown; all settings belong in [[vm]] tables");
+                    self.report.add(&name.span(), Kind::Form, text);
+                }
+            }
+        }
+    }
+
+    fn vm(&mut self, index: usize, at: Range<usize>, table: &DeTable<'_>) {
+        let settings = settings(table);
+        let name = settings.iter().find(|setting| setting.name == key::NAME);
+        let name = name.and_then(|setting| setting.value.as_str()).unwrap_or_default();
+        let label = if name.is_empty() { format!("#{}", index + 1) } else { name.to_string() };
+        for setting in settings.iter().filter(|setting| !key::ALL.contains(&setting.name.as_str())) {
+            let text = match nearest(&setting.name) {
+                Some(known) => format!("is unknown; did you mean `{known}`?"),
+                None => format!("is unknown; the keys are {}", key::ALL.join(", ")),
+            };
+            self.report.add(&setting.at, Kind::Form, format!("vm \"{label}\": key {}: {text}", setting.name));
+        }
+        let keys = settings.iter().map(|setting| (setting.name.clone(), setting.at.clone())).collect();
+        let lines = Lines { vm: at, keys, faulty: Vec::new(), kernel: Vec::new() };
+        let mut fields = Fields { label, settings, lines, report: self.report };
+        let name = fields.required(key::NAME, value::text).unwrap_or_else(|| fields.label.clone());
+        let kernel = fields.required(key::KERNEL, value::text);
+        let kernel = kernel.map(|name| fields.payload(&mut self.plan.files, self.folder, name, PayloadKind::Kernel));
+        let initrd = fields.optional(key::INITRD, value::text);
+        let initrd = initrd.map(|name| fields.payload(&mut self.plan.files, self.folder, name, PayloadKind::Ramdisk));
+        let spec = VmSpec {
+            name,
+            kernel: kernel.unwrap_or_else(|| payload(String::new(), PayloadKind::Kernel)),
+            initrd,
+            cmdline: fields.optional(key::CMDLINE, value::text).unwrap_or_default(),
+            memory: fields.required(key::MEMORY, value::size).unwrap_or_default(),
+            vcpus: fields.required(key::VCPUS, value::count).unwrap_or_default(),
+            cpu: CpuSpec {
+                weight: fields.optional(key::CPU_WEIGHT, value::count).unwrap_or(spec::DEFAULT_WEIGHT),
+                max: fields.optional(key::CPU_MAX, value::cpu_max).flatten(),
+                affinity: fields.optional(key::CPU_AFFINITY, value::list),
+            },
+            memory_max: fields.optional(key::MEMORY_MAX, value::size),
+        };
+        self.vms.push(fields.lines);
+        self.plan.vms.push(spec);
+    }
+
+    /// Checks what the VMs ask for, with the code that Merus runs.
+    fn finish(self) -> Option<Plan> {
+        let Self { report, plan, vms, .. } = self;
+        for (index, fault) in spec::faults_by_vm(&plan.vms) {
+            match index.and_then(|index| vms.get(index)) {
+                Some(lines) if lines.faulty.contains(&fault.key) => {}
+                Some(lines) => report.add(&lines.of(fault.key), Kind::Semantic, &fault),
+                None => report.add_whole(Kind::Semantic, &fault),
+            }
+        }
+        for (vm, lines) in plan.vms.iter().zip(&vms) {
+            let known = |keys: &[&str]| !keys.iter().any(|key| lines.faulty.contains(key));
+            let fits = vm.layout(&lines.kernel).err().filter(|error| match error.key {
+                key::KERNEL => known(&[key::KERNEL]),
+                // RAM that is refused by itself has been reported above.
+                _ => {
+                    known(&[key::KERNEL, key::INITRD, key::MEMORY]) && !vm.faults().iter().any(|f| f.key == key::MEMORY)
+                }
+            });
+            if let Some(error) = fits.filter(|_| vm.kernel.size > 0) {
+                report.add(&lines.of(error.key), Kind::Semantic, error);
+            }
+        }
+        report.is_semantic().then_some(plan)
+    }
+}
+
+/// A table's settings; tables in it (`cpu.weight`) are joined by dots.
+fn settings<'a>(table: &'a DeTable<'a>) -> Vec<Setting<'a>> {
+    let mut found = Vec::new();
+    for (name, value) in table.iter() {
+        let setting = |name, key: &Spanned<DeString<'_>>, value: &'a Spanned<DeValue<'a>>| Setting {
+            name,
+            at: key.span(),
+            value: value.get_ref(),
+        };
+        match value.get_ref() {
+            DeValue::Table(inner) if !inner.is_empty() => found.extend(
+                inner.iter().map(|(sub, value)| setting(format!("{}.{}", name.get_ref(), sub.get_ref()), sub, value)),
+            ),
+            _ => found.push(setting(name.get_ref().to_string(), name, value)),
+        }
+    }
+    found.sort_by_key(|setting| setting.at.start);
+    found
+}
+
+/// The settings of one VM while they are read.
+struct Fields<'a, 'r> {
+    label: String,
+    settings: Vec<Setting<'a>>,
+    lines: Lines,
+    report: &'r mut Report,
+}
+
+impl Fields<'_, '_> {
+    fn fail(&mut self, key: &'static str, fault: impl std::fmt::Display) {
+        self.lines.faulty.push(key);
+        self.report.add(&self.lines.of(key), Kind::Form, format!("vm \"{}\": key {key}: {fault}", self.label));
+    }
+
+    fn optional<T>(&mut self, key: &'static str, parse: fn(&DeValue<'_>) -> Result<T, String>) -> Option<T> {
+        let setting = self.settings.iter().find(|setting| setting.name == key)?;
+        match parse(setting.value) {
+            Ok(value) => Some(value),
+            Err(fault) => {
+                self.fail(key, fault);
+                None
+            }
+        }
+    }
+
+    fn required<T>(&mut self, key: &'static str, parse: fn(&DeValue<'_>) -> Result<T, String>) -> Option<T> {
+        if !self.settings.iter().any(|setting| setting.name == key) {
+            self.lines.faulty.push(key);
+            let error = SpecError { vm: self.label.clone(), key, fault: Fault::Missing };
+            self.report.add(&self.lines.vm, Kind::Form, error);
+        }
+        self.optional(key, parse)
+    }
+
+    /// Takes a file in; `name` is its path from the manifest's folder.
+    fn payload(&mut self, files: &mut Vec<PathBuf>, folder: &Path, name: String, kind: PayloadKind) -> PayloadRef {
+        let key = match kind {
+            PayloadKind::Kernel => key::KERNEL,
+            PayloadKind::Ramdisk => key::INITRD,
+        };
+        let path = folder.join(&name);
+        let mut payload = payload(name, kind);
+        match look_at(&path) {
+            Ok((size, head)) => {
+                payload.size = size;
+                if kind == PayloadKind::Kernel {
+                    self.lines.kernel = head;
+                }
+            }
+            Err(error) => {
+                self.fail(key, format!("\"{}\" cannot be read: {}; give another path", payload.name, reason(&error)));
+            }
+        }
+        payload.image = files.len().to_string();
+        files.push(path);
+        payload
+    }
+}
+
+fn payload(name: String, kind: PayloadKind) -> PayloadRef {
+    PayloadRef { image: String::new(), name, kind, offset: 0, size: 0, crc32: 0, sha256: None }
+}
+
+/// A file's length and first bytes.
+fn look_at(path: &Path) -> io::Result<(u64, Vec<u8>)> {
+    let file = File::open(path)?;
+    let data = file.metadata()?;
+    if data.is_dir() {
+        return Err(io::ErrorKind::IsADirectory.into());
+    }
+    let mut head = Vec::new();
+    file.take(HEADER_SIZE as u64).read_to_end(&mut head)?;
+    Ok((data.len(), head))
+}
+
+/// The known key that differs least from `name`, where that is a likely slip.
+fn nearest(name: &str) -> Option<&'static str> {
+    let close = key::ALL.into_iter().map(|known| (distance(name, known), known)).min()?;
+    (close.0 <= 1 + close.1.len() / 3).then_some(close.1)
+}
+
+/// How many characters must be put in, left out, changed or swapped with a neighbour to make `a` into `b`.
+fn distance(a: &str, b: &str) -> usize {
+    let (a, b): (Vec<char>, Vec<char>) = (a.to_lowercase().chars().collect(), b.chars().collect());
+    let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];
+    for (i, x) in a.iter().enumerate() {
+        let mut row = vec![i + 1];
+        for (j, y) in b.iter().enumerate() {
+            let mut best = (rows[i][j] + usize::from(x != y)).min(rows[i][j + 1] + 1).min(row[j] + 1);
+            if i > 0 && j > 0 && a[i - 1] == *y && *x == b[j - 1] {
+                best = best.min(rows[i - 1][j - 1] + 1);
+            }
+            row.push(best);
+        }
+        rows.push(row);
+    }
+    rows[a.len()][b.len()]
+}
+
+#[cfg(test)]
+mod tests;
