@@ -33,6 +33,9 @@
     )
 )]
 
+#[cfg(test)]
+extern crate std;
+
 mod aarch32;
 mod abort;
 mod decode;
