@@ -123,6 +123,8 @@ impl IntidSet {
 
 #[cfg(test)]
 mod tests {
+    use std::vec::Vec;
+
     use super::*;
 
     #[test]

@@ -69,6 +69,9 @@ mod state;
 mod v3;
 mod wires;
 
+#[cfg(test)]
+mod tests;
+
 pub use bits::VcpuSet;
 pub use list_registers::{ListRegs, hcr};
 pub use save::{IrqState, RestoreError, STATE_VERSION, State, VcpuState};

@@ -272,9 +272,7 @@ impl Vgic {
         if !enabled || priority >= mask {
             return false;
         }
-        // VBPR1, or VBPR0 one further where the guest made it common (VCBPR).
-        let point = if v.vmcr & (1 << 4) != 0 { ((v.vmcr >> 21) & 7).wrapping_add(1) } else { (v.vmcr >> 18) & 7 };
-        let group = u32::from(priority) & 0xffu32.wrapping_shl(point as u32);
+        let group = u32::from(priority) & group_mask(v.vmcr);
         let mut active = v.ap0r.iter().zip(v.ap1r.iter()).enumerate();
         let running = active.find_map(|(n, (a, b))| {
             let bit = (a | b).trailing_zeros();
@@ -282,4 +280,11 @@ impl Vgic {
         });
         running.is_none_or(|n| group < n.wrapping_shl(8u32.wrapping_sub(self.priority_bits.min(7))))
     }
+}
+
+/// The bits of a priority that decide on preemption of group 1 (Arm IHI 0069, "Priority grouping"): VBPR1, or VBPR0 one
+/// further where the guest made it common (VCBPR).
+pub(crate) fn group_mask(vmcr: u64) -> u32 {
+    let point = if vmcr & (1 << 4) != 0 { ((vmcr >> 21) & 7).wrapping_add(1) } else { (vmcr >> 18) & 7 };
+    0xffu32.wrapping_shl(point as u32)
 }

@@ -1,0 +1,174 @@
+//! A model of the hardware's virtual CPU interface, group 1 only: what a guest's ICC_* accesses do to the list registers
+//! (Arm IHI 0069, "Virtual interrupt handling and prioritization", and the pseudocode of ICV_IAR1_EL1, ICV_EOIR1_EL1 and
+//! ICV_DIR_EL1).
+
+use crate::list_registers::{ListRegs, hcr};
+
+pub(crate) const SPURIOUS: u32 = 1023;
+
+#[derive(Clone, Debug)]
+pub(crate) struct Cpu {
+    pub(crate) lr: Vec<u64>,
+    pub(crate) hcr: u64,
+    pub(crate) vmcr: u64,
+    pub(crate) ap1r: u32,
+    /// The active bit of the physical timer interrupt.
+    pub(crate) timer_active: bool,
+    /// ICH_* accesses since the test last looked: reads of list registers, writes of them, writes of ICH_HCR_EL2.
+    pub(crate) reads: core::cell::Cell<usize>,
+    pub(crate) writes: usize,
+    pub(crate) hcr_writes: usize,
+}
+
+use std::vec::Vec;
+
+fn state(lr: u64) -> u64 {
+    lr >> 62
+}
+fn priority(lr: u64) -> u8 {
+    (lr >> 48) as u8
+}
+fn linked(lr: u64) -> bool {
+    lr & (1 << 61) != 0
+}
+fn eoi(lr: u64) -> bool {
+    lr & (1 << 41) != 0
+}
+
+impl Cpu {
+    pub(crate) fn new(count: usize) -> Self {
+        let lr = std::vec![0; count];
+        let reads = core::cell::Cell::new(0);
+        Self { lr, hcr: 0, vmcr: 0, ap1r: 0, timer_active: false, reads, writes: 0, hcr_writes: 0 }
+    }
+
+    /// What a guest does first: priority mask, group 1 enable, EOImode, the smallest binary point of 5 priority bits.
+    pub(crate) fn guest_setup(&mut self, mask: u8, eoi_mode: bool) {
+        self.vmcr = (u64::from(mask) << 24) | (3 << 18) | (u64::from(eoi_mode) << 9) | (1 << 1);
+    }
+
+    pub(crate) fn running(&self) -> u16 {
+        if self.ap1r == 0 { 0x100 } else { (self.ap1r.trailing_zeros() * 8) as u16 }
+    }
+
+    /// The best interrupt that is pending in a list register, signalled or not.
+    pub(crate) fn best(&self) -> Option<usize> {
+        (0..self.lr.len()).filter(|k| state(self.lr[*k]) == 1).min_by_key(|k| priority(self.lr[*k]))
+    }
+
+    /// ICC_IAR1_EL1.
+    pub(crate) fn acknowledge(&mut self) -> u32 {
+        let Some(k) = self.best() else { return SPURIOUS };
+        let p = priority(self.lr[k]);
+        let signalled = self.vmcr & 2 != 0 && p < (self.vmcr >> 24) as u8 && u16::from(p & 0xf8) < self.running();
+        if self.hcr & hcr::EN == 0 || !signalled {
+            return SPURIOUS;
+        }
+        self.lr[k] ^= 3 << 62;
+        self.ap1r |= 1 << (p >> 3);
+        self.lr[k] as u32
+    }
+
+    /// ICC_EOIR1_EL1.
+    pub(crate) fn end(&mut self, intid: u32) {
+        self.ap1r &= self.ap1r.wrapping_sub(1);
+        if self.vmcr & (1 << 9) == 0 {
+            self.deactivate_virtual(intid);
+        }
+    }
+
+    /// ICC_DIR_EL1 with EOImode = 1; true where it is trapped instead.
+    pub(crate) fn dir(&mut self, intid: u32) -> bool {
+        if self.hcr & hcr::TDIR != 0 {
+            return true;
+        }
+        self.deactivate_virtual(intid);
+        false
+    }
+
+    fn deactivate_virtual(&mut self, intid: u32) {
+        match self.lr.iter_mut().find(|lr| **lr as u32 == intid && state(**lr) & 2 != 0) {
+            Some(lr) => {
+                *lr &= !(1 << 63);
+                if linked(*lr) {
+                    self.timer_active = false;
+                }
+            }
+            None => {
+                let count = (self.hcr >> 27) + 1;
+                self.hcr = (self.hcr & 0x07ff_ffff) | ((count & 31) << 27);
+            }
+        }
+    }
+
+    /// ICH_MISR_EL2, as far as this crate enables its causes.
+    pub(crate) fn maintenance(&self) -> bool {
+        let no_pending = !self.lr.iter().any(|lr| state(*lr) == 1);
+        let not_present = self.hcr & hcr::LRENPIE != 0 && self.hcr >> 27 != 0;
+        self.hcr & hcr::EN != 0 && (self.eisr() != 0 || not_present || (self.hcr & hcr::NPIE != 0 && no_pending))
+    }
+
+    fn mask(&self, test: impl Fn(u64) -> bool) -> u16 {
+        (0..self.lr.len()).filter(|k| test(self.lr[*k])).fold(0, |mask, k| mask | (1 << k))
+    }
+}
+
+impl ListRegs for Cpu {
+    fn count(&self) -> usize {
+        self.lr.len()
+    }
+    fn read(&self, n: usize) -> u64 {
+        self.reads.set(self.reads.get() + 1);
+        self.lr[n]
+    }
+    fn write(&mut self, n: usize, value: u64) {
+        assert!(!(linked(value) && state(value) == 3), "pending and active cannot be linked: {value:#x}");
+        self.writes += 1;
+        self.lr[n] = value;
+    }
+    fn empty(&self) -> u16 {
+        self.mask(|lr| state(lr) == 0 && (linked(lr) || !eoi(lr)))
+    }
+    fn eisr(&self) -> u16 {
+        self.mask(|lr| state(lr) == 0 && !linked(lr) && eoi(lr))
+    }
+    fn eoi_count(&self) -> u32 {
+        (self.hcr >> 27) as u32
+    }
+    fn clear_eoi_count(&mut self) {
+        self.hcr &= 0x07ff_ffff;
+    }
+    fn set_hcr(&mut self, value: u64) {
+        assert_eq!(value >> 27, 0);
+        self.hcr_writes += 1;
+        self.hcr = value;
+    }
+    fn vmcr(&self) -> u64 {
+        self.vmcr
+    }
+    fn set_vmcr(&mut self, value: u64) {
+        self.vmcr = value;
+    }
+    fn ap0r(&self, _: usize) -> u32 {
+        0
+    }
+    fn set_ap0r(&mut self, _: usize, value: u32) {
+        assert_eq!(value, 0);
+    }
+    fn ap1r(&self, n: usize) -> u32 {
+        assert_eq!(n, 0, "5 priority bits have one register");
+        self.ap1r
+    }
+    fn set_ap1r(&mut self, n: usize, value: u32) {
+        assert_eq!(n, 0);
+        self.ap1r = value;
+    }
+    fn ap_count(&self) -> usize {
+        1
+    }
+    fn deactivate(&mut self, pintid: u32) {
+        assert_eq!(pintid, crate::TIMER_PPI);
+        assert!(self.timer_active, "deactivates what is not active");
+        self.timer_active = false;
+    }
+}
