@@ -114,6 +114,7 @@ proptest! {
                 list.push((window, i));
             }
         }
+        let mut hint = usize::MAX;
         for (at, sas) in probes {
             let (ipa, size) = (Ipa::new(at), AccessSize::from_sas(sas));
             let expected = list
@@ -121,6 +122,7 @@ proptest! {
                 .find(|(w, _)| w.contains(ipa) && w.contains_range(ipa, size.bytes()))
                 .map(|(w, d)| (*d, at - w.start().as_u64()));
             prop_assert_eq!(bus.find(ipa, size).map(|(d, o)| (*d, o)), expected);
+            prop_assert_eq!(bus.find_near(&mut hint, ipa, size).map(|(d, o)| (*d, o)), expected);
         }
     }
 }

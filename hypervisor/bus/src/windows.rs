@@ -34,6 +34,16 @@ struct Window<D> {
     device: D,
 }
 
+impl<D> Window<D> {
+    /// The device and the offset, where the whole access lies in the window. `first` is not above the window's last byte.
+    #[inline]
+    fn answer(&self, first: u64, size: AccessSize) -> Option<(&D, Offset)> {
+        let offset = first.checked_sub(self.start)?;
+        let fits = self.last.wrapping_sub(first) >= size.bytes().wrapping_sub(1);
+        fits.then_some((&self.device, offset))
+    }
+}
+
 /// The device windows of one VM, and what becomes of an access that no register takes.
 ///
 /// `D` is whatever the owner of the bus stores for a device: a handle with a lock, or in a test the device itself. The
@@ -73,8 +83,8 @@ impl<D> Bus<D> {
         }
         let start = window.start().as_u64();
         let last = start.wrapping_add(window.size().wrapping_sub(1));
-        // The first window that ends at or after our start: the only one below which there can be no overlap.
-        let at = self.windows.partition_point(|w| w.last < start);
+        // The windows before this one end before ours begins: the only overlap there can be is with it.
+        let at = self.position(start);
         if let Some(next) = self.windows.get(at)
             && next.start <= last
         {
@@ -88,15 +98,27 @@ impl<D> Bus<D> {
     /// window holds the whole access.
     #[inline]
     pub fn find(&self, ipa: Ipa, size: AccessSize) -> Option<(&D, Offset)> {
+        self.windows.get(self.position(ipa.as_u64()))?.answer(ipa.as_u64(), size)
+    }
+
+    /// As [`Bus::find`], but looks first where `hint` says and leaves there where it looked last. Each vCPU keeps a hint of
+    /// its own (any value will do to begin with): guests access one device many times in a row, and the search among the
+    /// some 36 windows of `virt` costs four times as much as this one comparison.
+    #[inline]
+    pub fn find_near(&self, hint: &mut usize, ipa: Ipa, size: AccessSize) -> Option<(&D, Offset)> {
         let first = ipa.as_u64();
-        let at = self.windows.partition_point(|w| w.last < first);
-        let window = self.windows.get(at)?;
-        let offset = first.checked_sub(window.start)?;
-        // `first` is not above `last`, so that this does not wrap.
-        if window.last.wrapping_sub(first) < size.bytes().wrapping_sub(1) {
-            return None;
+        match self.windows.get(*hint) {
+            Some(window) if window.start <= first && first <= window.last => window.answer(first, size),
+            _ => {
+                *hint = self.position(first);
+                self.windows.get(*hint)?.answer(first, size)
+            }
         }
-        Some((&window.device, offset))
+    }
+
+    /// The first window that does not end before `first`.
+    fn position(&self, first: u64) -> usize {
+        self.windows.partition_point(|w| w.last < first)
     }
 
     /// All windows, by ascending address.

@@ -35,6 +35,7 @@
 extern crate alloc;
 
 mod input;
+mod merus;
 mod mux;
 mod ring;
 #[cfg(test)]

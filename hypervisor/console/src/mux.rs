@@ -13,7 +13,8 @@
 //! focus are ready with any byte. Merus comes first, the VMs take turns by lines.
 
 use alloc::{boxed::Box, format, vec::Vec};
-use core::fmt::{self, Write};
+
+mod drain;
 
 use crate::{Ring, Uart};
 
@@ -70,17 +71,17 @@ pub struct DrainResult {
 }
 
 /// The index of Merus' own lines in the table of sources.
-const MERUS: usize = 0;
+pub(crate) const MERUS: usize = 0;
 /// No source.
 const NONE: usize = usize::MAX;
 
-struct Source {
+pub(crate) struct Source {
     /// `[name] ` and `[name]+ `; empty for Merus, whose prefix is in its ring.
     prefix: Box<[u8]>,
     continuation: Box<[u8]>,
-    ring: Ring,
+    pub(crate) ring: Ring,
     /// Line ends in the ring.
-    lines: usize,
+    pub(crate) lines: usize,
     /// When a drain first saw the bytes that wait now.
     since: Option<u64>,
     /// Its line was broken off by another's.
@@ -115,18 +116,11 @@ enum Lead {
     Continuation,
 }
 
-/// How a stretch of output ended.
-enum Emitted {
-    UartFull,
-    LineEnd,
-    Dry,
-}
-
 /// The multiplexer. One lock around it is enough; no method blocks.
 pub struct Mux {
-    sources: Vec<Source>,
+    pub(crate) sources: Vec<Source>,
     /// Bytes in all rings.
-    queued: usize,
+    pub(crate) queued: usize,
     pub(crate) focus: usize,
     /// Who owns the open line, or [`NONE`].
     owner: usize,
@@ -144,7 +138,7 @@ pub struct Mux {
     /// Who is looked at first for the next line.
     turn: usize,
     /// Lines of Merus that did not fit since the last one that did.
-    dropped: u32,
+    pub(crate) dropped: u32,
     pub(crate) escaped: bool,
 }
 
@@ -236,143 +230,11 @@ impl Mux {
         self.sources.get(source.0).is_some_and(|s| !s.ring.is_full())
     }
 
-    /// Queues a line of Merus' own (or several: `text` may hold `\n`). `false` where the queue is full; the next line that fits
-    /// is preceded by one that says how many did not.
-    pub fn merus_line(&mut self, text: &str) -> bool {
-        self.merus_fmt(format_args!("{text}"))
-    }
-
-    /// As [`Mux::merus_line`], formatted straight into the queue.
-    pub fn merus_fmt(&mut self, text: fmt::Arguments<'_>) -> bool {
-        let dropped = self.dropped;
-        let fits = if dropped == 0 {
-            self.merus_write(text)
-        } else {
-            self.merus_write(format_args!("({dropped} messages did not fit)\n{text}"))
-        };
-        self.dropped = if fits { 0 } else { dropped.saturating_add(1) };
-        fits
-    }
-
-    fn merus_write(&mut self, text: fmt::Arguments<'_>) -> bool {
-        let Some(entry) = self.sources.get_mut(MERUS) else { return false };
-        let before = entry.ring.len();
-        let mut writer = LineWriter { ring: &mut entry.ring, lines: 0, at_start: true };
-        let done = writer.write_fmt(text).and_then(|()| writer.finish());
-        let lines = writer.lines;
-        if done.is_err() {
-            entry.ring.truncate(before);
-            return false;
-        }
-        entry.lines = entry.lines.wrapping_add(lines);
-        self.queued = self.queued.wrapping_add(entry.ring.len().wrapping_sub(before));
-        true
-    }
-
-    /// Sends what may go out at `now_ns`, as far as the UART takes it.
-    pub fn drain(&mut self, now_ns: u64, out: &mut impl Uart) -> DrainResult {
-        self.drain_until(Clock { now: now_ns, force: false }, out)
-    }
-
-    /// Sends everything without regard to time, for the end and for a fatal error: parts of lines as well, each on a line of
-    /// its own. To be repeated while the UART is full.
-    pub fn finish(&mut self, out: &mut impl Uart) -> DrainResult {
-        let mut result = self.drain_until(Clock { now: self.grown, force: true }, out);
-        if !result.uart_full && self.owner != NONE {
-            self.break_line();
-            result.uart_full = !self.emit_lead(out);
-        }
-        result
-    }
-
     /// Takes the name of one VM whose pushes were refused and whose ring is half empty again.
     pub fn next_relieved(&mut self) -> Option<SourceId> {
         let (index, entry) = self.sources.iter_mut().enumerate().find(|(_, s)| s.relieved)?;
         entry.relieved = false;
         Some(SourceId(index))
-    }
-
-    fn drain_until(&mut self, clock: Clock, out: &mut impl Uart) -> DrainResult {
-        if self.touched {
-            self.touched = false;
-            self.grown = clock.now;
-        }
-        let mut result = DrainResult::default();
-        loop {
-            if !self.emit_lead(out) {
-                result.uart_full = true;
-                break;
-            }
-            if self.owner == NONE {
-                let (ready, deadline) = self.next_ready(clock);
-                let Some(next) = ready else {
-                    result.next_deadline = deadline;
-                    break;
-                };
-                self.open_line(next, clock.now);
-                continue;
-            }
-            match self.emit_line(clock, out) {
-                Emitted::UartFull => {
-                    result.uart_full = true;
-                    break;
-                }
-                Emitted::LineEnd => {}
-                Emitted::Dry if self.queued == 0 => break,
-                Emitted::Dry => match self.wait_for_line_end(clock) {
-                    Some(deadline) => {
-                        result.next_deadline = Some(deadline);
-                        break;
-                    }
-                    None => self.break_line(),
-                },
-            }
-        }
-        result.relieved = self.sources.iter().any(|s| s.relieved);
-        result
-    }
-
-    /// Prints what is left of the lead; `false` where the UART is full.
-    fn emit_lead(&mut self, out: &mut impl Uart) -> bool {
-        let owner = self.sources.get(self.owner);
-        let text: &[u8] = match (self.lead, owner) {
-            (Lead::Break, _) => b"\r\n",
-            (Lead::Prefix, Some(s)) => &s.prefix,
-            (Lead::Continuation, Some(s)) => &s.continuation,
-            (Lead::None, _) | (_, None) => return true,
-        };
-        while let Some(byte) = text.get(self.lead_at) {
-            if !out.try_put(*byte) {
-                return false;
-            }
-            self.lead_at = self.lead_at.wrapping_add(1);
-        }
-        self.lead = Lead::None;
-        self.update_direct();
-        true
-    }
-
-    /// Prints the owner's bytes up to the end of its line.
-    fn emit_line(&mut self, clock: Clock, out: &mut impl Uart) -> Emitted {
-        let owner = self.owner;
-        loop {
-            let Some(entry) = self.sources.get_mut(owner) else { return Emitted::Dry };
-            let Some(byte) = entry.ring.first() else { return Emitted::Dry };
-            let alone = self.queued == entry.ring.len();
-            if self.length >= LINE_BYTES && !alone && owner != MERUS && self.next_ready(clock).0.is_some() {
-                self.break_line();
-                return Emitted::LineEnd;
-            }
-            if !out.try_put(byte) {
-                return Emitted::UartFull;
-            }
-            self.take(owner);
-            self.grown = clock.now;
-            self.grow(owner, byte);
-            if self.owner == NONE {
-                return Emitted::LineEnd;
-            }
-        }
     }
 
     /// Takes the byte that went out from its ring.
@@ -404,77 +266,6 @@ impl Mux {
         }
     }
 
-    fn open_line(&mut self, index: usize, now: u64) {
-        let Some(entry) = self.sources.get_mut(index) else { return };
-        self.lead = if core::mem::take(&mut entry.broken) {
-            Lead::Continuation
-        } else if index == self.focus || index == MERUS {
-            Lead::None
-        } else {
-            Lead::Prefix
-        };
-        entry.since = None;
-        self.lead_at = 0;
-        self.length = 0;
-        self.waiting = None;
-        self.grown = now;
-        self.owner = index;
-        self.direct = index;
-        if index != MERUS {
-            self.turn = index.wrapping_add(1);
-        }
-    }
-
-    /// Ends the open line in the middle; its owner goes on later.
-    fn break_line(&mut self) {
-        if let Some(entry) = self.sources.get_mut(self.owner) {
-            entry.broken = true;
-        }
-        self.owner = NONE;
-        self.lead = Lead::Break;
-        self.lead_at = 0;
-        self.length = 0;
-        self.waiting = None;
-        // Nobody's, until the line end is out.
-        self.direct = NONE;
-    }
-
-    /// The open line's owner is dry. `None`: break the line now. Otherwise the time to look again; there is one, since
-    /// another source has bytes.
-    fn wait_for_line_end(&mut self, clock: Clock) -> Option<u64> {
-        let (ready, deadline) = self.next_ready(clock);
-        if ready.is_none() {
-            return Some(deadline.unwrap_or(clock.now.saturating_add(IDLE_NS)));
-        }
-        let since = *self.waiting.get_or_insert(clock.now);
-        let at = self.grown.saturating_add(IDLE_NS).min(since.saturating_add(WAIT_NS));
-        (clock.now < at && !clock.force).then_some(at)
-    }
-
-    /// The source, other than the owner of the open line, whose line comes next; or when one will be ready.
-    fn next_ready(&mut self, clock: Clock) -> (Option<usize>, Option<u64>) {
-        if self.owner != MERUS && self.sources.get(MERUS).is_some_and(|s| !s.ring.is_empty()) {
-            return (Some(MERUS), None);
-        }
-        let (count, turn, owner, focus) = (self.sources.len(), self.turn, self.owner, self.focus);
-        let mut deadline: Option<u64> = None;
-        let (before, after) = self.sources.split_at_mut(turn.min(count));
-        let in_turn = (turn..).zip(after).chain((0..).zip(before));
-        for (index, entry) in in_turn {
-            if index == owner || index == MERUS || entry.ring.is_empty() {
-                continue;
-            }
-            let since = *entry.since.get_or_insert(clock.now);
-            let at = since.saturating_add(IDLE_NS);
-            let whole = entry.lines != 0 || entry.ring.is_full() || index == focus;
-            if whole || clock.force || clock.now >= at {
-                return (Some(index), None);
-            }
-            deadline = Some(deadline.map_or(at, |d| d.min(at)));
-        }
-        (None, deadline)
-    }
-
     /// Who may begin a line without a prefix.
     fn direct_at_start(&self) -> usize {
         match self.sources.get(self.focus) {
@@ -494,60 +285,5 @@ impl Mux {
     /// The name of a VM, as its prefix has it.
     pub(crate) fn label(&self, index: usize) -> Option<&str> {
         core::str::from_utf8(&self.sources.get(index)?.prefix).ok().map(str::trim_end)
-    }
-}
-
-/// The time of a drain, and whether waiting is over.
-#[derive(Clone, Copy)]
-struct Clock {
-    now: u64,
-    force: bool,
-}
-
-/// Writes Merus' lines into its ring: the prefix at each start, `\r\n` at each end.
-struct LineWriter<'a> {
-    ring: &'a mut Ring,
-    lines: usize,
-    at_start: bool,
-}
-
-impl LineWriter<'_> {
-    fn put(&mut self, text: &[u8]) -> fmt::Result {
-        if text.iter().all(|byte| self.ring.push(*byte)) { Ok(()) } else { Err(fmt::Error) }
-    }
-
-    fn begin(&mut self) -> fmt::Result {
-        if core::mem::take(&mut self.at_start) { self.put(b"merus: ") } else { Ok(()) }
-    }
-
-    fn end(&mut self) -> fmt::Result {
-        self.at_start = true;
-        self.lines = self.lines.wrapping_add(1);
-        self.put(b"\r\n")
-    }
-
-    /// Ends the last line. A text without a byte is an empty line.
-    fn finish(&mut self) -> fmt::Result {
-        if self.at_start && self.lines != 0 {
-            return Ok(());
-        }
-        self.begin()?;
-        self.end()
-    }
-}
-
-impl Write for LineWriter<'_> {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        for part in text.split_inclusive('\n') {
-            self.begin()?;
-            match part.strip_suffix('\n') {
-                Some(line) => {
-                    self.put(line.as_bytes())?;
-                    self.end()?;
-                }
-                None => self.put(part.as_bytes())?,
-            }
-        }
-        Ok(())
     }
 }

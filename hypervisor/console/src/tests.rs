@@ -97,6 +97,20 @@ fn a_part_of_a_line_is_printed_after_100_ms_and_goes_on_where_it_was() {
 }
 
 #[test]
+fn each_part_of_a_line_has_100_ms_of_its_own() {
+    let (mut mux, ids) = mux(&["a", "b"]);
+    let mut out = FakeUart::new();
+    say(&mut mux, ids[1], "one\ntw");
+    assert_eq!(mux.drain(MS, &mut out).next_deadline, Some(MS + IDLE_NS));
+    assert_eq!(out.text(), "[b] one\n");
+    let _ = mux.drain(MS + IDLE_NS, &mut out);
+    assert_eq!(out.text(), "[b] tw");
+    say(&mut mux, ids[1], "o\nthr");
+    assert_eq!(mux.drain(2 * IDLE_NS, &mut out).next_deadline, Some(3 * IDLE_NS));
+    assert_eq!(out.text(), "o\n");
+}
+
+#[test]
 fn a_line_waits_for_the_end_of_the_one_that_is_open() {
     let (mut mux, ids) = mux(&["a", "b"]);
     let mut out = FakeUart::new();
@@ -239,6 +253,19 @@ fn finish_prints_everything_without_waiting() {
     out.room = 9;
     assert!(!mux.finish(&mut out).uart_full);
     assert_eq!(out.text(), "");
+}
+
+#[test]
+fn nothing_overtakes_a_line_end_that_the_uart_has_not_taken() {
+    let (mut mux, ids) = mux(&["a", "b"]);
+    let mut out = FakeUart::new();
+    say(&mut mux, ids[1], "part");
+    out.room = 8;
+    assert!(mux.finish(&mut out).uart_full);
+    out.room = usize::MAX;
+    assert_eq!(mux.push_through(ids[0], b'x', &mut out), Pushed::Queued { drain: true });
+    let _ = mux.drain(0, &mut out);
+    assert_eq!(out.text(), "[b] part\r\nx");
 }
 
 #[test]
@@ -437,7 +464,7 @@ fn run(steps: Vec<Step>, focus_moves: bool) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
+    #![proptest_config(ProptestConfig::with_cases(100))]
 
     #[test]
     fn each_source_s_bytes_come_out_whole_and_in_order(steps in steps()) {

@@ -38,6 +38,7 @@
 
 mod fifo;
 pub mod spec;
+mod state;
 #[cfg(test)]
 mod tests;
 
@@ -45,8 +46,9 @@ use bus::{AccessError, AccessSize, IrqLine, MmioDevice, Offset};
 
 use crate::primecell::{id_register, register};
 use crate::state::RestoreError;
-use fifo::Fifo;
 use spec::*;
+
+pub use state::{STATE_VERSION, State};
 
 /// Where the transmitted bytes go: the VM's ring of the console.
 pub trait ByteSink: Send {
@@ -62,81 +64,6 @@ pub enum RxTrigger {
     AnyCharacter,
     /// From the level that `IFLS` selects, as the manual has it.
     Programmed,
-}
-
-/// The format of [`State`].
-pub const STATE_VERSION: u16 = 1;
-
-/// All that the guest can change or see. Opaque: it comes from [`Pl011::save`] and goes to [`Pl011::restore`].
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct State {
-    version: u16,
-    rx: Fifo,
-    tx: Fifo,
-    /// `RSR`: the errors of the character last read, and the overrun bit until it is cleared.
-    rsr: u16,
-    /// A character was lost since one was last taken into the receive FIFO (`DR.OE`).
-    overrun: bool,
-    ilpr: u16,
-    ibrd: u16,
-    fbrd: u16,
-    lcr: u16,
-    cr: u16,
-    ifls: u16,
-    imsc: u16,
-    ris: u16,
-    dmacr: u16,
-}
-
-impl State {
-    fn reset() -> Self {
-        Self {
-            version: STATE_VERSION,
-            rx: Fifo::default(),
-            tx: Fifo::default(),
-            rsr: 0,
-            overrun: false,
-            ilpr: 0,
-            ibrd: 0,
-            fbrd: 0,
-            lcr: 0,
-            cr: CR_RESET,
-            ifls: IFLS_RESET,
-            imsc: 0,
-            ris: 0,
-            dmacr: 0,
-        }
-    }
-
-    /// How many characters the FIFOs hold now.
-    #[inline]
-    fn depth(&self) -> usize {
-        if self.lcr & LCR_FEN != 0 { FIFO_DEPTH } else { 1 }
-    }
-
-    /// Whether the state is one that the device can be in.
-    fn check(&self) -> Result<(), RestoreError> {
-        if self.version != STATE_VERSION {
-            return Err(RestoreError::Version(self.version));
-        }
-        let fields = [
-            ("UARTRSR", self.rsr, 0xf),
-            ("UARTILPR", self.ilpr, ILPR_MASK),
-            ("UARTFBRD", self.fbrd, FBRD_MASK),
-            ("UARTLCR_H", self.lcr, LCR_MASK),
-            ("UARTCR", self.cr, CR_MASK),
-            ("UARTIFLS", self.ifls, IFLS_MASK),
-            ("UARTIMSC", self.imsc, INT_MASK),
-            ("UARTRIS", self.ris, INT_MASK),
-            ("UARTDMACR", self.dmacr, DMACR_MASK),
-        ];
-        match fields.iter().find(|(_, value, mask)| value & !mask != 0) {
-            Some((name, ..)) => Err(RestoreError::OutOfRange(name)),
-            // The transmit FIFO may hold more than one character with FEN off: those written before it was switched off.
-            None if self.rx.len() > self.depth() => Err(RestoreError::OutOfRange("receive FIFO")),
-            None => Ok(()),
-        }
-    }
 }
 
 /// What happened, for the owner's statistics; no part of the state.

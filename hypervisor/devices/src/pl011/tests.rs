@@ -3,6 +3,7 @@ extern crate std;
 use proptest::prelude::*;
 use std::vec::Vec;
 
+use super::fifo::Fifo;
 use super::*;
 use crate::fakes::{FakeIrq, FakeSink};
 
@@ -161,6 +162,18 @@ fn a_full_sink_fills_the_fifo_then_txff_and_loses_nothing_after_that() {
 }
 
 #[test]
+fn a_write_never_overtakes_what_waits_in_the_fifo() {
+    let (mut uart, _, sink) = started(0);
+    put(&mut uart, DR, 1);
+    put(&mut uart, DR, 2);
+    // Room that the device has not been told of.
+    sink.drain(10);
+    put(&mut uart, DR, 3);
+    assert_eq!(sink.bytes(), [1, 2, 3]);
+    assert!(!uart.tx_waiting());
+}
+
+#[test]
 fn transmit_levels_follow_ifls() {
     for (field, level) in [(0, 4), (1, 8), (2, 16), (3, 24), (4, 28), (7, 28)] {
         let (mut uart, ..) = started(0);
@@ -288,6 +301,7 @@ fn loopback_returns_characters_and_counts_overruns() {
     assert_eq!(get(&mut uart, DR), DR_OE, "the lost character shows until another is taken in");
     put(&mut uart, DR, 77);
     assert_eq!(get(&mut uart, DR), 1);
+    assert_eq!(get(&mut uart, RSR_ECR), RSR_OE, "stays until it is cleared");
     put(&mut uart, RSR_ECR, 0);
     assert_eq!(get(&mut uart, RSR_ECR), 0);
     let rest: Vec<u16> = (0..31).map(|_| get(&mut uart, DR)).collect();
