@@ -74,15 +74,18 @@ impl Accounts {
         Ok(())
     }
 
-    pub fn charge(&mut self, id: AccountId, bytes: u64) -> Result<(), MemoryError> {
-        let account = self.get_mut(id)?;
-        match account.used.checked_add(bytes).filter(|used| *used <= account.limit) {
-            Some(used) => {
-                account.used = used;
-                account.peak = account.peak.max(used);
-                Ok(())
-            }
-            None => Err(MemoryError::OverLimit { left: account.limit.saturating_sub(account.used) }),
+    /// Whether the account may take `bytes` more.
+    pub fn may_take(&self, id: AccountId, bytes: u64) -> Result<(), MemoryError> {
+        let account = self.get(id).ok_or(MemoryError::NoAccount)?;
+        let left = account.limit.saturating_sub(account.used);
+        if bytes <= left { Ok(()) } else { Err(MemoryError::OverLimit { left }) }
+    }
+
+    /// Charges what [`Self::may_take`] allowed.
+    pub fn charge(&mut self, id: AccountId, bytes: u64) {
+        if let Ok(account) = self.get_mut(id) {
+            account.used = account.used.saturating_add(bytes);
+            account.peak = account.peak.max(account.used);
         }
     }
 

@@ -143,11 +143,9 @@ impl Frames {
     /// `count` blocks of 2 MiB: one extent if there is one, else as few as the pool's state allows, largest first. An
     /// extent of 2^n blocks is aligned to its own size.
     pub fn alloc_blocks(&mut self, account: AccountId, count: usize) -> Result<Vec<Dirty>, MemoryError> {
-        self.accounts.charge(account, blocks_to_bytes(count))?;
-        let Some(runs) = self.take_blocks(count) else {
-            self.accounts.uncharge(account, blocks_to_bytes(count));
-            return Err(MemoryError::OutOfMemory);
-        };
+        self.accounts.may_take(account, blocks_to_bytes(count))?;
+        let runs = self.take_blocks(count).ok_or(MemoryError::OutOfMemory)?;
+        self.accounts.charge(account, blocks_to_bytes(count));
         self.free_blocks = self.free_blocks.saturating_sub(count);
         for &(first, blocks) in &runs {
             self.lent.insert(first, Lent { blocks, account });
@@ -184,14 +182,10 @@ impl Frames {
         if !count.is_power_of_two() || count > PAGES {
             return Err(MemoryError::BadSize);
         }
-        self.accounts.charge(account, pages_to_bytes(count))?;
-        match self.take_pages(account, count).and_then(|at| Span::new(at, pages_to_bytes(count))) {
-            Some(span) => Ok(Dirty::new(span)),
-            None => {
-                self.accounts.uncharge(account, pages_to_bytes(count));
-                Err(MemoryError::OutOfMemory)
-            }
-        }
+        self.accounts.may_take(account, pages_to_bytes(count))?;
+        let at = self.take_pages(account, count).ok_or(MemoryError::OutOfMemory)?;
+        self.accounts.charge(account, pages_to_bytes(count));
+        Span::new(at, pages_to_bytes(count)).map(Dirty::new).ok_or(MemoryError::OutOfMemory)
     }
 
     /// Takes back `count` pages from `at` that `account` has, all or some of what was handed out together.

@@ -15,7 +15,7 @@ fn span(start: u64, size: u64) -> Span<Ipa> {
 }
 
 fn new(ipa_bits: u32) -> (Stage2, Handle, Handle) {
-    let host = HostLimits { pa_range_bits: 48, vmid_bits: 8, fwb: ipa_bits % 2 == 0, granule_4k: true };
+    let host = HostLimits { pa_range_bits: 48, vmid_bits: 8, fwb: ipa_bits.is_multiple_of(2), granule_4k: true };
     let geometry = Geometry::new(ipa_bits, host).unwrap();
     let mut machine = Handle::new(&geometry);
     let stage2 = Stage2::new(geometry, &mut machine).unwrap();
