@@ -140,7 +140,7 @@ fn the_it_state_advances_as_the_manual_tabulates_it() {
         f.pstate = rest | it_bits(it);
         f.skip(Il::Bytes4);
         let (base, block) = (it >> 5, it & 31);
-        let want = if it % 8 == 0 { 0 } else { base << 5 | (block * 2) % 32 };
+        let want = if it % 8 == 0 { 0 } else { (base << 5) | ((block * 2) % 32) };
         assert_eq!(f.pstate, rest | it_bits(want), "from {it:#010b}");
     }
 }
