@@ -292,7 +292,8 @@ pub(crate) fn mmio(iss: u32, il: Il, far: u64, hpfar: u64) -> Option<Mmio> {
     Some(Mmio { ipa, size, sign_extend, sf, rt, write, acquire_release, il, va: Va::new(far) })
 }
 
-/// Any abort from a lower exception level.
+/// Any abort from a lower exception level. Out of line: it is rare, and long.
+#[inline(never)]
 pub(crate) fn fault(instruction: bool, iss: u32, il: Il, far: u64, hpfar: u64) -> Fault {
     let status = FaultStatus::from_fsc(iss as u8);
     let s1ptw = iss & S1PTW != 0;
