@@ -222,7 +222,7 @@ pub fn faults_by_vm(vms: &[VmSpec]) -> Vec<(Option<usize>, SpecError)> {
         found.push(whole(Fault::NoVms));
     }
     if vms.len() > MAX_VMS {
-        found.push(whole(Fault::TooManyVms { vms: vms.len() }));
+        found.push(whole(Fault::TooManyVms));
     }
     for (index, vm) in vms.iter().enumerate() {
         found.extend(vm.faults().into_iter().map(|fault| (Some(index), fault)));
@@ -333,4 +333,4 @@ fn check_affinity(cpus: &[u32]) -> Result<(), Fault> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

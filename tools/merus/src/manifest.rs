@@ -298,4 +298,25 @@ fn distance(a: &str, b: &str) -> usize {
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_finds_the_key_that_was_meant() {
+        let slips = [
+            ("memroy", "memory"),
+            ("kernal", "kernel"),
+            ("vcpu", "vcpus"),
+            ("Name", "name"),
+            ("cmd_line", "cmdline"),
+            ("cpu.weigth", "cpu.weight"),
+            ("cpus.max", "cpu.max"),
+        ];
+        for (slip, meant) in slips {
+            assert_eq!(nearest(slip), Some(meant), "{slip}");
+        }
+        for stranger in ["network", "disk", "x", "virtio.console"] {
+            assert_eq!(nearest(stranger), None, "{stranger}");
+        }
+    }
+}

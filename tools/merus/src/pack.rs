@@ -106,6 +106,3 @@ fn emit(output: &Path, head: &[u8], payloads: &[PayloadRef], files: &[PathBuf]) 
     file.persist(output).map_err(|error| error.error)?;
     Ok(at)
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,1 +1,263 @@
+use super::*;
+use crate::tree::NodeWriter;
+use dtoolkit::model::DeviceTree;
+use proptest::prelude::*;
+use std::vec;
 
+/// QEMU 10.0: `-M virt,virtualization=on,gic-version=3 -smp 4 -m 1G -cpu cortex-a72`.
+const VIRT_V3: &[u8] = include_bytes!("data/virt-gicv3.dtb");
+/// QEMU 10.0: `-M virt,virtualization=on,gic-version=2 -smp 2 -m 1G -cpu cortex-a53`.
+const VIRT_V2: &[u8] = include_bytes!("data/virt-gicv2.dtb");
+
+fn span(start: u64, size: u64) -> Span<Pa> {
+    Span::new(Pa::new(start), size).unwrap()
+}
+
+#[test]
+fn virt_with_a_gicv3_is_read() {
+    let board = parse(VIRT_V3).unwrap();
+    assert_eq!(board.model, "linux,dummy-virt");
+    assert_eq!(board.ram, [span(0x4000_0000, 1 << 30)]);
+    assert_eq!(board.reserved, []);
+    assert_eq!(board.cpus, [0, 1, 2, 3].map(|mpidr| CpuNode { mpidr, enable: Enable::Psci }));
+    let gic = Gic::V3 {
+        dist: span(0x0800_0000, 0x1_0000),
+        redist: vec![span(0x080a_0000, 0xf6_0000)],
+        stride: None,
+        maintenance_irq: 25,
+    };
+    assert_eq!(board.gic, gic);
+    assert_eq!(board.uart, Some(Uart { kind: UartKind::Pl011, base: span(0x0900_0000, 0x1000), intid: Some(33) }));
+    assert_eq!((board.timer.phys, board.timer.virt, board.timer.hyp), (30, 27, 26));
+    assert_eq!(board.psci, Some(Psci { conduit: Conduit::Smc, version: (1, 0) }));
+    assert_eq!((board.initrd, board.bootargs.as_str()), (None, ""));
+    assert_eq!(board.rng_seed.map(|seed| seed.len()), Some(32));
+    assert!(board.kaslr_seed.is_some());
+}
+
+#[test]
+fn virt_with_a_gicv2_is_read() {
+    let board = parse(VIRT_V2).unwrap();
+    let gic = Gic::V2 {
+        dist: span(0x0800_0000, 0x1_0000),
+        cpu: span(0x0801_0000, 0x1_0000),
+        hyp: span(0x0803_0000, 0x1_0000),
+        vcpu: span(0x0804_0000, 0x1_0000),
+        maintenance_irq: 25,
+    };
+    assert_eq!((board.gic, board.cpus.len()), (gic, 2));
+}
+
+/// A board that is no `virt`: one cell an address, devices on a bus with an offset, spin tables, the serial port by an
+/// alias, RAM in pieces.
+fn other_board() -> Parts {
+    let node = |name: &str| NodeWriter::new(name);
+    let cpu = |n: u32| {
+        node(&std::format!("cpu@{n}"))
+            .property("device_type", "cpu")
+            .property("reg", n)
+            .property("enable-method", "spin-table")
+            .property("cpu-release-addr", 0xd8 + 8 * u64::from(n))
+    };
+    let uart = |at: u32, spi: u32| {
+        node(&std::format!("serial@{at:x}"))
+            .property("compatible", vec!["arm,pl011", "arm,primecell"])
+            .property("reg", [at, 0x200])
+            .property("interrupts", [0u32, spi, 4])
+    };
+    let gic = node("interrupt-controller@40041000")
+        .property("compatible", "arm,gic-400")
+        .property("phandle", 1u32)
+        .property("reg", [0x4004_1000u32, 0x1000, 0x4004_2000, 0x2000, 0x4004_4000, 0x2000, 0x4004_6000, 0x2000])
+        .property("interrupts", [1u32, 9, 0xf04]);
+    Parts {
+        chosen: node("chosen")
+            .property("stdout-path", "serial3:115200n8")
+            .property("bootargs", "merus.idle=stay")
+            .property("linux,initrd-start", 0x1000_0000u32)
+            .property("linux,initrd-end", 0x1000_2000u64),
+        aliases: node("aliases").property("serial3", "/soc/serial@7e201a00"),
+        memory: vec![
+            node("memory@40000000").property("device_type", "memory").property("reg", [0u32, 0x4000_0000, 0x4000_0000]),
+            node("memory@0")
+                .property("device_type", "memory")
+                .property("reg", [0u32, 0, 0x3c00_0000, 1, 0, 0x1000_0000]),
+            node("memory@3c000000").property("reg", [0u32, 0x3c00_0000, 0x400_0000]),
+        ],
+        reserved: node("reserved-memory")
+            .property("#address-cells", 2u32)
+            .property("#size-cells", 1u32)
+            .flag("ranges")
+            .child(node("fw@100000").property("reg", [0u32, 0x10_0000, 0x1000]))
+            .child(node("pool").property("size", 0x10_0000u32)),
+        cpus: node("cpus")
+            .property("#address-cells", 1u32)
+            .property("#size-cells", 0u32)
+            .child(cpu(0))
+            .child(cpu(1))
+            .child(cpu(2).property("status", "fail")),
+        soc: node("soc")
+            .property("#address-cells", 1u32)
+            .property("#size-cells", 1u32)
+            .property("ranges", [0x7e00_0000u32, 0, 0xfe00_0000, 0x180_0000, 0x4000_0000, 0, 0xff80_0000, 0x80_0000])
+            .child(gic)
+            .child(uart(0x7e20_1000, 121).property("status", "disabled"))
+            .child(uart(0x7e20_1a00, 122)),
+        timer: node("timer")
+            .property("compatible", "arm,armv8-timer")
+            .property("interrupts", [1u32, 13, 8, 1, 14, 8, 1, 11, 8, 1, 10, 8]),
+    }
+}
+
+struct Parts {
+    chosen: NodeWriter,
+    aliases: NodeWriter,
+    memory: Vec<NodeWriter>,
+    reserved: NodeWriter,
+    cpus: NodeWriter,
+    soc: NodeWriter,
+    timer: NodeWriter,
+}
+
+impl Parts {
+    fn blob(self) -> Vec<u8> {
+        let mut root = NodeWriter::new("")
+            .property("model", "Some Board")
+            .property("#address-cells", 2u32)
+            .property("#size-cells", 1u32)
+            .property("interrupt-parent", 1u32)
+            .child(self.chosen)
+            .child(self.aliases)
+            .child(self.reserved)
+            .child(self.cpus)
+            .child(self.soc)
+            .child(self.timer);
+        for memory in self.memory {
+            root = root.child(memory);
+        }
+        let mut tree = DeviceTree::new();
+        tree.root = root.build();
+        tree.memory_reservations.push(dtoolkit::memreserve::MemoryReservation::new(0, 0x1000));
+        tree.to_dtb()
+    }
+}
+
+#[test]
+fn a_board_of_another_shape_is_read() {
+    let board = parse(&other_board().blob()).unwrap();
+    assert_eq!(board.model, "Some Board");
+    assert_eq!(board.ram, [span(0, 0x8000_0000), span(0x1_0000_0000, 0x1000_0000)]);
+    assert_eq!(board.reserved, [span(0, 0x1000), span(0x10_0000, 0x1000)]);
+    let release = |at| Enable::SpinTable { release: Pa::new(at) };
+    assert_eq!(board.cpus, [CpuNode { mpidr: 0, enable: release(0xd8) }, CpuNode { mpidr: 1, enable: release(0xe0) }]);
+    let gic = Gic::V2 {
+        dist: span(0xff84_1000, 0x1000),
+        cpu: span(0xff84_2000, 0x2000),
+        hyp: span(0xff84_4000, 0x2000),
+        vcpu: span(0xff84_6000, 0x2000),
+        maintenance_irq: 25,
+    };
+    assert_eq!(board.gic, gic);
+    assert_eq!(board.uart, Some(Uart { kind: UartKind::Pl011, base: span(0xfe20_1a00, 0x200), intid: Some(154) }));
+    assert_eq!(board.psci, None);
+    assert_eq!(board.initrd, Some(span(0x1000_0000, 0x2000)));
+    assert_eq!(board.bootargs, "merus.idle=stay");
+    assert_eq!((board.rng_seed, board.kaslr_seed), (None, None));
+}
+
+#[test]
+fn without_a_known_choice_the_first_usable_serial_port_is_taken() {
+    for path in ["/soc/serial@7e201000", "/soc/nothing", "serial9", "", ":"] {
+        let mut parts = other_board();
+        parts.chosen = NodeWriter::new("chosen").property("stdout-path", path);
+        let uart = parse(&parts.blob()).unwrap().uart.unwrap();
+        assert_eq!(uart.base.start(), Pa::new(0xfe20_1a00), "{path}");
+    }
+}
+
+#[test]
+fn timers_can_be_told_apart_by_name() {
+    let mut parts = other_board();
+    parts.timer = NodeWriter::new("timer")
+        .property("compatible", "arm,armv8-timer")
+        .property("interrupt-names", vec!["phys", "virt", "hyp-phys", "hyp-virt"])
+        .property("interrupts-extended", vec![1u32, 1, 14, 8, 1, 1, 11, 8, 1, 1, 10, 8, 1, 1, 12, 8]);
+    let timer = parse(&parts.blob()).unwrap().timer;
+    assert_eq!(timer, TimerIrqs { virt: 27, phys: 30, hyp: 26, hyp_virt: Some(28) });
+}
+
+#[test]
+fn a_refusal_names_node_and_property() {
+    fn refusal(change: fn(&mut Parts)) -> String {
+        let mut parts = other_board();
+        change(&mut parts);
+        parse(&parts.blob()).unwrap_err().to_string()
+    }
+    let node = "the board's device tree: node ";
+    type Change = fn(&mut Parts);
+    let cases: [(Change, &str); 9] = [
+        (|p| p.memory.clear(), "the board's device tree has no memory"),
+        (|p| p.cpus = NodeWriter::new("cpus"), "the board's device tree has no usable CPU"),
+        (|p| p.soc = NodeWriter::new("soc"), "the board's device tree has no interrupt controller (GICv3 or GICv2)"),
+        (|p| p.timer = NodeWriter::new("timer"), "the board's device tree has no architected timer"),
+        (
+            |p| p.memory.push(NodeWriter::new("memory@1").property("reg", [1u32, 2])),
+            "/memory@1: property reg: is not made of the cells that its parent tells",
+        ),
+        (
+            |p| p.memory.push(NodeWriter::new("memory@1").property("reg", [u32::MAX, u32::MAX, 2])),
+            "/memory@1: property reg: wraps around the end of memory",
+        ),
+        (
+            |p| {
+                p.soc = NodeWriter::new("soc")
+                    .child(NodeWriter::new("gic").property("compatible", "arm,gic-v3").property("reg", [0u32, 0, 1]))
+            },
+            "/soc: property ranges: is missing",
+        ),
+        (
+            |p| {
+                p.chosen =
+                    NodeWriter::new("chosen").property("linux,initrd-start", 8u32).property("linux,initrd-end", 4u32)
+            },
+            "/chosen: property linux,initrd-end: is below linux,initrd-start",
+        ),
+        (
+            |p| {
+                p.timer = NodeWriter::new("timer")
+                    .property("compatible", "arm,armv8-timer")
+                    .property("interrupts", [1u32, 13, 8])
+            },
+            "/timer: property interrupts: lacks the physical timer's",
+        ),
+    ];
+    for (change, message) in cases {
+        let expected = if message.starts_with('/') { std::format!("{node}{message}") } else { message.to_string() };
+        assert_eq!(refusal(change), expected);
+    }
+    assert_eq!(
+        parse(b"").unwrap_err().to_string(),
+        "the board's device tree cannot be read: it is shorter than it says"
+    );
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn a_mangled_tree_never_panics(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..10),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+        other: bool,
+    ) {
+        let mut blob = if other { other_board().blob() } else { VIRT_V3.to_vec() };
+        for (index, value) in changes {
+            let at = index.index(blob.len());
+            blob[at] = value;
+        }
+        if let Some(cut) = cut {
+            blob.truncate(cut.index(blob.len()));
+        }
+        let _ = parse(&blob);
+    }
+}

@@ -1,7 +1,7 @@
 //! Opens a bundle and reads what it asks for.
 
 use super::{ALIGN, BundleError, HeaderField, MAGIC, MAX_PAYLOADS, MAX_TREE, VERSION, names};
-use crate::spec::{CpuMax, CpuSpec, Fault, PayloadKind, PayloadRef, SpecError, VmSpec, faults, key};
+use crate::spec::{CpuMax, CpuSpec, Fault, MAX_VMS, PayloadKind, PayloadRef, SpecError, VmSpec, faults, key};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use dtoolkit::fdt::{Fdt, FdtNode};
@@ -94,7 +94,9 @@ impl<'a> Bundle<'a> {
     pub fn vms_unchecked(&self) -> Result<Vec<VmSpec>, SpecError> {
         let merus = self.tree.root().child(names::MERUS);
         let nodes = merus.iter().flat_map(|merus| merus.children());
-        nodes.filter(|node| node.name_without_address() == names::VM).map(|node| self.vm(node)).collect()
+        let vms = nodes.filter(|node| node.name_without_address() == names::VM);
+        // One more than is allowed is enough for the refusal, and bounds the work.
+        vms.take(MAX_VMS.saturating_add(1)).map(|node| self.vm(node)).collect()
     }
 
     fn vm(&self, node: FdtNode<'a>) -> Result<VmSpec, SpecError> {

@@ -1,1 +1,380 @@
+use super::*;
+use crate::image::tests::kernel;
+use crate::spec::tests::{payload, vm};
+use crate::spec::{CpuMax, CpuSpec, PayloadKind, VmSpec, key};
+use crate::tree::NodeWriter;
+use dtoolkit::model::DeviceTree;
+use proptest::prelude::*;
+use std::format;
+use std::vec;
+use std::vec::Vec;
 
+/// A bundle of these VMs and files, whose payloads are named by `image`.
+fn pack(vms: &[VmSpec], files: &[(PayloadRef, Vec<u8>)]) -> Vec<u8> {
+    let mut payloads: Vec<PayloadRef> = files.iter().map(|(payload, _)| payload.clone()).collect();
+    for (payload, (_, bytes)) in payloads.iter_mut().zip(files) {
+        payload.size = bytes.len() as u64;
+        payload.crc32 = crc32fast::hash(bytes);
+    }
+    let mut out = lay_out(&mut payloads, vms).unwrap();
+    for (payload, (_, bytes)) in payloads.iter().zip(files) {
+        assert_eq!(out.len() as u64, payload.offset);
+        out.extend_from_slice(bytes);
+        out.resize(out.len().next_multiple_of(4096), 0);
+    }
+    out
+}
+
+/// One VM with kernel and initrd.
+fn example() -> Vec<u8> {
+    let initrd = payload("initrd.gz", PayloadKind::Ramdisk, 5);
+    let web = VmSpec { initrd: Some(initrd.clone()), ..vm("web") };
+    pack(&[web], &[(payload("vmlinuz", PayloadKind::Kernel, 0), kernel(8192, 0, 8192, 8)), (initrd, b"hello".to_vec())])
+}
+
+fn refusal(bytes: &[u8]) -> String {
+    Bundle::parse(bytes).unwrap_err().to_string()
+}
+
+/// Makes the header's sum right again after a change.
+fn seal(bundle: &mut [u8]) {
+    let crc32 = crc32fast::hash(&bundle[..40]);
+    bundle[40..44].copy_from_slice(&crc32.to_le_bytes());
+}
+
+/// A bundle whose tree is `root`, all sums right, and `tail` bytes after it.
+fn with_tree(root: NodeWriter, tail: usize) -> Vec<u8> {
+    let mut model = DeviceTree::new();
+    model.root = root.build();
+    let tree = model.to_dtb();
+    let mut out = example();
+    out.truncate(4096);
+    out[12..16].copy_from_slice(&crc32fast::hash(&tree).to_le_bytes());
+    out[32..40].copy_from_slice(&(tree.len() as u64).to_le_bytes());
+    out.extend_from_slice(&tree);
+    out.resize(out.len().next_multiple_of(4096) + tail, 0);
+    let total = (out.len() as u64).to_le_bytes();
+    out[16..24].copy_from_slice(&total);
+    seal(&mut out);
+    out
+}
+
+fn image_node(name: &str, at: u64, size: u64) -> NodeWriter {
+    NodeWriter::new(name)
+        .property("description", name)
+        .property("type", "kernel")
+        .property("data-position", at)
+        .property("data-size", size)
+        .child(NodeWriter::new("hash-1").property("algo", "crc32").property("value", 0u32))
+}
+
+fn with_images(images: &[(u64, u64)]) -> Vec<u8> {
+    let node = |n: usize, (at, size): &(u64, u64)| image_node(&format!("k{n}"), *at, *size);
+    let images = images.iter().enumerate().fold(NodeWriter::new("images"), |node_, (n, i)| node_.child(node(n, i)));
+    with_tree(NodeWriter::new("").child(images), 8192)
+}
+
+/// The message for a VM's node that `change` made from a good one.
+fn vm_refusal(change: fn(NodeWriter) -> NodeWriter) -> String {
+    let node = NodeWriter::new("vm@0")
+        .property(key::NAME, "web")
+        .property(key::KERNEL, "k0")
+        .property(key::MEMORY, 256u64 << 20)
+        .property(key::VCPUS, 1u32)
+        .property(key::CPU_WEIGHT, 100u32);
+    let images = NodeWriter::new("images").child(image_node("k0", 8192, 1));
+    let merus = NodeWriter::new("merus").child(change(node));
+    let bundle = with_tree(NodeWriter::new("").child(images).child(merus), 8192);
+    match Bundle::parse(&bundle).unwrap().vms() {
+        Ok(vms) => format!("{} taken", vms.len()),
+        Err(error) => error.to_string(),
+    }
+}
+
+#[test]
+fn a_bundle_gives_back_what_was_packed() {
+    let bytes = example();
+    let bundle = Bundle::parse(&bytes).unwrap();
+    let vms = bundle.vms().unwrap();
+    assert_eq!(vms.len(), 1);
+    assert_eq!((vms[0].name.as_str(), vms[0].memory, vms[0].vcpus), ("web", 256 << 20, 2));
+    let initrd = vms[0].initrd.as_ref().unwrap();
+    assert_eq!(bundle.payload(initrd), Some(&b"hello"[..]));
+    assert_eq!(initrd.check(crc32fast::hash(b"hello")), Ok(()));
+    let kernel = bundle.payload(&vms[0].kernel).unwrap();
+    assert!(vms[0].layout(kernel).is_ok());
+    assert!(kernel.as_ptr().addr().wrapping_sub(bytes.as_ptr().addr()).is_multiple_of(4096));
+}
+
+#[test]
+fn the_header_is_what_the_format_says() {
+    let bytes = example();
+    assert_eq!(&bytes[..8], b"MERUSBDL");
+    assert_eq!(bytes[8..12], [1, 0, 0, 0]);
+    assert_eq!(bytes[16..24], (bytes.len() as u64).to_le_bytes());
+    assert_eq!(bytes[24..32], 4096u64.to_le_bytes());
+    assert_eq!(bytes[4096..4100], [0xd0, 0x0d, 0xfe, 0xed]);
+    assert!(bytes[44..4096].iter().all(|byte| *byte == 0));
+}
+
+#[test]
+fn a_ramdisk_may_be_longer_than_the_bundle() {
+    let mut bytes = example();
+    let size = bytes.len() as u64;
+    bytes.extend_from_slice(&[0xaa; 100]);
+    assert_eq!(Bundle::parse(&bytes).unwrap().size(), size);
+}
+
+#[test]
+fn what_is_no_bundle_is_refused() {
+    for bytes in [&b""[..], b"MERUSBD", b"\xd0\x0d\xfe\xed", &[0; 5000]] {
+        assert_eq!(refusal(bytes), "this is no bundle (it does not begin with MERUSBDL); make one with `merus pack`");
+    }
+}
+
+#[test]
+fn a_truncated_bundle_is_refused() {
+    let bytes = example();
+    let size = bytes.len();
+    assert_eq!(
+        refusal(&bytes[..100]),
+        "the bundle is truncated: 100 bytes, and the header alone takes 4096; copy it again"
+    );
+    assert_eq!(
+        refusal(&bytes[..size - 1]),
+        format!("the bundle is truncated: {} of {size} bytes are there; copy it again", size - 1)
+    );
+    for length in 0..size {
+        assert!(Bundle::parse(&bytes[..length]).is_err(), "{length} of {size} bytes were taken");
+    }
+}
+
+#[test]
+fn a_corrupted_bundle_is_refused() {
+    let good = example();
+    let mut bytes = good.clone();
+    bytes[8] = 2;
+    seal(&mut bytes);
+    assert_eq!(
+        refusal(&bytes),
+        "the bundle has format version 2, this Merus reads 1; pack it with the `merus` that came with it"
+    );
+    let mut bytes = good.clone();
+    bytes[24] ^= 0x10;
+    let message = refusal(&bytes);
+    assert!(message.starts_with("the bundle's header is corrupted (crc32 0x"), "{message}");
+    let mut bytes = good.clone();
+    bytes[4200] ^= 1;
+    let message = refusal(&bytes);
+    assert!(message.starts_with("the bundle's tree is corrupted (crc32 0x"), "{message}");
+    assert!(message.ends_with("; copy or pack it again"), "{message}");
+    // Every single flipped bit in the header's fields and the tree is noticed.
+    let tree_end = 4096 + u64::from_le_bytes(good[32..40].try_into().unwrap()) as usize;
+    for at in (0..44).chain(4096..tree_end) {
+        let mut bytes = good.clone();
+        bytes[at] ^= 1 << (at % 8);
+        assert!(Bundle::parse(&bytes).is_err(), "a flipped bit at {at:#x} went unnoticed");
+    }
+}
+
+#[test]
+fn a_corrupted_payload_is_refused_by_its_sum() {
+    let mut bytes = example();
+    let last = bytes.len() - 4096;
+    bytes[last] ^= 0x20;
+    let bundle = Bundle::parse(&bytes).unwrap();
+    let initrd = bundle.vms().unwrap()[0].initrd.clone().unwrap();
+    assert_eq!(
+        initrd.check(crc32fast::hash(bundle.payload(&initrd).unwrap())).unwrap_err().to_string(),
+        "payload \"initrd.gz\" is corrupted (crc32 0xf7d18982, expected 0x3610a686); copy or pack the bundle again"
+    );
+}
+
+#[test]
+fn places_outside_the_bundle_are_refused() {
+    for (offset, size) in [(0u64, 100u64), (4097, 8), (1 << 40, 8), (4096, 1 << 40), (u64::MAX - 4095, 4096)] {
+        let mut bytes = example();
+        bytes[24..32].copy_from_slice(&offset.to_le_bytes());
+        bytes[32..40].copy_from_slice(&size.to_le_bytes());
+        seal(&mut bytes);
+        assert_eq!(
+            refusal(&bytes),
+            format!("the bundle's tree lies outside the bundle ({size} bytes at {offset:#x}); pack it again")
+        );
+    }
+    for (offset, size) in [(8193, 1), (8192, 8193), (16384, 1), (1 << 40, 1), (u64::MAX - 4095, 4096), (4096, u64::MAX)]
+    {
+        assert_eq!(
+            refusal(&with_images(&[(offset, size)])),
+            format!("payload \"k0\" has a wrong place ({size} bytes at {offset:#x}); pack the bundle again")
+        );
+    }
+    assert!(Bundle::parse(&with_images(&[(8192, 8192)])).is_ok());
+    assert!(Bundle::parse(&with_images(&[(12288, 4096), (8192, 4096)])).is_ok());
+    assert_eq!(refusal(&with_images(&[(0, 1)])), "payload \"k0\" overlaps the tree; pack the bundle again");
+    assert_eq!(refusal(&with_images(&[(4096, 1)])), "payload \"k0\" overlaps the tree; pack the bundle again");
+    assert_eq!(
+        refusal(&with_images(&[(8192, 4097), (12288, 1)])),
+        "payload \"k1\" overlaps payload \"k0\"; pack the bundle again"
+    );
+}
+
+#[test]
+fn a_tree_that_is_none_or_lacks_a_part_is_refused() {
+    let bare = NodeWriter::new("").child(NodeWriter::new("images").child(NodeWriter::new("k0")));
+    assert_eq!(refusal(&with_tree(bare, 0)), "the bundle's tree has no usable type in k0; pack it again");
+    let unhashed = NodeWriter::new("k0")
+        .property("description", "k")
+        .property("type", "kernel")
+        .property("data-position", 8192u64)
+        .property("data-size", 1u64);
+    let unhashed = NodeWriter::new("").child(NodeWriter::new("images").child(unhashed));
+    assert_eq!(refusal(&with_tree(unhashed, 0)), "the bundle's tree has no usable crc32 in k0; pack it again");
+    let crowd: Vec<(u64, u64)> = (0..257).map(|_| (8192, 0)).collect();
+    assert_eq!(refusal(&with_images(&crowd)), "the bundle has more than 256 payloads; leave some out");
+    let mut bytes = example();
+    bytes[4096] = 0;
+    let size = u64::from_le_bytes(bytes[32..40].try_into().unwrap()) as usize;
+    let crc32 = crc32fast::hash(&bytes[4096..4096 + size]);
+    bytes[12..16].copy_from_slice(&crc32.to_le_bytes());
+    seal(&mut bytes);
+    let message = refusal(&bytes);
+    assert!(message.starts_with("the bundle's tree is no device tree ("), "{message}");
+}
+
+#[test]
+fn settings_are_checked_again_when_a_bundle_is_opened() {
+    assert_eq!(vm_refusal(|vm| vm), "1 taken");
+    type Change = fn(NodeWriter) -> NodeWriter;
+    let cases: [(Change, &str); 9] = [
+        (|vm| vm.property(key::VCPUS, 0u32), "vm \"web\": key vcpus: 0 vCPUs cannot run anything; give 1 to 64"),
+        (
+            |vm| vm.property(key::VCPUS, 65u32),
+            "vm \"web\": key vcpus: 65 vCPUs are more than are supported; give 1 to 64",
+        ),
+        (
+            |vm| vm.property(key::MEMORY, 1u64 << 40),
+            "vm \"web\": key memory: 1024G is more than the platform's 255G; give less",
+        ),
+        (|vm| vm.property(key::VCPUS, 1u64), "vm \"web\": key vcpus: is damaged in the bundle; pack it again"),
+        (|vm| vm.property(key::CPU_MAX, 1u64), "vm \"web\": key cpu.max: is damaged in the bundle; pack it again"),
+        (|vm| vm.property(key::KERNEL, "k1"), "vm \"web\": key kernel: the bundle has no payload `k1`; pack it again"),
+        (|_| NodeWriter::new("vm@0"), "vm \"vm@0\": key name: is missing; set it"),
+        (
+            |vm| vm.property("gpu", 1u32),
+            "vm \"web\": the bundle's setting `gpu` is unknown to this Merus; use the `merus` program that came with it",
+        ),
+        (|_| NodeWriter::new("other"), "there is no VM; describe one in a [[vm]] table"),
+    ];
+    for (change, message) in cases {
+        assert_eq!(vm_refusal(change), message);
+    }
+}
+
+prop_compose! {
+    fn any_vm()(
+        name in "[a-z0-9_-]{1,30}",
+        cmdline in "[ -~]{0,200}",
+        memory in 8u64..1000,
+        vcpus in 1u32..=64,
+        weight in 1u32..=10_000,
+        max in prop::option::of((1_000u64..10_000_000, 1_000u64..=1_000_000)),
+        affinity in prop::option::of(prop::collection::btree_set(any::<u32>(), 1..9)),
+        extra in prop::option::of(0u64..1 << 40),
+        initrd: bool,
+    ) -> VmSpec {
+        let memory = memory << 21;
+        VmSpec {
+            name, cmdline, memory, vcpus,
+            kernel: payload("vmlinuz", PayloadKind::Kernel, 0),
+            initrd: initrd.then(|| payload("initrd.gz", PayloadKind::Ramdisk, 0)),
+            cpu: CpuSpec {
+                weight,
+                max: max.map(|(quota_us, period_us)| CpuMax { quota_us, period_us }),
+                affinity: affinity.map(|cpus| cpus.into_iter().collect()),
+            },
+            memory_max: extra.map(|extra| memory + extra),
+        }
+    }
+}
+
+/// All that Merus asks of a bundle; payloads must lie in it.
+fn use_all(bytes: &[u8]) {
+    let Ok(bundle) = Bundle::parse(bytes) else { return };
+    for payload in bundle.payloads() {
+        let inside = bundle.payload(payload).expect("a payload outside the bundle");
+        assert_eq!(inside.len() as u64, payload.size);
+        let start = inside.as_ptr().addr() - bytes.as_ptr().addr();
+        assert!(start as u64 == payload.offset && start + inside.len() <= bytes.len());
+    }
+    if let Ok(vms) = bundle.vms() {
+        for vm in vms {
+            let _ = vm.layout(bundle.payload(&vm.kernel).unwrap());
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
+    #[test]
+    fn any_spec_survives_the_bundle(vms in prop::collection::vec(any_vm(), 1..5), sha256: Option<[u8; 32]>) {
+        let mut vms = vms;
+        for (n, vm) in vms.iter_mut().enumerate() {
+            vm.name = format!("{}-{n}", &vm.name[..vm.name.len().min(29)]);
+        }
+        let mut kernel_ref = payload("vmlinuz", PayloadKind::Kernel, 0);
+        kernel_ref.sha256 = sha256;
+        let files = [
+            (kernel_ref, kernel(5000, 0, 5000, 8)),
+            (payload("initrd.gz", PayloadKind::Ramdisk, 0), vec![7; 4097]),
+        ];
+        let bytes = pack(&vms, &files);
+        let bundle = Bundle::parse(&bytes).unwrap();
+        for (payload, (_, bytes)) in bundle.payloads().iter().zip(&files) {
+            prop_assert_eq!(bundle.payload(payload), Some(bytes.as_slice()));
+        }
+        for vm in &mut vms {
+            vm.kernel = bundle.payloads()[0].clone();
+            vm.initrd = vm.initrd.take().map(|_| bundle.payloads()[1].clone());
+        }
+        prop_assert_eq!(bundle.payloads()[0].sha256, sha256);
+        prop_assert_eq!(bundle.vms().unwrap(), vms);
+    }
+
+    /// Changes that the sums would reveal are made with the sums corrected, so that all checks behind them are reached.
+    #[test]
+    fn a_mangled_bundle_never_panics(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..8),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+        tree_only: bool,
+        sealed: bool,
+    ) {
+        let mut bytes = example();
+        let tree_size = u64::from_le_bytes(bytes[32..40].try_into().unwrap()) as usize;
+        for (index, value) in changes {
+            let at = if tree_only { 4096 + index.index(tree_size) } else { index.index(bytes.len()) };
+            bytes[at] = value;
+        }
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        if sealed && bytes.len() > 4096 + tree_size {
+            let crc32 = crc32fast::hash(&bytes[4096..4096 + tree_size]);
+            bytes[12..16].copy_from_slice(&crc32.to_le_bytes());
+            seal(&mut bytes);
+        }
+        use_all(&bytes);
+    }
+
+    #[test]
+    fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..9000), magic: bool) {
+        let mut bytes = bytes;
+        if magic && bytes.len() > 44 {
+            bytes[..8].copy_from_slice(&MAGIC);
+            bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
+            seal(&mut bytes);
+        }
+        use_all(&bytes);
+    }
+}

@@ -1,1 +1,104 @@
+use super::*;
+use crate::image::tests::kernel;
+use crate::spec::PayloadKind;
+use crate::spec::tests::{payload, vm};
+use dtoolkit::fdt::{Fdt, FdtNode};
+use dtoolkit::{Node, Property};
+use std::collections::BTreeSet;
+use std::string::{String, ToString};
 
+fn tree_of(spec: &VmSpec, inputs: &Inputs) -> Vec<u8> {
+    let layout = spec.layout(&kernel(8192, 0, 32 << 20, 8)).unwrap();
+    generate(spec, &layout, inputs).unwrap()
+}
+
+const SEEDED: Inputs = Inputs { rng_seed: Some([7; 64]), kaslr_seed: Some(0x1234_5678_9abc_def0) };
+
+fn bytes<'a>(tree: &Fdt<'a>, path: &str, name: &str) -> &'a [u8] {
+    let node: FdtNode<'a> = tree.find_node(path).unwrap_or_else(|| panic!("no node {path}"));
+    let property = node.property(name).unwrap_or_else(|| panic!("no property {name} in {path}"));
+    property.value_as::<&'a [u8]>().unwrap()
+}
+
+fn cells(tree: &Fdt<'_>, path: &str, name: &str) -> Vec<u32> {
+    bytes(tree, path, name).as_chunks::<4>().0.iter().map(|cell| u32::from_be_bytes(*cell)).collect()
+}
+
+fn text(tree: &Fdt<'_>, path: &str, name: &str) -> String {
+    String::from_utf8(bytes(tree, path, name).to_vec()).unwrap()
+}
+
+#[test]
+fn the_guest_sees_the_virt_map() {
+    let spec = VmSpec { initrd: Some(payload("initrd", PayloadKind::Ramdisk, 4097)), ..vm("web") };
+    let blob = tree_of(&spec, &SEEDED);
+    let tree = Fdt::new(&blob).unwrap();
+    assert_eq!(text(&tree, "/", "compatible"), "linux,dummy-virt\0");
+    assert_eq!(text(&tree, "/chosen", "bootargs"), "console=ttyAMA0\0");
+    assert_eq!(text(&tree, "/chosen", "stdout-path"), "/pl011@9000000\0");
+    assert_eq!(cells(&tree, "/chosen", "linux,initrd-start"), [0, 0x4800_0000]);
+    assert_eq!(cells(&tree, "/chosen", "linux,initrd-end"), [0, 0x4800_1001]);
+    assert_eq!(bytes(&tree, "/chosen", "rng-seed"), [7; 64]);
+    assert_eq!(cells(&tree, "/chosen", "kaslr-seed"), [0x1234_5678, 0x9abc_def0]);
+    assert_eq!(cells(&tree, "/memory@40000000", "reg"), [0, 0x4000_0000, 0, 0x1000_0000]);
+    assert_eq!(cells(&tree, "/intc@8000000", "reg"), [0, 0x0800_0000, 0, 0x1_0000, 0, 0x080a_0000, 0, 0x4_0000]);
+    assert_eq!(cells(&tree, "/pl011@9000000", "reg"), [0, 0x0900_0000, 0, 0x1000]);
+    assert_eq!(cells(&tree, "/pl011@9000000", "interrupts"), [0, 1, 4]);
+    assert_eq!(text(&tree, "/pl011@9000000", "compatible"), "arm,pl011\0arm,primecell\0");
+    assert_eq!(cells(&tree, "/pl031@9010000", "interrupts"), [0, 2, 4]);
+    assert_eq!(cells(&tree, "/timer", "interrupts"), [1, 13, 4, 1, 14, 4, 1, 11, 4]);
+    assert!(bytes(&tree, "/timer", "always-on").is_empty());
+    assert_eq!(text(&tree, "/psci", "method"), "hvc\0");
+    assert_eq!(text(&tree, "/psci", "compatible"), "arm,psci-1.0\0arm,psci-0.2\0");
+    // References point at what they should.
+    assert_eq!(cells(&tree, "/", "interrupt-parent"), cells(&tree, "/intc", "phandle"));
+    assert_eq!(cells(&tree, "/pl031@9010000", "clocks"), cells(&tree, "/apb-pclk", "phandle"));
+}
+
+#[test]
+fn what_is_not_given_is_left_out() {
+    let blob = tree_of(&vm("web"), &Inputs { rng_seed: None, kaslr_seed: None });
+    let chosen = Fdt::new(&blob).unwrap().find_node("/chosen").unwrap();
+    for name in ["linux,initrd-start", "linux,initrd-end", "rng-seed", "kaslr-seed"] {
+        assert!(chosen.property(name).is_none(), "{name}");
+    }
+}
+
+#[test]
+fn a_guest_of_64_vcpus_gets_all_of_them() {
+    let spec = VmSpec { vcpus: 64, ..vm("big") };
+    let blob = tree_of(&spec, &SEEDED);
+    assert!(blob.len() < 64 << 10);
+    let tree = Fdt::new(&blob).unwrap();
+    let cpus = tree.find_node("/cpus").unwrap();
+    let nodes: Vec<_> = cpus.children().filter(|node| node.name_without_address() == "cpu").collect();
+    let regs: Vec<u32> = nodes.iter().map(|node| node.property("reg").unwrap().value_as::<u32>().unwrap()).collect();
+    assert_eq!(regs, (0..4).flat_map(|c| (0..16).map(move |n| c << 8 | n)).collect::<Vec<u32>>());
+    assert!(nodes.iter().all(|node| node.property("enable-method").unwrap().value_as::<&str>() == Ok("psci")));
+    assert_eq!(cells(&tree, "/intc@8000000", "reg")[7], 64 * 0x2_0000);
+    // The map names each CPU once, by 16s.
+    let phandles = |node: &FdtNode<'_>, name| node.property(name).map(|p| p.value_as::<u32>().unwrap());
+    let all: BTreeSet<u32> = nodes.iter().filter_map(|node| phandles(node, "phandle")).collect();
+    let socket = tree.find_node("/cpus/cpu-map/socket0").unwrap();
+    let clusters: Vec<BTreeSet<u32>> = socket
+        .children()
+        .map(|cluster| cluster.children().filter_map(|core| phandles(&core, "cpu")).collect())
+        .collect();
+    assert_eq!(clusters.iter().map(BTreeSet::len).collect::<Vec<_>>(), [16; 4]);
+    assert_eq!(clusters.into_iter().flatten().collect::<BTreeSet<u32>>(), all);
+}
+
+#[test]
+fn more_than_the_map_holds_is_refused() {
+    let spec = VmSpec { vcpus: 124, ..vm("big") };
+    let layout = spec.layout(&kernel(8192, 0, 32 << 20, 8)).unwrap();
+    assert_eq!(generate(&spec, &layout, &SEEDED), Err(TreeError::TooManyVcpus { vcpus: 124 }));
+    let long = VmSpec { cmdline: "x".repeat(3 << 20), ..vm("long") };
+    let error = generate(&long, &layout, &SEEDED).unwrap_err().to_string();
+    assert!(error.ends_with("and has 2097152; shorten its command line"), "{error}");
+}
+
+#[test]
+fn seeds_are_not_shown() {
+    assert_eq!(std::format!("{SEEDED:?}"), "Inputs { rng_seed: true, kaslr_seed: true }");
+}

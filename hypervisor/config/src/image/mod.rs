@@ -140,4 +140,4 @@ fn known_stranger(kernel: &[u8]) -> Option<ImageError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

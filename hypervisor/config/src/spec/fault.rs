@@ -17,11 +17,8 @@ pub enum Fault {
     #[error("there is no VM; describe one in a [[vm]] table")]
     NoVms,
     /// There are more than [`MAX_VMS`].
-    #[error("{vms} VMs are more than the {MAX_VMS} that one bundle can hold; leave some out")]
-    TooManyVms {
-        /// How many there are.
-        vms: usize,
-    },
+    #[error("there are more VMs than the {MAX_VMS} that one bundle can hold; leave some out")]
+    TooManyVms,
     /// A setting without which there is no VM is absent.
     #[error("is missing; set it")]
     Missing,

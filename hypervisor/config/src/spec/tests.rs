@@ -1,1 +1,184 @@
+use super::*;
+use crate::image::tests::kernel;
+use std::format;
+use std::string::ToString;
+use std::vec;
 
+/// A payload that nothing is wrong with.
+pub(crate) fn payload(name: &str, kind: PayloadKind, size: u64) -> PayloadRef {
+    PayloadRef { image: name.to_string(), name: name.to_string(), kind, offset: 0, size, crc32: 0, sha256: None }
+}
+
+/// A VM that nothing is wrong with.
+pub(crate) fn vm(name: &str) -> VmSpec {
+    VmSpec {
+        name: name.to_string(),
+        kernel: payload("vmlinuz", PayloadKind::Kernel, 8192),
+        initrd: None,
+        cmdline: "console=ttyAMA0".to_string(),
+        memory: 256 << 20,
+        vcpus: 2,
+        cpu: CpuSpec::default(),
+        memory_max: None,
+    }
+}
+
+fn messages(vms: &[VmSpec]) -> Vec<String> {
+    faults(vms).iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn limits_are_inclusive() {
+    let most = VmSpec { name: "a".repeat(32), memory: 255 << 30, vcpus: 64, cmdline: "x".repeat(2047), ..vm("a") };
+    let least = VmSpec {
+        memory: 16 << 20,
+        vcpus: 1,
+        cpu: CpuSpec {
+            weight: 1,
+            max: Some(CpuMax { quota_us: 1_000, period_us: 1_000 }),
+            affinity: Some(vec![0, u32::MAX]),
+        },
+        memory_max: Some(16 << 20),
+        ..vm("a-b_0")
+    };
+    assert_eq!(messages(&[most, least]), [""; 0]);
+}
+
+#[test]
+fn each_refusal_names_vm_key_reason_and_remedy() {
+    let cpu = |change: fn(&mut CpuSpec)| {
+        let mut spec = vm("web");
+        change(&mut spec.cpu);
+        spec
+    };
+    let max = |quota_us, period_us| VmSpec {
+        cpu: CpuSpec { max: Some(CpuMax { quota_us, period_us }), ..CpuSpec::default() },
+        ..vm("web")
+    };
+    let cases = [
+        (vm(""), "key name: has 0 characters; use 1 to 32"),
+        (vm(&"a".repeat(33)), &*format!("vm \"{}\": key name: has 33 characters; use 1 to 32", "a".repeat(33))),
+        (vm("Web"), "vm \"Web\": key name: the character 'W' is not allowed; use a-z, 0-9, - and _"),
+        (vm("a\nb"), "vm \"a\nb\": key name: the character '\\n' is not allowed; use a-z, 0-9, - and _"),
+        (
+            VmSpec { kernel: payload("k", PayloadKind::Kernel, 0), ..vm("web") },
+            "vm \"web\": key kernel: \"k\" is empty; give another file",
+        ),
+        (
+            VmSpec { initrd: Some(payload("i", PayloadKind::Ramdisk, 0)), ..vm("web") },
+            "vm \"web\": key initrd: \"i\" is empty; give another file",
+        ),
+        (
+            VmSpec { cmdline: "x".repeat(2048), ..vm("web") },
+            "vm \"web\": key cmdline: has 2048 bytes; Linux keeps 2047: shorten it",
+        ),
+        (
+            VmSpec { cmdline: "a\0b".to_string(), ..vm("web") },
+            "vm \"web\": key cmdline: has the control character '\\0'; leave it out",
+        ),
+        (VmSpec { vcpus: 0, ..vm("web") }, "vm \"web\": key vcpus: 0 vCPUs cannot run anything; give 1 to 64"),
+        (
+            VmSpec { vcpus: 65, ..vm("web") },
+            "vm \"web\": key vcpus: 65 vCPUs are more than are supported; give 1 to 64",
+        ),
+        (VmSpec { memory: 14 << 20, ..vm("web") }, "vm \"web\": key memory: 14M is too little; give at least 16M"),
+        (VmSpec { memory: 0, ..vm("web") }, "vm \"web\": key memory: 0 bytes is too little; give at least 16M"),
+        (
+            VmSpec { memory: (16 << 20) + 1, ..vm("web") },
+            "vm \"web\": key memory: 16777217 bytes is no multiple of 2M; give 16M or 18M",
+        ),
+        (
+            VmSpec { memory: 256 << 30, ..vm("web") },
+            "vm \"web\": key memory: 256G is more than the platform's 255G; give less",
+        ),
+        (
+            VmSpec { memory: u64::MAX, ..vm("web") },
+            "vm \"web\": key memory: 18446744073709551615 bytes is more than the platform's 255G; give less",
+        ),
+        (
+            VmSpec { memory_max: Some(128 << 20), ..vm("web") },
+            "vm \"web\": key memory.max: 128M is less than the VM's memory of 256M; give at least that",
+        ),
+        (cpu(|cpu| cpu.weight = 0), "vm \"web\": key cpu.weight: 0 is out of range; give 1 to 10000"),
+        (cpu(|cpu| cpu.weight = 10_001), "vm \"web\": key cpu.weight: 10001 is out of range; give 1 to 10000"),
+        (max(0, 100_000), "vm \"web\": key cpu.max: the quota of 0 us is too short; give at least 1000"),
+        (max(1_000, 999), "vm \"web\": key cpu.max: the period of 999 us is out of range; give 1000 to 1000000"),
+        (
+            cpu(|cpu| cpu.affinity = Some(vec![])),
+            "vm \"web\": key cpu.affinity: names no pCPU; name one at least, or leave the key out for all",
+        ),
+        (
+            cpu(|cpu| cpu.affinity = Some(vec![1, 2, 1])),
+            "vm \"web\": key cpu.affinity: names pCPU 1 twice; name it once",
+        ),
+        (
+            cpu(|cpu| cpu.affinity = Some((0..513).collect())),
+            "vm \"web\": key cpu.affinity: names 513 pCPUs; name at most 512",
+        ),
+    ];
+    for (spec, message) in cases {
+        assert_eq!(messages(&[spec]), [message]);
+    }
+}
+
+#[test]
+fn all_faults_are_found() {
+    let bad = VmSpec { vcpus: 0, memory: 1, ..vm("Web") };
+    assert_eq!(faults(&[bad.clone(), bad]).len(), 7);
+    assert_eq!(messages(&[]), ["there is no VM; describe one in a [[vm]] table"]);
+    let crowd: Vec<VmSpec> = (0..65).map(|n| vm(&format!("vm{n}"))).collect();
+    assert_eq!(messages(&crowd), ["there are more VMs than the 64 that one bundle can hold; leave some out"]);
+    let twins = faults_by_vm(&[vm("a"), vm("b"), vm("a")]);
+    assert_eq!(twins.len(), 1);
+    assert_eq!(twins[0].0, Some(2));
+    assert_eq!(twins[0].1.to_string(), "vm \"a\": key name: the name is taken by another VM; choose another one");
+}
+
+#[test]
+fn the_machine_must_have_room_for_all_together() {
+    let machine = Machine { cpus: 2, free_memory: 512 << 20 };
+    assert_eq!(admit(&[vm("a"), vm("b")], machine), Ok(()));
+    assert_eq!(
+        admit(&[vm("a"), vm("b"), vm("c")], machine).unwrap_err().to_string(),
+        "vm \"c\": key memory: 256M do not fit: the machine has 0 bytes free for this VM; give this or another VM less, \
+         or the machine more"
+    );
+    let huge = VmSpec { memory: 128 << 30, ..vm("huge") };
+    assert_eq!(
+        admit(&[huge], machine).unwrap_err().to_string(),
+        "vm \"huge\": key memory: 128G do not fit: the machine has 512M free for this VM; give this or another VM less, \
+         or the machine more"
+    );
+    let mut pinned = vm("pinned");
+    pinned.cpu.affinity = Some(vec![0, 2]);
+    assert_eq!(
+        admit(&[pinned], machine).unwrap_err().to_string(),
+        "vm \"pinned\": key cpu.affinity: names pCPU 2, but the machine has 2 (0 to 1); name one of them"
+    );
+}
+
+#[test]
+fn kernel_and_memory_are_checked_together() {
+    let file = kernel(8192, 0, 40 << 20, 8);
+    let spec = vm("web");
+    assert_eq!(spec.layout(&file[..64]).unwrap().kernel.size(), 40 << 20);
+    let small = VmSpec { memory: 32 << 20, ..vm("web") };
+    assert_eq!(
+        small.layout(&file).unwrap_err().to_string(),
+        "vm \"web\": key memory: 32 MiB do not hold kernel, initrd and device tree; give at least 42M"
+    );
+    assert_eq!(
+        spec.layout(&[0; 64]).unwrap_err().to_string(),
+        "vm \"web\": key kernel: \"vmlinuz\" is no arm64 Image: the bytes `ARM\\x64` are not at offset 56; give the \
+         kernel's Image file"
+    );
+}
+
+#[test]
+fn sizes_are_shown_as_the_manifest_writes_them() {
+    for (bytes, text) in
+        [(0, "0 bytes"), (1, "1 bytes"), (1536, "1536 bytes"), (2048, "2K"), (3 << 20, "3M"), (4 << 30, "4G")]
+    {
+        assert_eq!(Bytes(bytes).to_string(), text);
+    }
+}

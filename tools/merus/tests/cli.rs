@@ -1,0 +1,331 @@
+//! The program as a user meets it: exact messages, exit statuses, and what it leaves on disk.
+
+use config::bundle::Bundle;
+use config::spec::{CpuMax, PayloadKind};
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output};
+use tempfile::TempDir;
+
+/// A folder with a kernel, an initrd, files that are no kernels, and this manifest.
+fn folder(manifest: &str) -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let mut kernel = vec![0x55; 9000];
+    kernel[8..16].copy_from_slice(&0u64.to_le_bytes());
+    kernel[16..24].copy_from_slice(&(20u64 << 20).to_le_bytes());
+    kernel[24..32].copy_from_slice(&10u64.to_le_bytes());
+    kernel[56..60].copy_from_slice(b"ARM\x64");
+    fs::write(at("vmlinuz"), &kernel).unwrap();
+    fs::write(at("initrd.gz"), vec![0x1f; 5000]).unwrap();
+    fs::write(at("vmlinuz.gz"), [&b"\x1f\x8b\x08"[..], &[0; 100]].concat()).unwrap();
+    fs::write(at("zboot"), [&b"MZ\0\0zimg"[..], &[0; 100]].concat()).unwrap();
+    fs::write(at("text"), "this is a text file, which is no kernel, however long one makes it").unwrap();
+    fs::write(at("empty"), "").unwrap();
+    fs::create_dir(at("dir")).unwrap();
+    fs::write(at("merus.toml"), manifest).unwrap();
+    folder
+}
+
+fn merus(folder: &Path, arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_merus")).args(arguments).current_dir(folder).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+/// What `merus check` says to this manifest, which it must refuse; `merus pack` must say the same and write nothing.
+fn refusal(manifest: &str) -> String {
+    let folder = folder(manifest);
+    let check = merus(folder.path(), &["check", "merus.toml"]);
+    let pack = merus(folder.path(), &["pack", "merus.toml", "-o", "out.merus"]);
+    assert_eq!((check.status.code(), pack.status.code()), (Some(1), Some(1)), "{}", text(&check.stdout));
+    assert_eq!((text(&check.stderr), text(&check.stdout)), (text(&pack.stderr), String::new()));
+    assert!(!folder.path().join("out.merus").exists());
+    text(&check.stderr)
+}
+
+const GOOD: &str = r#"# What to run.
+[[vm]]
+name = "web"
+kernel = "vmlinuz"
+initrd = "initrd.gz"
+cmdline = "console=ttyAMA0 quiet"
+memory = "256M"
+vcpus = 2
+cpu.weight = 200
+cpu.max = "50%"
+cpu.affinity = [0, 1]
+
+[[vm]]
+name = "db"
+kernel = "vmlinuz"
+memory = "64M"
+"memory.max" = "128M"
+vcpus = 1
+"#;
+
+/// [`GOOD`]'s first VM with one line, from 3 on, changed.
+fn with_line(line: usize, text: &str) -> String {
+    let lines = GOOD.lines().take(11).enumerate();
+    lines.map(|(n, old)| format!("{}\n", if n + 1 == line { text } else { old })).collect()
+}
+
+#[test]
+fn a_good_manifest_becomes_the_bundle_that_merus_reads() {
+    let folder = folder(GOOD);
+    let check = merus(folder.path(), &["check", "merus.toml"]);
+    assert_eq!((text(&check.stdout), text(&check.stderr)), ("merus.toml: no fault found (2 VMs)\n".into(), "".into()));
+    let pack = merus(folder.path(), &["pack", "merus.toml", "-o", "out.merus"]);
+    assert_eq!((text(&pack.stdout), text(&pack.stderr)), ("out.merus: 2 VMs, 2 files, 1 MiB\n".into(), "".into()));
+    assert!(check.status.success() && pack.status.success());
+
+    let bytes = fs::read(folder.path().join("out.merus")).unwrap();
+    assert!(bytes.len().is_multiple_of(4096));
+    let bundle = Bundle::parse(&bytes).unwrap();
+    let vms = bundle.vms().unwrap();
+    let (web, db) = (&vms[0], &vms[1]);
+    assert_eq!((web.name.as_str(), web.cmdline.as_str()), ("web", "console=ttyAMA0 quiet"));
+    assert_eq!((web.memory, web.vcpus, web.cpu.weight, web.memory_max), (256 << 20, 2, 200, None));
+    assert_eq!(web.cpu.max, Some(CpuMax { quota_us: 50_000, period_us: 100_000 }));
+    assert_eq!(web.cpu.affinity, Some(vec![0, 1]));
+    assert_eq!((db.memory, db.vcpus, db.cpu.weight, db.memory_max), (64 << 20, 1, 100, Some(128 << 20)));
+    assert_eq!((&db.initrd, db.cmdline.as_str()), (&None, ""));
+    // Both VMs use one copy of the kernel.
+    assert_eq!((&web.kernel, bundle.payloads().len()), (&db.kernel, 2));
+    for (payload, name) in [(&web.kernel, "vmlinuz"), (web.initrd.as_ref().unwrap(), "initrd.gz")] {
+        let file = fs::read(folder.path().join(name)).unwrap();
+        assert_eq!((payload.name.as_str(), bundle.payload(payload)), (name, Some(&file[..])));
+        assert_eq!(payload.check(crc32fast::hash(&file)), Ok(()));
+        assert_eq!(payload.sha256.unwrap()[..], <sha2::Sha256 as sha2::Digest>::digest(&file)[..]);
+    }
+    assert_eq!(web.initrd.as_ref().unwrap().kind, PayloadKind::Ramdisk);
+    for vm in &vms {
+        vm.layout(bundle.payload(&vm.kernel).unwrap()).unwrap();
+    }
+}
+
+#[test]
+fn paths_are_relative_to_the_manifest() {
+    let folder = folder(GOOD);
+    let above = folder.path().parent().unwrap();
+    let manifest = folder.path().join("merus.toml");
+    let out = folder.path().join("out.merus");
+    let pack = merus(above, &["pack", manifest.to_str().unwrap(), "-o", out.to_str().unwrap()]);
+    assert!(pack.status.success(), "{}", text(&pack.stderr));
+}
+
+#[test]
+fn each_fault_is_one_line_with_file_line_vm_and_key() {
+    let cases = [
+        (
+            4,
+            r#"kernel = "nothing""#,
+            r#"key kernel: "nothing" cannot be read: there is no such file; give another path"#,
+        ),
+        (4, r#"kernel = "dir""#, r#"key kernel: "dir" cannot be read: it is a directory; give another path"#),
+        (4, r#"kernel = "empty""#, r#"key kernel: "empty" is empty; give another file"#),
+        (
+            4,
+            r#"kernel = "text""#,
+            r#"key kernel: "text" is no arm64 Image: the bytes `ARM\x64` are not at offset 56; give the kernel's Image file"#,
+        ),
+        (
+            4,
+            r#"kernel = "vmlinuz.gz""#,
+            r#"key kernel: "vmlinuz.gz" is compressed with gzip; unpack it (`gunzip`) and give the Image inside"#,
+        ),
+        (
+            4,
+            r#"kernel = "zboot""#,
+            r#"key kernel: "zboot" is an EFI zboot image, which only EFI firmware can unpack; give the plain Image (`arch/arm64/boot/Image` in the kernel's build tree)"#,
+        ),
+        (
+            5,
+            r#"initrd = "nothing""#,
+            r#"key initrd: "nothing" cannot be read: there is no such file; give another path"#,
+        ),
+        (5, r#"initrd = "empty""#, r#"key initrd: "empty" is empty; give another file"#),
+        (6, "cmdline = 1", "key cmdline: is of the type integer; write text in quotation marks"),
+        (
+            7,
+            r#"memory = "1T""#,
+            r#"key memory: "1T" is no size; write a size such as "256M" (K, M or G; or a number of bytes)"#,
+        ),
+        (7, r#"memory = "512G""#, "key memory: 512G is more than the platform's 255G; give less"),
+        (7, r#"memory = "8M""#, "key memory: 8M is too little; give at least 16M"),
+        (7, r#"memory = "33M""#, "key memory: 33M is no multiple of 2M; give 32M or 34M"),
+        (7, r#"memory = "16M""#, "key memory: 16 MiB do not hold kernel, initrd and device tree; give at least 24M"),
+        (8, "vcpus = 0", "key vcpus: 0 vCPUs cannot run anything; give 1 to 64"),
+        (8, "vcpus = 65", "key vcpus: 65 vCPUs are more than are supported; give 1 to 64"),
+        (8, "vcpus = -1", "key vcpus: -1 is out of range; write a whole number from 0"),
+        (8, "vcpus = \"two\"", "key vcpus: is of the type string; write a whole number from 0"),
+        (9, "cpu.weight = 0", "key cpu.weight: 0 is out of range; give 1 to 10000"),
+        (9, "cpu.wieght = 200", "key cpu.wieght: is unknown; did you mean `cpu.weight`?"),
+        (
+            9,
+            "gpu = true",
+            "key gpu: is unknown; the keys are name, kernel, initrd, cmdline, memory, vcpus, cpu.weight, cpu.max, \
+             cpu.affinity, memory.max",
+        ),
+        (
+            10,
+            "cpu.max = \"much\"",
+            r#"key cpu.max: "much" is no cap; write a share of one pCPU such as "50%", "QUOTA PERIOD" in microseconds, or "max""#,
+        ),
+        (10, "cpu.max = \"0%\"", "key cpu.max: the quota of 0 us is too short; give at least 1000"),
+        (11, "cpu.affinity = 3", "key cpu.affinity: is of the type integer; write a list such as [0, 1]"),
+        (11, "cpu.affinity = [1, 1]", "key cpu.affinity: names pCPU 1 twice; name it once"),
+        (
+            11,
+            "\"memory.max\" = \"128M\"",
+            "key memory.max: 128M is less than the VM's memory of 256M; give at least that",
+        ),
+    ];
+    for (line, changed, message) in cases {
+        assert_eq!(
+            refusal(&with_line(line, changed)),
+            format!("merus.toml:{line}: vm \"web\": {message}\n"),
+            "{changed}"
+        );
+    }
+    assert_eq!(
+        refusal(&with_line(3, "name = \"Web\"")),
+        "merus.toml:3: vm \"Web\": key name: the character 'W' is not allowed; use a-z, 0-9, - and _\n"
+    );
+}
+
+#[test]
+fn what_is_missing_is_told_at_the_vm() {
+    for (line, label, key) in [(3, "#1", "name"), (4, "web", "kernel"), (7, "web", "memory"), (8, "web", "vcpus")] {
+        assert_eq!(
+            refusal(&with_line(line, "")),
+            format!("merus.toml:2: vm \"{label}\": key {key}: is missing; set it\n")
+        );
+    }
+    let folder = folder(&with_line(5, ""));
+    assert!(merus(folder.path(), &["check", "merus.toml"]).status.success(), "a VM needs no initrd");
+}
+
+#[test]
+fn all_faults_are_told_at_once_in_the_order_of_their_lines() {
+    let manifest = format!("colour = 1\n{}{}", with_line(8, "vcpu = 2"), GOOD.replace("200", "0"));
+    assert_eq!(
+        refusal(&manifest),
+        "merus.toml:1: key colour: is unknown; all settings belong in [[vm]] tables\n\
+         merus.toml:3: vm \"web\": key vcpus: is missing; set it\n\
+         merus.toml:9: vm \"web\": key vcpu: is unknown; did you mean `vcpus`?\n\
+         merus.toml:15: vm \"web\": key name: the name is taken by another VM; choose another one\n\
+         merus.toml:21: vm \"web\": key cpu.weight: 0 is out of range; give 1 to 10000\n"
+    );
+}
+
+#[test]
+fn what_is_no_manifest_is_refused() {
+    assert_eq!(refusal(""), "merus.toml: there is no VM; describe one in a [[vm]] table\n");
+    assert_eq!(
+        refusal("[vm]\nname = \"a\"\n"),
+        "merus.toml: there is no VM; describe one in a [[vm]] table\n\
+         merus.toml:1: key vm: is one table; write [[vm]], one a VM\n"
+    );
+    assert_eq!(refusal("[[vm]]\nname = \"a\"\nname = \"b\"\n"), "merus.toml:3: duplicate key; correct the TOML\n");
+    let folder = folder("");
+    let check = merus(folder.path(), &["check", "nothing.toml"]);
+    assert_eq!(check.status.code(), Some(1));
+    assert_eq!(
+        text(&check.stderr),
+        "nothing.toml: cannot be read: there is no such file; give the path of a manifest\n"
+    );
+}
+
+#[test]
+fn no_check_writes_what_merus_must_refuse_and_nothing_else() {
+    let cases = [
+        (4, "kernel = \"text\"", "\"text\" is no arm64 Image"),
+        (7, "memory = \"512G\"", "512G is more than the platform's 255G"),
+        (8, "vcpus = 0", "0 vCPUs cannot run anything"),
+        (8, "vcpus = 65", "65 vCPUs are more than are supported"),
+    ];
+    for (line, changed, fault) in cases {
+        let folder = folder(&with_line(line, changed));
+        let pack = merus(folder.path(), &["pack", "merus.toml", "-o", "out.merus", "--no-check"]);
+        assert!(pack.status.success(), "{changed}: {}", text(&pack.stderr));
+        let bytes = fs::read(folder.path().join("out.merus")).unwrap();
+        let bundle = Bundle::parse(&bytes).unwrap();
+        let refusal = bundle.vms().and_then(|vms| vms[0].layout(bundle.payload(&vms[0].kernel).unwrap())).unwrap_err();
+        assert!(refusal.to_string().contains(fault), "{changed}: {refusal}");
+        let inspect = merus(folder.path(), &["inspect", "out.merus"]);
+        assert_eq!(inspect.status.code(), Some(1));
+        assert!(text(&inspect.stderr).contains(fault), "{}", text(&inspect.stderr));
+    }
+    for (line, changed) in [(4, "kernel = \"nothing\""), (8, "vcpus = \"two\""), (9, "colour = 1"), (7, "")] {
+        let folder = folder(&with_line(line, changed));
+        let pack = merus(folder.path(), &["pack", "merus.toml", "-o", "out.merus", "--no-check"]);
+        assert_eq!((pack.status.code(), folder.path().join("out.merus").exists()), (Some(1), false), "{changed}");
+    }
+}
+
+#[test]
+fn inspect_lists_a_bundle_and_finds_damage() {
+    let folder = folder(GOOD);
+    let out = folder.path().join("out.merus");
+    assert!(merus(folder.path(), &["pack", "merus.toml", "-o", "out.merus"]).status.success());
+    let inspect = merus(folder.path(), &["inspect", "out.merus"]);
+    assert_eq!((inspect.status.code(), text(&inspect.stderr)), (Some(0), String::new()));
+    let listing = text(&inspect.stdout);
+    for part in [
+        "  kernel vmlinuz: 9000 bytes at 0x2000, crc32 ",
+        "vm \"web\": 2 vCPUs, 256M of memory\n  cpu.weight 200, cpu.max 50000 100000, cpu.affinity [0, 1]\n",
+        "vm \"db\": 1 vCPU, 64M of memory (128M at most)\n",
+        "  kernel vmlinuz, initrd initrd.gz\n  cmdline \"console=ttyAMA0 quiet\"\n",
+    ] {
+        assert!(listing.contains(part), "{listing}");
+    }
+    let good = fs::read(&out).unwrap();
+    let damage = |change: &dyn Fn(&mut Vec<u8>)| {
+        let mut bytes = good.clone();
+        change(&mut bytes);
+        fs::write(&out, bytes).unwrap();
+        let inspect = merus(folder.path(), &["inspect", "out.merus"]);
+        assert_eq!(inspect.status.code(), Some(1));
+        text(&inspect.stderr)
+    };
+    let size = good.len();
+    assert_eq!(
+        damage(&|bytes| bytes.truncate(size - 1)),
+        format!("out.merus: the bundle is truncated: {} of {size} bytes are there; copy it again\n", size - 1)
+    );
+    let message = damage(&|bytes| bytes[0x2100] ^= 1);
+    assert!(message.starts_with("out.merus: payload \"vmlinuz\" is corrupted (crc32 0x"), "{message}");
+    let message = damage(&|bytes| bytes[0x1100] ^= 1);
+    assert!(message.starts_with("out.merus: the bundle's tree is corrupted (crc32 0x"), "{message}");
+    assert_eq!(
+        text(&merus(folder.path(), &["inspect", "vmlinuz"]).stderr),
+        "vmlinuz: this is no bundle (it does not begin with MERUSBDL); make one with `merus pack`\n"
+    );
+}
+
+#[test]
+fn a_bundle_is_written_whole_or_not_at_all() {
+    let folder = folder(GOOD);
+    fs::write(folder.path().join("out.merus"), "before").unwrap();
+    fs::remove_file(folder.path().join("initrd.gz")).unwrap();
+    assert_eq!(merus(folder.path(), &["pack", "merus.toml", "-o", "out.merus"]).status.code(), Some(1));
+    assert_eq!(fs::read(folder.path().join("out.merus")).unwrap(), b"before");
+    fs::write(folder.path().join("initrd.gz"), "x").unwrap();
+    let files = || fs::read_dir(folder.path()).unwrap().count();
+    let before = files();
+    let pack = merus(folder.path(), &["pack", "merus.toml", "-o", "dir"]);
+    assert_eq!(
+        text(&pack.stderr),
+        "merus: dir: the bundle cannot be written: it is a directory; give the path of a file\n"
+    );
+    let pack = merus(folder.path(), &["pack", "merus.toml", "-o", "nowhere/out.merus"]);
+    assert_eq!(pack.status.code(), Some(1));
+    let message = text(&pack.stderr);
+    assert!(message.starts_with("merus: nowhere/out.merus: the bundle cannot be written: nowhere: "), "{message}");
+    assert!(merus(folder.path(), &["pack", "merus.toml", "-o", "out.merus"]).status.success());
+    assert_eq!(files(), before, "a temporary file is left");
+    assert!(Bundle::parse(&fs::read(folder.path().join("out.merus")).unwrap()).is_ok());
+}
