@@ -53,6 +53,7 @@ mod descriptor;
 mod edit;
 mod geometry;
 mod map;
+mod plan;
 mod vmid;
 mod work;
 

@@ -56,8 +56,8 @@ pub enum Walk {
 #[derive(Debug)]
 #[must_use = "the tables leak unless they are destroyed"]
 pub struct Stage2 {
-    root: Pa,
-    geometry: Geometry,
+    pub(crate) root: Pa,
+    pub(crate) geometry: Geometry,
 }
 
 impl Stage2 {
@@ -104,7 +104,7 @@ impl Stage2 {
 
     /// Maps `span` to the memory at `pa` whatever was mapped there before. The guest may fault on the span meanwhile.
     ///
-    /// Up to four tables more than strictly needed must be free while this runs.
+    /// The tables on the way to both ends of `span` (six at most) must be free while this runs even if they exist already.
     pub fn remap(
         &mut self,
         span: Span<Ipa>,
@@ -116,8 +116,9 @@ impl Stage2 {
         self.check_span(span)?;
         self.check_memory(span, pa, attrs)?;
         let start = self.geometry.start_level();
-        let to_fill = self.tables_to_fill(None, start, span, pa, tables)?;
-        let needed = to_fill.saturating_add(self.tables_to_split(span, tables));
+        // Counted as if nothing existed. That covers the splits: a block is split only where the fill passes through with
+        // a table, and the split's table stays for it, because what lies outside of `span` keeps it from being empty.
+        let needed = self.tables_to_fill(None, start, span, pa, tables)?;
         let mut reserve = Reserve::take(needed, tables)?;
         let done = self.clear_span(span, &mut reserve, tables, tlb);
         let done = done.and_then(|()| self.fill(self.root, start, span, pa, attrs, tables, &mut reserve));
@@ -281,63 +282,6 @@ impl Stage2 {
             level = level.saturating_add(1);
         }
         Ok(())
-    }
-
-    /// How many tables [`Self::split_ends`] takes.
-    fn tables_to_split(&self, span: Span<Ipa>, tables: &impl Tables) -> usize {
-        if span.is_empty() {
-            return 0;
-        }
-        let for_start = self.splits_at(span.start(), None, tables);
-        for_start.saturating_add(self.splits_at(span.end(), Some(span.start()), tables))
-    }
-
-    /// How many blocks are split to bring a boundary to `at`, once one was brought to `before`.
-    fn splits_at(&self, at: Ipa, before: Option<Ipa>, tables: &impl Tables) -> usize {
-        if at.as_u64() >= self.geometry.ipa_size() {
-            return 0;
-        }
-        let (raw, leaf_level) = self.entry_of(at, tables);
-        if !matches!(decode(raw, leaf_level), Entry::Leaf(_)) {
-            return 0;
-        }
-        let split_already =
-            |size| before.is_some_and(|b: Ipa| b.align_down(size) == at.align_down(size) && !b.is_aligned(size));
-        (leaf_level..descriptor::LAST_LEVEL)
-            .map(entry_size)
-            .filter(|&size| !at.is_aligned(size) && !split_already(size))
-            .count()
-    }
-
-    /// How many tables [`Self::fill`] takes for `span` below `table` (`None`: a table that does not exist yet).
-    fn tables_to_fill(
-        &self,
-        table: Option<Pa>,
-        level: u8,
-        span: Span<Ipa>,
-        pa: Pa,
-        tables: &impl Tables,
-    ) -> Result<usize, MapError> {
-        if table.is_none() && level == descriptor::LAST_LEVEL {
-            return Ok(0);
-        }
-        let mut needed = 0_usize;
-        for piece in pieces(span, level, self.geometry.start_level()) {
-            let target = piece.target(span, pa);
-            let raw = table.map_or(0, |t| tables.read(t, piece.index));
-            let below = match decode(raw, level) {
-                Entry::Leaf(_) => return Err(MapError::Overlap { at: piece.span.start() }),
-                Entry::Table(next) => Some(next),
-                Entry::Invalid if piece.fits_leaf(target) => continue,
-                Entry::Invalid => {
-                    needed = needed.saturating_add(1);
-                    None
-                }
-            };
-            let more = self.tables_to_fill(below, level.saturating_add(1), piece.span, target, tables)?;
-            needed = needed.saturating_add(more);
-        }
-        Ok(needed)
     }
 
     /// Maps `span`, of which nothing is mapped. A new table is filled before anything refers to it.

@@ -243,7 +243,7 @@ impl Model {
     }
 
     pub fn is_free(&self, start: u64, end: u64) -> bool {
-        self.0.range(..end).next_back().is_none_or(|(_, run)| run.end <= start)
+        start == end || self.0.range(..end).next_back().is_none_or(|(_, run)| run.end <= start)
     }
 
     pub fn remove(&mut self, start: u64, end: u64) {
