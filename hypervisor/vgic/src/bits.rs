@@ -99,6 +99,11 @@ impl IntidSet {
         }
     }
 
+    #[inline]
+    pub(crate) fn is_empty(&self) -> bool {
+        self.summary == 0
+    }
+
     /// Takes the smallest member out.
     #[inline]
     pub(crate) fn pop(&mut self) -> Option<u32> {

@@ -98,8 +98,8 @@ impl Irq {
 
     /// The list register that shows this interrupt to vCPU `to`, 0 where there is nothing to show.
     ///
-    /// What is pending behind an active interrupt may share its register only where it is an edge for the same vCPU and
-    /// `both` allows it; else the EOI-maintenance bit asks for another look at deactivation. A register linked to the
+    /// What is pending behind an active interrupt may share its register only where it is an edge for the same vCPU with the
+    /// same priority, and `both` allows it; else the EOI-maintenance bit asks for another look at deactivation. A register linked to the
     /// physical interrupt cannot carry that bit, so the link is given up there and EL2 deactivates ([`Irq::leave`]).
     #[inline]
     pub(crate) fn lr_value(self, intid: u32, to: u8, forwarding: bool, both: bool) -> u64 {
@@ -110,7 +110,7 @@ impl Irq {
             if self.has(HW) && !self.pending() {
                 return value | LR_HW | (u64::from(intid) << LR_PINTID_SHIFT);
             }
-            if both && deliver && self.has(EDGE) {
+            if both && deliver && self.has(EDGE) && self.priority == self.lr_priority {
                 return value | LR_PENDING;
             }
             if self.pending() || !self.has(EDGE) {

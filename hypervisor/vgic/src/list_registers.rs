@@ -101,6 +101,10 @@ impl Vgic {
         v.hcr = hcr::EN;
         hw.set_hcr(hcr::EN);
         v.residency = Residency::Folded;
+        // What did not fit where it ran before waits without a flush being due for it.
+        if !v.want.is_empty() {
+            self.dirty.insert(vcpu);
+        }
     }
 
     /// The vCPU leaves this pCPU: everything is folded and remembered, the list registers are empty, the interface is off.
