@@ -30,7 +30,7 @@
 //! runs until its request is served. A request is [`SLICE`] ns, the first after a wake-up [`WAKE_SLICE`]: a vCPU that
 //! sleeps much gets its share in shorter, earlier pieces, not more of it.
 //!
-//! - **Fairness**: among vCPUs that stay ready at fixed weights, the service of each differs from its share by at most
+//! - **Fairness**: among vCPUs that stay ready at fixed weights and do not yield, the service of each differs from its share by at most
 //!   [`SLICE`] + [`MIN_RUN`] + the longest overrun (from the end of a slice to the `put`). A property test holds the queue to it.
 //! - **Sleeping** neither saves up service nor sheds debt: a woken vCPU starts at the later of its own start time and the
 //!   virtual time.
@@ -62,6 +62,7 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+mod calls;
 mod entity;
 mod queue;
 #[cfg(test)]
@@ -69,8 +70,9 @@ mod tests;
 mod timers;
 mod tree;
 
+pub use calls::{Enqueued, Error, Pick, Started, Stolen, Wake, Why};
 pub use entity::{EntityId, RunState, Stats, Weight};
-pub use queue::{Enqueued, Error, Pick, RunQueue, Started, Stolen, Wake, Why};
+pub use queue::RunQueue;
 pub use timers::{Kind, TimerId, Timers};
 
 /// How much service one request asks for, in ns. 3 ms: at the 1 kHz and 250 Hz ticks of common guests a vCPU gets through

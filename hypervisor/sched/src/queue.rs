@@ -3,100 +3,10 @@ use alloc::vec::Vec;
 
 use crate::{
     MIN_RUN, SLICE, WAKE_SLICE,
+    calls::{Enqueued, Error, Pick, Started, Stolen, Wake, Why},
     entity::{Entity, EntityId, RunState, Stats, Weight, scaled},
     tree::{Tree, VTime},
 };
-
-/// Why a call was refused; it has changed nothing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Error {
-    /// No such vCPU in this queue.
-    NotHere,
-    /// The number is beyond the queue's capacity.
-    TooLarge,
-    /// There is one with this number already.
-    Exists,
-    /// Not possible from the state it is in.
-    State(RunState),
-    /// It must stay in this queue: pinned, or its registers are still loaded on the pCPU.
-    Pinned,
-}
-
-/// A vCPU has become Ready in this queue; what its pCPU must do about it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Enqueued {
-    /// The pCPU is to `put` (Preempted) what it runs and `pick`: it is idle, or the new one goes first by the rule.
-    pub preempt: bool,
-    /// The running vCPU was alone and had no end of slice. Now it has this one (ns), and its pCPU must set its timer.
-    pub tick: Option<u64>,
-}
-
-/// What [`RunQueue::wake`] did.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Wake {
-    /// It was Blocked and is Ready.
-    Enqueued(Enqueued),
-    /// It is Running: noted, so that it will not block. Its pCPU may need a kick to see the interrupt.
-    Running,
-    /// It was Ready before.
-    AlreadyReady,
-    /// It is Off or Stopped: nothing to wake.
-    Off,
-    /// It is not in this queue: read its home again, and go there.
-    NotHere,
-}
-
-/// What [`RunQueue::start`] did.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Started {
-    /// It was Off and is Ready.
-    Enqueued(Enqueued),
-    /// It is still Running on the way to Off: its `put` will make it Ready.
-    WhenPut,
-}
-
-/// What [`RunQueue::pick`] chose.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Pick {
-    /// The vCPU to run, now Running.
-    pub id: EntityId,
-    /// When to `put` it as Preempted, in ns; `None` while it is alone.
-    pub slice_end: Option<u64>,
-}
-
-/// Why a vCPU leaves the pCPU.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Why {
-    /// Its slice is over or a better one has come.
-    Preempted,
-    /// It has nothing useful to do for the moment (YIELD, a trapped WFE): others go first once.
-    Yielded,
-    /// It waits for an event.
-    Blocked,
-    /// CPU_OFF.
-    Off,
-    /// It has ended.
-    Stopped,
-}
-
-/// A vCPU between two queues. It must be received somewhere; until then nobody can wake it.
-#[derive(Debug)]
-#[must_use = "a vCPU that no queue receives never runs again"]
-pub struct Stolen {
-    id: EntityId,
-    entity: Entity,
-    /// Start time after (or, negative, before) the virtual time of the queue it left.
-    ahead: i128,
-    /// Deadline after start.
-    request: VTime,
-}
-
-impl Stolen {
-    /// Which vCPU it is.
-    pub fn id(&self) -> EntityId {
-        self.id
-    }
-}
 
 /// The vCPUs of one pCPU.
 #[derive(Debug)]
@@ -107,6 +17,8 @@ pub struct RunQueue {
     /// The last one picked: its registers may still be loaded on the pCPU.
     resident: Option<EntityId>,
     slice_end: Option<u64>,
+    /// The one that the next `pick` passes over if there is any other.
+    yielded: Option<EntityId>,
     /// The virtual time, and the rest of its last division.
     virtual_now: VTime,
     rest: u64,
@@ -125,6 +37,7 @@ impl RunQueue {
             running: None,
             resident: None,
             slice_end: None,
+            yielded: None,
             // High enough that a vCPU which arrives from another queue with credit has somewhere to start.
             virtual_now: 1 << 64,
             rest: 0,
@@ -222,9 +135,7 @@ impl RunQueue {
         self.charge(now);
         self.running = None;
         self.slice_end = None;
-        if why == Why::Yielded {
-            self.postpone(id);
-        }
+        self.yielded = (why == Why::Yielded).then_some(id);
         let entity = self.entity_mut(id)?;
         let fresh = why == Why::Off && entity.start_pending;
         let next = match why {
@@ -441,9 +352,22 @@ impl RunQueue {
 
     /// By the rule; where rounding or a departure left nobody eligible, the virtual time jumps to the first start.
     fn choose(&mut self) -> Option<EntityId> {
-        let first = self.ready.min_start()?;
+        if let Some(other) = self.yielded.take().and_then(|id| self.choose_without(id)) {
+            return Some(other);
+        }
+        let (first, _) = self.ready.times(self.ready.first()?);
         self.virtual_now = self.virtual_now.max(first);
         self.ready.best_eligible(self.virtual_now).map(EntityId)
+    }
+
+    /// Another than `id`: by the rule, or where `id` is the only one eligible the one that is eligible next.
+    fn choose_without(&mut self, id: EntityId) -> Option<EntityId> {
+        let entity = self.entity(id).ok().filter(|e| e.state == RunState::Ready)?;
+        let movable = !entity.pinned;
+        self.ready.remove(id.0);
+        let other = self.ready.best_eligible(self.virtual_now).or_else(|| self.ready.first());
+        self.ready.insert(id.0, movable);
+        other.map(EntityId)
     }
 
     /// Counts the running vCPU's service up to `now`. A request that is served is followed by the next.
@@ -475,13 +399,6 @@ impl RunQueue {
         let weight = self.entity(id).map_or(Weight::DEFAULT, |e| e.weight);
         let (start, deadline) = self.ready.times(id.0);
         now.saturating_add(weight.service(narrow(deadline.saturating_sub(start))).max(MIN_RUN))
-    }
-
-    /// Lets the others go first: a request of twice the length, whose deadline is that much later.
-    fn postpone(&mut self, id: EntityId) {
-        let weight = self.entity(id).map_or(Weight::DEFAULT, |e| e.weight);
-        let (start, _) = self.ready.times(id.0);
-        self.ready.set_times(id.0, start, start.saturating_add(weight.virtual_time(SLICE.saturating_mul(2)).into()));
     }
 
     fn dequeue(&mut self, id: EntityId, weight: Weight) {

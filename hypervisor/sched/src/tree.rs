@@ -93,14 +93,13 @@ impl Tree {
     }
 
     /// The earliest start of all.
-    pub fn min_start(&self) -> Option<VTime> {
-        let (mut at, mut min) = (self.root, None);
+    pub fn first(&self) -> Option<u32> {
+        let (mut at, mut first) = (self.root, None);
         while at != NIL {
-            let node = self.node(at);
-            min = Some(node.start);
-            at = node.left;
+            first = Some(at);
+            at = self.node(at).left;
         }
-        min
+        first
     }
 
     #[inline]
