@@ -128,6 +128,7 @@ proptest! {
             prop_assert!(parts[..n].iter().all(|other| !other.overlaps(part)));
         }
         prop_assert!(layout.fdt.start().is_aligned(BLOCK_SIZE) && layout.fdt.size() == FDT_MAX);
+        prop_assert!(layout.initrd.is_none_or(|span| span.start().is_aligned(BLOCK_SIZE)));
         prop_assert_eq!(layout.initrd.map(|span| span.size()), initrd);
         prop_assert_eq!(layout.entry.offset_from(map::RAM_BASE), Some(text_offset));
     }
