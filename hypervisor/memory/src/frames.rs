@@ -298,10 +298,6 @@ impl Frames {
                 return; // reserved as a whole before
             }
             self.free_blocks = self.free_blocks.saturating_sub(1);
-            if count == PAGES {
-                self.total = self.total.saturating_sub(BLOCK_SIZE);
-                return;
-            }
             self.free_pages = self.free_pages.saturating_add(PAGES);
             self.carved.insert(block, Carved::whole());
         }
