@@ -91,8 +91,6 @@ case $script in
 esac
 
 busybox --install -s /bin 2>/dev/null
-# A UART knows no window size; without one the shell would ask the terminal for it at every prompt.
-stty -F "$tty" cols 80 rows 24
 # Errors only: later kernel lines would run into the prompt.
 dmesg -n 4
 echo
