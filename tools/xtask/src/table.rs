@@ -108,8 +108,6 @@ pub enum Damage {
     TreeByte,
     /// The magic is another one.
     Magic,
-    /// Nothing is left.
-    Empty,
 }
 
 /// The magic of a flattened device tree.
@@ -125,10 +123,6 @@ impl Damage {
         let at = match self {
             Self::Truncate => {
                 bundle.truncate(bundle.len() / 2);
-                return Ok(());
-            }
-            Self::Empty => {
-                bundle.clear();
                 return Ok(());
             }
             Self::Magic => 0,

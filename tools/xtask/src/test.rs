@@ -78,24 +78,25 @@ struct Counts {
 }
 
 impl Counts {
-    /// Reads the output of `cargo test`. Totals come from each program's closing line; a program that died before its own
-    /// counts as one failure under its name.
+    /// Reads the output of `cargo test`. The lines of standard output and standard error may have changed places, so each is
+    /// read by itself. A program that died before its own totals counts as one failure.
     fn of(log: &str) -> Self {
         let mut counts = Self::default();
-        let mut running: Option<String> = None;
+        let (mut failed_totals, mut failed_programs) = (0, Vec::new());
         for line in log.lines().map(str::trim) {
-            let program = line.strip_prefix("Running ").or_else(|| line.strip_prefix("Doc-tests "));
-            if let Some(program) = program {
-                counts.failed.extend(running.replace(program.to_owned()));
-            } else if let Some(test) = line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED")) {
+            if let Some(test) = line.strip_prefix("test ").and_then(|rest| rest.strip_suffix(" ... FAILED")) {
                 counts.failed.push(test.to_owned());
             } else if let Some(totals) = line.strip_prefix("test result: ") {
                 counts.passed += number_before(totals, " passed");
                 counts.ignored += number_before(totals, " ignored");
-                running = None;
+                failed_totals += usize::from(totals.starts_with("FAILED"));
+            } else if let Some((_, program)) = line.split_once("test failed, to rerun pass ") {
+                failed_programs.push(program);
             }
         }
-        counts.failed.extend(running);
+        let died = failed_programs.len().saturating_sub(failed_totals);
+        let one = format!("a test program died (one of {})", failed_programs.join(", "));
+        counts.failed.extend(std::iter::repeat_n(one, died));
         counts
     }
 
@@ -205,7 +206,7 @@ impl Tally {
             return Err(anyhow!("nothing is called `{}`", self.filter.join("` or `")));
         }
         if !self.failures.is_empty() {
-            println!("failed: {}", self.failures.join(" "));
+            println!("failed: {}", self.failures.join(", "));
         }
         println!("{}", self.summary());
         let _ = io::stdout().flush();
@@ -257,8 +258,13 @@ test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fini
 
     #[test]
     fn a_test_program_that_dies_is_a_failure() {
-        let log = "     Running unittests a\nrunning 2 tests\n     Running unittests b\nrunning 1 test\n";
-        assert_eq!(Counts::of(log).failed, ["unittests a", "unittests b"]);
+        // The first one's totals come late, as from another pipe.
+        let log = "error: test failed, to rerun pass `-p a --lib`\nerror: doctest failed, to rerun pass `-p a --doc`\n\
+                   error: test failed, to rerun pass `-p b --lib`\ntest x ... FAILED\ntest src/a.rs - f (line 1) ... FAILED\n\
+                   test result: FAILED. 0 passed; 1 failed; 0 ignored\ntest result: FAILED. 0 passed; 1 failed; 0 ignored\n";
+        let counts = Counts::of(log);
+        assert_eq!(counts.failed.len(), 3);
+        assert!(counts.failed[2].contains("died") && counts.failed[2].contains("`-p b --lib`"));
     }
 
     #[test]
