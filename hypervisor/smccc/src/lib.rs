@@ -55,6 +55,9 @@
     )
 )]
 
+#[cfg(test)]
+extern crate std;
+
 pub mod entropy;
 pub mod ids;
 pub mod psci;
