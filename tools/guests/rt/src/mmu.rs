@@ -1,0 +1,1 @@
+//! Translation tables that a test builds for itself.
