@@ -109,6 +109,12 @@ impl Drbg {
         u64::from_le_bytes(bytes)
     }
 
+    /// What is left in the pool.
+    #[cfg(test)]
+    pub(crate) fn pool(&self) -> &[u8] {
+        &self.pool
+    }
+
     fn absorb(&mut self, block: &[u8]) {
         for (key, byte) in self.key.iter_mut().zip(block) {
             *key ^= byte;

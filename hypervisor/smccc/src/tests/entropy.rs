@@ -87,3 +87,13 @@ fn numbers_and_the_trait_draw_from_the_same_stream() {
     assert_eq!(rest, bytes[8..]);
     assert_eq!(format!("{drbg:?}"), "Drbg");
 }
+
+#[test]
+fn what_was_handed_out_is_wiped() {
+    let mut drbg = Drbg::from_seed(&SEED).unwrap();
+    let drawn = draw(&mut drbg, 100);
+    assert_eq!(drbg.pool()[..100], [0; 100]);
+    assert!(drbg.pool()[100..].iter().any(|b| *b != 0) && drawn.iter().any(|b| *b != 0));
+    drbg.reseed(b"new");
+    assert!(drbg.pool().iter().all(|b| *b == 0));
+}
