@@ -75,8 +75,8 @@ pub use entity::{EntityId, RunState, Stats, Weight};
 pub use queue::RunQueue;
 pub use timers::{Kind, TimerId, Timers};
 
-/// How much service one request asks for, in ns. 3 ms: at the 1 kHz and 250 Hz ticks of common guests a vCPU gets through
-/// whole ticks, and a switch of some microseconds costs 0.2 % or less.
+/// How much service one request asks for, in ns. 3 ms: long enough that a switch of some microseconds costs 0.2 % or less,
+/// short enough that two vCPUs on one pCPU both run within a tick or two of a guest's clock (4 ms at 250 Hz).
 pub const SLICE: u64 = 3_000_000;
 /// The first request after a wake-up, in ns.
 pub const WAKE_SLICE: u64 = 750_000;
