@@ -168,7 +168,7 @@ fn refused(env: &Env<'_>, refusal: &Refusal) -> Result<()> {
             cli.arg("-o").arg(out);
         }
         let output = cli.output().with_context(|| format!("cannot start {}", env.built.cli.display()))?;
-        let message = String::from_utf8_lossy(&output.stderr);
+        let message = String::from_utf8_lossy(&output.stderr).trim().to_owned();
         ensure!(output.status.code().is_some_and(|code| code != 0), "`merus {command}` did not refuse it: {message}");
         for pattern in &refusal.expect {
             if !message.lines().any(|line| qemu::matches(pattern, line)) {
