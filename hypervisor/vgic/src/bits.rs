@@ -88,6 +88,14 @@ impl IntidSet {
         }
     }
 
+    /// [`IntidSet::insert`] of an INTID below 64.
+    #[inline]
+    pub(crate) fn insert_low(&mut self, intid: u32) {
+        let [low, ..] = &mut self.words;
+        *low |= 1u64.wrapping_shl(intid);
+        self.summary |= 1;
+    }
+
     #[inline]
     pub(crate) fn remove(&mut self, intid: u32) {
         let n = intid >> 6;

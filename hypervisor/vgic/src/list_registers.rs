@@ -24,9 +24,9 @@
 //! Arm IHI 0069, "ICH_LR<n>_EL2", "ICH_HCR_EL2", "ICH_ELRSR_EL2", "ICH_EISR_EL2", "Maintenance interrupts".
 
 use crate::bits::ones;
-use crate::irq::{ACTIVE, LR_PENDING, LR_PRIORITY_SHIFT, LR_STATE, RESIDENT};
+use crate::irq::{ACTIVE, Irq, LR_PENDING, LR_PRIORITY_SHIFT, LR_STATE, RESIDENT};
 use crate::state::{Residency, Vcpu};
-use crate::{Refusal, TIMER_PPI, VcpuId, VcpuSet, Vgic};
+use crate::{FIRST_SPI, Refusal, TIMER_PPI, VcpuId, VcpuSet, Vgic};
 
 /// Bits of ICH_HCR_EL2 that this crate sets.
 pub mod hcr {
@@ -202,81 +202,33 @@ impl Vgic {
 
     /// The flush proper. As long as everything fits, each INTID in `want` is dealt with by itself.
     fn fill(&mut self, vcpu: VcpuId, hw: &mut impl ListRegs) {
-        self.dirty.remove(vcpu);
         self.notify.remove(vcpu);
-        let Some(v) = self.vcpus.get_mut(vcpu as usize) else { return };
-        if v.release {
-            v.release = false;
-            hw.deactivate(TIMER_PPI);
-        }
-        if v.overflow {
-            return self.refill(vcpu, hw);
-        }
         let mut retired = false;
-        while let Some(intid) = self.vcpus.get_mut(vcpu as usize).and_then(|v| v.want.pop()) {
-            if self.place(vcpu, intid, hw) {
-                continue;
-            }
-            if let Some(v) = self.vcpus.get_mut(vcpu as usize) {
-                v.want.insert(intid);
-            }
-            if retired {
-                return self.refill(vcpu, hw);
-            }
-            retired = true;
-            self.retire(vcpu, hw);
-        }
-        // What `retire` found again has been dealt with by the same loop.
-        self.dirty.remove(vcpu);
-    }
-
-    /// Brings one INTID's list register up to date. False where it needs one and none is known to be free.
-    #[inline]
-    fn place(&mut self, vcpu: VcpuId, intid: u32, hw: &mut impl ListRegs) -> bool {
-        let Some(mut irq) = self.irq(vcpu, intid) else { return true };
-        if u32::from(irq.home()) != vcpu {
-            return true;
-        }
-        let resident = irq.has(RESIDENT);
-        let forwarding = self.forwarding;
-        let Some(v) = self.vcpus.get_mut(vcpu as usize) else { return true };
-        let k = if resident {
-            let bit = 1u16.wrapping_shl(irq.lr.into());
-            if v.live & bit != 0 {
-                let value = hw.read(irq.lr.into());
-                v.live &= !bit;
-                if let Some(slot) = v.lr.get_mut(usize::from(irq.lr)) {
-                    *slot = value;
-                }
-                if irq.leave(value) {
+        loop {
+            self.dirty.remove(vcpu);
+            let Some(v) = self.vcpus.get_mut(vcpu as usize) else { return };
+            if v.overflow || v.release {
+                if core::mem::take(&mut v.release) {
                     hw.deactivate(TIMER_PPI);
                 }
+                if v.overflow {
+                    return self.refill(vcpu, hw);
+                }
             }
-            u32::from(irq.lr)
-        } else {
-            (!v.used).trailing_zeros()
-        };
-        let value = irq.lr_value(intid, vcpu as u8, forwarding, true);
-        if value == 0 {
-            if resident {
-                v.used &= !1u16.wrapping_shl(k);
-                store(v, k, 0, hw);
-                irq.evict();
-                self.set_irq(vcpu, intid, irq);
-                self.attend(vcpu as u8, intid, irq);
+            match place_all(v, &mut self.spis, vcpu as u8, self.forwarding, hw) {
+                Placed::All => return,
+                Placed::Withdrawn(intid) => {
+                    if let Some(irq) = self.irq(vcpu, intid) {
+                        self.attend(vcpu as u8, intid, irq);
+                    }
+                }
+                Placed::Full if retired => return self.refill(vcpu, hw),
+                Placed::Full => {
+                    retired = true;
+                    self.retire(vcpu, hw);
+                }
             }
-            return true;
         }
-        if k >= u32::from(v.lr_count) {
-            return false;
-        }
-        irq.enter(vcpu as u8, k as u8, value);
-        let bit = 1u16.wrapping_shl(k);
-        v.used |= bit;
-        v.live |= bit;
-        store(v, k, value, hw);
-        self.set_irq(vcpu, intid, irq);
-        true
     }
 
     /// Frees the list registers that the guest is done with, without reading one.
@@ -341,6 +293,58 @@ impl Vgic {
             self.attend(vcpu as u8, intid, irq);
         }
     }
+}
+
+/// What [`place_all`] stopped at.
+enum Placed {
+    /// Nothing: every INTID in `want` is where it belongs.
+    All,
+    /// This INTID was taken out of its list register, and may belong to another vCPU now.
+    Withdrawn(u32),
+    /// One needs a list register and none is known to be free; it is still in `want`.
+    Full,
+}
+
+/// Brings the list registers of the INTIDs in `want` up to date, one by one. Reads a register only where it is live.
+fn place_all(v: &mut Vcpu, spis: &mut [Irq], me: u8, forwarding: bool, hw: &mut impl ListRegs) -> Placed {
+    while let Some(intid) = v.want.pop() {
+        let slot = match intid.checked_sub(FIRST_SPI) {
+            None => v.private.get_mut(intid as usize),
+            Some(n) => spis.get_mut(n as usize),
+        };
+        let Some(irq) = slot.filter(|irq| irq.home() == me) else { continue };
+        let resident = irq.has(RESIDENT);
+        let k = if resident { u32::from(irq.lr) } else { (!v.used).trailing_zeros() };
+        let bit = 1u16.wrapping_shl(k);
+        if resident && v.live & bit != 0 {
+            let value = hw.read(k as usize);
+            v.live &= !bit;
+            if let Some(held) = v.lr.get_mut(k as usize) {
+                *held = value;
+            }
+            if irq.leave(value) {
+                hw.deactivate(TIMER_PPI);
+            }
+        }
+        let value = irq.lr_value(intid, me, forwarding, true);
+        if value == 0 {
+            if resident {
+                irq.evict();
+                v.used &= !bit;
+                store(v, k, 0, hw);
+                return Placed::Withdrawn(intid);
+            }
+        } else if k < u32::from(v.lr_count) {
+            irq.enter(me, k as u8, value);
+            v.used |= bit;
+            v.live |= bit;
+            store(v, k, value, hw);
+        } else {
+            v.want.insert(intid);
+            return Placed::Full;
+        }
+    }
+    Placed::All
 }
 
 /// Writes list register `k` unless it holds the value already.

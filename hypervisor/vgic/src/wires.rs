@@ -1,6 +1,6 @@
 //! Interrupt sources: device wires, the linked timer, and edges.
 
-use crate::irq::{ACTIVE, EDGE, FIRED, HW, LATCH, LEVEL, NONE, RESIDENT};
+use crate::irq::{ACTIVE, EDGE, ENABLED, FIRED, HW, LATCH, LEVEL, NONE, RESIDENT};
 use crate::state::Residency;
 use crate::{FIRST_SPI, TIMER_PPI, VcpuId, Vgic};
 
@@ -22,17 +22,7 @@ impl Vgic {
     /// An edge on an SPI (a message, a doorbell): pending until taken or cleared, however the guest configured it.
     pub fn pulse_spi(&mut self, intid: u32) {
         if intid >= FIRST_SPI {
-            self.latch(NONE, 0, intid);
-        }
-    }
-
-    /// Makes an interrupt pending by its latch.
-    #[inline]
-    pub(crate) fn latch(&mut self, acting: u8, view: VcpuId, intid: u32) {
-        if let Some(mut irq) = self.irq(view, intid) {
-            irq.flags |= LATCH;
-            self.set_irq(view, intid, irq);
-            self.attend(acting, intid, irq);
+            self.pend(0, intid, 1);
         }
     }
 
@@ -64,10 +54,20 @@ impl Vgic {
     /// its priority dropped, not deactivated: it stays active until the guest deactivates the virtual one.
     #[inline]
     pub fn hw_timer_fired(&mut self, vcpu: VcpuId) {
-        if let Some(mut irq) = self.irq(vcpu, TIMER_PPI) {
-            irq.flags |= FIRED;
-            self.set_irq(vcpu, TIMER_PPI, irq);
-            self.attend(NONE, TIMER_PPI, irq);
+        self.raise_private(vcpu, TIMER_PPI, FIRED);
+    }
+
+    /// Makes an SGI or PPI pending by `cause` ([`LATCH`] or [`FIRED`]). The home of such a one is its vCPU, always.
+    #[inline]
+    pub(crate) fn raise_private(&mut self, vcpu: VcpuId, intid: u32, cause: u16) {
+        let Some(v) = self.vcpus.get_mut(vcpu as usize) else { return };
+        let Some(irq) = v.private.get_mut(intid as usize) else { return };
+        let flags = irq.flags | cause;
+        irq.flags = flags;
+        if flags & (ACTIVE | RESIDENT) != 0 || (flags & ENABLED != 0 && self.forwarding) {
+            v.want.insert_low(intid);
+            self.dirty.insert(vcpu);
+            self.notify.insert(vcpu);
         }
     }
 

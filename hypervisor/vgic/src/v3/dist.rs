@@ -80,7 +80,7 @@ impl Vgic {
         aligned(at, size)?;
         match at {
             SETSPI_NSR if matches!(size, AccessSize::B2 | AccessSize::B4) => self.message(value, |vgic, intid| {
-                vgic.latch(NONE, 0, intid);
+                vgic.pend(0, intid, 1);
                 Ok(())
             }),
             CLRSPI_NSR if matches!(size, AccessSize::B2 | AccessSize::B4) => {

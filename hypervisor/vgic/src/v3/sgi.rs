@@ -4,6 +4,7 @@
 //! Arm IHI 0069, "ICC_SGI1R_EL1, Interrupt Controller Software Generated Interrupt Group 1 Register".
 
 use crate::bits::ones;
+use crate::irq::LATCH;
 use crate::{VcpuId, Vgic};
 
 impl Vgic {
@@ -15,7 +16,7 @@ impl Vgic {
         if value & (1 << 40) != 0 {
             for to in 0..self.vcpus.len() as u32 {
                 if to != by {
-                    self.latch(crate::irq::NONE, to, intid);
+                    self.raise_private(to, intid, LATCH);
                 }
             }
             return;
@@ -26,7 +27,7 @@ impl Vgic {
             | (((value >> 44) as u32 & 0xf) << 4);
         for n in ones(value & 0xffff) {
             if let Some(to) = self.find_affinity(cluster | n) {
-                self.latch(crate::irq::NONE, to, intid);
+                self.raise_private(to, intid, LATCH);
             }
         }
     }
