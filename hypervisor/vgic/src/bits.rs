@@ -88,6 +88,21 @@ impl IntidSet {
         }
     }
 
+    /// The members as one word, where all are below 64.
+    #[inline]
+    pub(crate) fn low(&self) -> Option<u64> {
+        let [low, ..] = &self.words;
+        (self.summary <= 1).then_some(*low)
+    }
+
+    /// Puts `low` in the place of all members below 64; there are no others.
+    #[inline]
+    pub(crate) fn set_low(&mut self, low: u64) {
+        let [slot, ..] = &mut self.words;
+        *slot = low;
+        self.summary = u16::from(low != 0);
+    }
+
     /// [`IntidSet::insert`] of an INTID below 64.
     #[inline]
     pub(crate) fn insert_low(&mut self, intid: u32) {

@@ -121,13 +121,7 @@ impl Irq {
         if !deliver {
             return 0;
         }
-        value |= LR_PENDING | (u64::from(self.priority) << LR_PRIORITY_SHIFT);
-        if self.has(FIRED) {
-            value |= LR_HW | (u64::from(intid) << LR_PINTID_SHIFT);
-        } else if !self.has(EDGE) {
-            value |= LR_EOI;
-        }
-        value
+        self.new_lr_value(intid, self.flags)
     }
 
     /// The truth goes into list register `lr` of `owner`, which is written with `value`.
@@ -145,6 +139,30 @@ impl Irq {
                 self.flags = (self.flags & !FIRED) | HW;
             }
         }
+    }
+
+    /// [`Irq::lr_value`] of one that is to be delivered, is not active, and has `flags`.
+    #[inline]
+    pub(crate) const fn new_lr_value(self, intid: u32, flags: u16) -> u64 {
+        let value = intid as u64 | LR_GROUP1 | LR_PENDING | ((self.priority as u64) << LR_PRIORITY_SHIFT);
+        if flags & FIRED != 0 {
+            value | LR_HW | ((intid as u64) << LR_PINTID_SHIFT)
+        } else if flags & EDGE == 0 {
+            value | LR_EOI
+        } else {
+            value
+        }
+    }
+
+    /// [`Irq::enter`] of such a one; what was in the register before is over.
+    #[inline]
+    pub(crate) fn enter_new(&mut self, owner: u8, lr: u8) {
+        const { assert!(LR_LATCH == LATCH << 6 && HW == FIRED << 1) };
+        let moved = ((self.flags & LATCH) << 6) | ((self.flags & FIRED) << 1);
+        self.flags = (self.flags & (ENABLED | LEVEL | EDGE | ANY)) | moved | RESIDENT;
+        self.lr_priority = self.priority;
+        self.owner = owner;
+        self.lr = lr;
     }
 
     /// The truth comes back from the list register, which reads `value` now. True where the guest deactivated what

@@ -24,7 +24,9 @@
 //! Arm IHI 0069, "ICH_LR<n>_EL2", "ICH_HCR_EL2", "ICH_ELRSR_EL2", "ICH_EISR_EL2", "Maintenance interrupts".
 
 use crate::bits::ones;
-use crate::irq::{ACTIVE, Irq, LR_PENDING, LR_PRIORITY_SHIFT, LR_STATE, RESIDENT};
+use crate::irq::{
+    ACTIVE, EDGE, ENABLED, FIRED, HW, Irq, LATCH, LEVEL, LR_HW, LR_PENDING, LR_PRIORITY_SHIFT, LR_STATE, RESIDENT,
+};
 use crate::state::{Residency, Vcpu};
 use crate::{FIRST_SPI, Refusal, TIMER_PPI, VcpuId, VcpuSet, Vgic};
 
@@ -170,12 +172,15 @@ impl Vgic {
     /// after [`Vgic::load`] and [`Vgic::sync`] a call is due, because the vCPU runs from here on.
     #[inline]
     pub fn flush(&mut self, vcpu: VcpuId, hw: &mut impl ListRegs) {
+        let Some(v) = self.vcpus.get_mut(vcpu as usize) else { return };
         if self.dirty.contains(vcpu) {
-            self.fill(vcpu, hw);
+            self.notify.remove(vcpu);
+            self.dirty.remove(vcpu);
+            if !(self.forwarding && place_new(v, vcpu as u8, hw)) {
+                return self.fill(vcpu, hw);
+            }
         }
-        if let Some(v) = self.vcpus.get_mut(vcpu as usize) {
-            v.residency = Residency::Running;
-        }
+        v.residency = Residency::Running;
     }
 
     /// The guest's write of ICC_DIR_EL1, trapped because [`hcr::TDIR`] is set.
@@ -200,20 +205,27 @@ impl Vgic {
         Ok(())
     }
 
-    /// The flush proper. As long as everything fits, each INTID in `want` is dealt with by itself.
+    /// The flush, where [`place_new`] is not enough.
+    #[cold]
+    #[inline(never)]
     fn fill(&mut self, vcpu: VcpuId, hw: &mut impl ListRegs) {
-        self.notify.remove(vcpu);
+        self.place_or_refill(vcpu, hw);
+        self.dirty.remove(vcpu);
+        if let Some(v) = self.vcpus.get_mut(vcpu as usize) {
+            v.residency = Residency::Running;
+        }
+    }
+
+    /// As long as everything fits, each INTID in `want` is dealt with by itself.
+    fn place_or_refill(&mut self, vcpu: VcpuId, hw: &mut impl ListRegs) {
         let mut retired = false;
         loop {
-            self.dirty.remove(vcpu);
             let Some(v) = self.vcpus.get_mut(vcpu as usize) else { return };
-            if v.overflow || v.release {
-                if core::mem::take(&mut v.release) {
-                    hw.deactivate(TIMER_PPI);
-                }
-                if v.overflow {
-                    return self.refill(vcpu, hw);
-                }
+            if core::mem::take(&mut v.release) {
+                hw.deactivate(TIMER_PPI);
+            }
+            if v.overflow {
+                return self.refill(vcpu, hw);
             }
             match place_all(v, &mut self.spis, vcpu as u8, self.forwarding, hw) {
                 Placed::All => return,
@@ -293,6 +305,46 @@ impl Vgic {
             self.attend(vcpu as u8, intid, irq);
         }
     }
+}
+
+/// The common flush: nothing but private interrupts that are newly pending, each with a free list register or one that the
+/// guest is done with. False where there is more to it; what is not placed then is still in `want`.
+#[inline]
+fn place_new(v: &mut Vcpu, me: u8, hw: &mut impl ListRegs) -> bool {
+    let Some(mut low) = v.want.low().filter(|_| !v.overflow && !v.release) else { return false };
+    while low != 0 {
+        let intid = low.trailing_zeros();
+        let Some(irq) = v.private.get_mut(intid as usize) else { break };
+        let flags = irq.flags;
+        let pending = flags & (LATCH | FIRED) != 0 || flags & (LEVEL | EDGE) == LEVEL;
+        let k = if flags & RESIDENT == 0 { (!v.used).trailing_zeros() } else { u32::from(irq.lr) };
+        let bit = 1u16.wrapping_shl(k);
+        if flags & ENABLED == 0 || !pending || k >= u32::from(v.lr_count) {
+            break;
+        }
+        if flags & RESIDENT == 0 {
+            if flags & ACTIVE != 0 {
+                break;
+            }
+        } else {
+            // Where it is pending or active there, or the physical interrupt is left to EL2, the long way reads it again.
+            let held = if v.live & bit != 0 { hw.read(k as usize) } else { LR_STATE };
+            if held & LR_STATE != 0 || (flags & HW != 0 && held & LR_HW == 0) {
+                break;
+            }
+        }
+        irq.enter_new(me, k as u8);
+        let value = irq.new_lr_value(intid, flags);
+        v.used |= bit;
+        v.live |= bit;
+        if let Some(held) = v.lr.get_mut(k as usize) {
+            *held = value;
+        }
+        hw.write(k as usize, value);
+        low &= low.wrapping_sub(1);
+    }
+    v.want.set_low(low);
+    low == 0
 }
 
 /// What [`place_all`] stopped at.
