@@ -2,7 +2,7 @@
 //!
 //! No atomics, no locks, no heap, no panics that would print: memory is Device memory here.
 
-use crate::entry::{BOOT_STACK, SCTLR_ON};
+use crate::entry::SCTLR_ON;
 use crate::stage1::{self, Kind, Stage1};
 use addr::{BLOCK_SIZE, PAGE_SIZE, Pa, Span};
 use core::arch::asm;
@@ -118,12 +118,8 @@ extern "C" fn boot_early(fdt: u64, _base: u64) -> *const MmuSetup {
     let pa_range: u64;
     // SAFETY: reads an ID register.
     unsafe { asm!("mrs {}, ID_AA64MMFR0_EL1", out(reg) pa_range, options(nomem, nostack)) };
-    let setup = MmuSetup {
-        tcr: stage1::tcr(pa_range & 0xf),
-        mair: stage1::MAIR,
-        ttbr: map.root().as_u64(),
-        sctlr: SCTLR_ON,
-    };
+    let setup =
+        MmuSetup { tcr: stage1::tcr(pa_range & 0xf), mair: stage1::MAIR, ttbr: map.root().as_u64(), sctlr: SCTLR_ON };
     // SAFETY: the first CPU alone runs, with the MMU off.
     unsafe { *EARLY.setup.get() = setup };
     EARLY.setup.get()
@@ -155,8 +151,13 @@ extern "C" fn boot_rust(fdt: u64, _base: u64, from_el3: u64) -> ! {
     unsafe { merus_main(info, map) }
 }
 
-/// The lowest and highest address of the first CPU's stack.
-pub fn boot_stack_span() -> (u64, u64) {
-    let low = &raw const boot_stack as u64 + PAGE_SIZE;
-    (low, low + BOOT_STACK as u64)
+/// The board's device tree at `fdt`, if the early tables map one there (or the MMU is off).
+pub fn tree(fdt: Pa) -> Option<&'static [u8]> {
+    tree_span(fdt.as_u64())?;
+    // SAFETY: `tree_span` checked the header; `boot_early` mapped all of the tree, and nobody writes to it: it is kept out of
+    // the RAM that is handed out.
+    unsafe {
+        let size = u32::from_be(((fdt.as_u64() + 4) as *const u32).read_volatile());
+        Some(core::slice::from_raw_parts(fdt.as_u64() as *const u8, size as usize))
+    }
 }

@@ -30,7 +30,7 @@ _start:
     b       boot_primary            // code0
     .word   0                       // code1
     .quad   0                       // text_offset
-    .quad   __image_end             // image_size (linked at 0, so the end is the size)
+    .quad   (__image_end - .) + 0x10 // image_size
     .quad   0xa                     // flags: little endian, 4 KiB pages, anywhere in memory
     .quad   0
     .quad   0

@@ -16,10 +16,12 @@
 //! `merus_entered_at_el1`.
 #![no_std]
 
+extern crate alloc;
+
 mod early;
 mod entry;
 pub mod secondary;
 pub mod stage1;
 
-pub use early::image;
+pub use early::{image, tree};
 pub use platform::BootInfo;

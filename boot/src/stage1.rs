@@ -81,7 +81,10 @@ impl Stage1 {
         blocks: bool,
         page: &mut dyn FnMut() -> Option<Pa>,
     ) -> Result<(), MapError> {
-        if !span.start().is_aligned(PAGE_SIZE) || !span.size().is_multiple_of(PAGE_SIZE) || span.end().as_u64() >> 48 != 0 {
+        if !span.start().is_aligned(PAGE_SIZE)
+            || !span.size().is_multiple_of(PAGE_SIZE)
+            || span.end().as_u64() >> 48 != 0
+        {
             return Err(MapError::BadSpan);
         }
         let mut at = span.start().as_u64();
@@ -183,4 +186,45 @@ fn invalidate(at: u64) {
     unsafe {
         asm!("dsb ishst", "tlbi vae2is, {p}", "dsb ish", "isb", p = in(reg) at >> 12, options(nostack, preserves_flags));
     }
+}
+
+impl Stage1 {
+    /// Maps the registers of a device and gives access to them.
+    pub fn device(
+        &mut self,
+        span: Span<Pa>,
+        page: &mut dyn FnMut() -> Option<Pa>,
+    ) -> Result<platform::mmio::Registers, MapError> {
+        let pages = span.align_outwards(PAGE_SIZE).ok_or(MapError::BadSpan)?;
+        self.map(pages, Kind::Device, true, page)?;
+        // SAFETY: mapped as Device memory where it lies, just now; `map` refuses what is mapped as memory already, and
+        // nothing ever unmaps it. That it is the device its driver expects is the device tree's word.
+        Ok(unsafe { platform::mmio::Registers::new(span.start()) })
+    }
+    /// Maps what the firmware left in memory for Merus (the bundle), read only, and lends it for good.
+    pub fn firmware_bytes(
+        &mut self,
+        span: Span<Pa>,
+        page: &mut dyn FnMut() -> Option<Pa>,
+    ) -> Result<&'static [u8], MapError> {
+        let pages = span.align_outwards(PAGE_SIZE).ok_or(MapError::BadSpan)?;
+        self.map(pages, Kind::ReadOnly, true, page)?;
+        // SAFETY: mapped read-only, never unmapped, and (because `map` refuses what is mapped already as something else) no
+        // part of the image or of RAM that is handed out: nobody writes to it.
+        Ok(unsafe { core::slice::from_raw_parts(span.start().as_u64() as *const u8, span.size() as usize) })
+    }
+}
+
+/// A zeroed page for tables out of the heap (which lies in the image).
+pub fn page_from_heap() -> Option<Pa> {
+    let layout = core::alloc::Layout::from_size_align(PAGE_SIZE as usize, PAGE_SIZE as usize).ok()?;
+    // SAFETY: the layout is not empty.
+    let page = unsafe { alloc::alloc::alloc_zeroed(layout) };
+    (!page.is_null()).then(|| Pa::new(page as u64))
+}
+
+/// A device's registers while the MMU is off (entry at EL1, on the way to an error message).
+pub fn unmapped_device(span: Span<Pa>) -> platform::mmio::Registers {
+    // SAFETY: with the MMU off all memory is Device memory; that the device is there is the device tree's word.
+    unsafe { platform::mmio::Registers::new(span.start()) }
 }

@@ -1,3 +1,51 @@
-//! (to be written)
+//! Merus: the kernel binary. It wires the rooms together and decides nothing that a room could decide.
+//!
+//! | module | what |
+//! |---|---|
+//! | `main` | from [`BootInfo`] to pCPUs that run guests |
+//! | [`machine`] | what all pCPUs share |
+//! | [`construct`] | from a description to a VM; reset; the end |
+//! | [`run`] | one pCPU's life |
+//! | [`interrupts`] | physical interrupts |
+//! | [`hw`], [`guest`] | the pCPU as `vm` sees it; a VM as the kernel sees it |
+//! | [`console`], [`time`], [`fatal`] | the UART, the counter, the end |
 #![no_std]
 #![no_main]
+#![deny(unsafe_code)]
+
+extern crate alloc;
+
+mod console;
+mod construct;
+#[allow(unsafe_code)] // Names the assembly calls; no unsafe block.
+mod fatal;
+mod guest;
+mod hw;
+mod interrupts;
+mod machine;
+mod run;
+mod smp;
+mod start;
+mod time;
+
+#[allow(unsafe_code)] // The names that `boot` calls; no unsafe block.
+mod entry {
+    use boot::BootInfo;
+    use boot::stage1::Stage1;
+
+    #[unsafe(no_mangle)]
+    fn merus_main(info: BootInfo, map: Stage1) -> ! {
+        crate::start::first(info, map)
+    }
+    #[unsafe(no_mangle)]
+    extern "C" fn merus_secondary_main(number: u64) -> ! {
+        crate::smp::secondary(number as usize)
+    }
+    #[unsafe(no_mangle)]
+    extern "C" fn merus_entered_at_el1(fdt: u64) -> ! {
+        crate::start::entered_at_el1(fdt)
+    }
+}
+
+#[global_allocator]
+static HEAP: sync::heap::Heap = sync::heap::Heap::new();

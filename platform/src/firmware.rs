@@ -22,7 +22,7 @@ impl Firmware {
     pub const fn new(conduit: Conduit) -> Self {
         Self { conduit }
     }
-    /// Starts the CPU `mpidr` at physical address `entry` with `context` in its x0. 
+    /// Starts the CPU `mpidr` at physical address `entry` with `context` in its x0.
     pub fn cpu_on(&self, mpidr: u64, entry: u64, context: u64) -> Result<(), psci::Error> {
         self.run(
             || psci::cpu_on::<smccc::Smc>(mpidr, entry, context),

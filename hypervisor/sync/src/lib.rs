@@ -12,6 +12,9 @@
 #[cfg(any(test, feature = "check-ranks"))]
 extern crate std;
 
+#[cfg(target_os = "none")]
+pub mod heap;
+
 use core::ops::{Deref, DerefMut};
 use spin::RelaxStrategy;
 use spin::mutex::{SpinMutex, SpinMutexGuard};

@@ -1,4 +1,19 @@
-//! (to be written)
+//! A virtual machine: its parts, its vCPUs, and what becomes of each exit.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`Vm`] | the parts that all vCPUs of a VM share: bus, interrupt controller, power states, CPU model |
+//! | [`Vcpu`] | what belongs to the runner of one vCPU |
+//! | [`handle`] | an [`Exit`](trap::Exit) in, a [`Next`] out: total, no wildcard |
+//! | [`Port`] | what others ask of a vCPU: look at your interrupts, hold still, stop |
+//! | [`VgicPort`], [`SpiLine`] | the interrupt controller behind its lock, and a device's wire into it |
+//! | [`debug`], [`timer`] | trapped registers that live with the vCPU |
+//!
+//! Nothing here touches hardware: the pCPU is a [`Hw`], other pCPUs are a [`Waker`], and time comes from the pCPU. The whole
+//! room runs on the host with fakes.
+//!
+//! # Who may touch what
+//! A [`Vcpu`] belongs to whoever runs it, by `&mut`. Everything shared is behind a lock of `sync` or an atomic of [`Port`].
 #![no_std]
 #![forbid(unsafe_code)]
 #![cfg_attr(
@@ -11,3 +26,26 @@
         clippy::arithmetic_side_effects
     )
 )]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+mod calls;
+pub mod debug;
+mod exit;
+mod machine;
+mod mmio;
+mod port;
+mod sysreg;
+#[cfg(test)]
+mod tests;
+pub mod timer;
+mod vcpu;
+mod wires;
+
+pub use exit::{Hw, Next, StopReason, handle};
+pub use machine::{BuildError, DeviceHandle, Life, Parts, Vm, VmId, Waker};
+pub use port::{Port, Requests};
+pub use vcpu::{ExitCounts, Vcpu};
+pub use wires::{SpiLine, VgicPort};

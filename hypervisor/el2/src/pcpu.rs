@@ -1,0 +1,163 @@
+//! One pCPU: what is loaded on it, and the steps of a switch in their order.
+
+use crate::errata::{self, Errata};
+use crate::features::{Features, id_register};
+use crate::lists::HardwareLists;
+use crate::regs::mrs;
+use crate::start::{self, HCR_TVM, HCR_TWI};
+use crate::vectors::{self, Left};
+use crate::world::{self, GuestState, Space};
+use crate::{debug, tlb};
+use trap::GuestFrame;
+
+/// What TPIDR_EL2 points to. The first field is the assembly's: where the handler of a fault of EL2 puts its stack.
+#[repr(C, align(16))]
+pub struct PcpuAnchor {
+    emergency_top: u64,
+    number: u64,
+    emergency: [u8; 8192],
+}
+
+impl PcpuAnchor {
+    /// For pCPU `number`; its own address goes in at [`Pcpu::start`].
+    pub const fn new(number: u64) -> Self {
+        Self { emergency_top: 0, number, emergency: [0; 8192] }
+    }
+}
+
+/// The number of this pCPU: 0 is the one that booted. 0 also before [`Pcpu::start`].
+pub fn number() -> usize {
+    let anchor = mrs!("TPIDR_EL2") as *const PcpuAnchor;
+    if anchor.is_null() {
+        return 0;
+    }
+    // SAFETY: TPIDR_EL2 is zero or what `Pcpu::start` wrote: an anchor that lives for ever and does not change any more.
+    unsafe { (*anchor).number as usize }
+}
+
+/// One pCPU's hardware.
+#[derive(Debug)]
+pub struct Pcpu {
+    features: Features,
+    errata: Errata,
+    number: usize,
+    /// The list registers of whoever is loaded.
+    pub lists: HardwareLists,
+    hcr: u64,
+    loaded: bool,
+    debugging: bool,
+}
+
+impl Pcpu {
+    /// Writes the start state on this pCPU. Called once on each.
+    pub fn start(anchor: &'static mut PcpuAnchor) -> Self {
+        let features = Features::here();
+        anchor.emergency_top = &raw const anchor.emergency as u64 + 8192;
+        let number = anchor.number as usize;
+        // SAFETY: once a pCPU (an anchor is handed over by `&'static mut`), before any guest; E2H is 0 since the entry code.
+        unsafe { start::pcpu(&features, anchor as *const PcpuAnchor as u64) };
+        let errata = errata::of(id_register(0, 0));
+        Self {
+            hcr: start::hcr(&features),
+            features,
+            errata,
+            number,
+            lists: HardwareLists::here(),
+            loaded: false,
+            debugging: false,
+        }
+    }
+    /// Its number.
+    #[inline(always)]
+    pub fn number(&self) -> usize {
+        self.number
+    }
+    /// Its features.
+    pub fn features(&self) -> &Features {
+        &self.features
+    }
+    /// From now on, what all pCPUs have ([`Features::common`]) and need.
+    pub fn settle(&mut self, common: &Features, errata: Errata) {
+        self.features = *common;
+        self.errata = errata;
+        self.hcr = start::hcr(common);
+    }
+    /// The workarounds this pCPU needs.
+    pub fn errata(&self) -> Errata {
+        self.errata
+    }
+    /// Loads a vCPU's state. Whoever was loaded has been [`Self::put`].
+    pub fn load(&mut self, state: &GuestState, space: &Space) {
+        assert!(!self.loaded, "a vCPU is loaded over another");
+        // SAFETY: `Space` comes from `GuestSpace::activate`, whose tables map declared RAM only and whose VMID is current;
+        // HCR_EL2 is the start state's.
+        unsafe {
+            world::set_hcr(self.hcr);
+            state.load(space, &self.features, self.errata);
+        }
+        self.loaded = true;
+    }
+    /// Saves the loaded vCPU's state and leaves nothing of it behind that the next could be surprised by.
+    pub fn put(&mut self, state: &mut GuestState) {
+        assert!(self.loaded, "there is no vCPU to put");
+        state.put(&self.features);
+        self.set_debug(None);
+        self.trap_wfi(true);
+        self.watch_stage1(false);
+        tlb::park();
+        self.loaded = false;
+    }
+    /// The loaded vCPU's breakpoints, watchpoints (control, value) and MDSCR_EL1, or `None` where nothing is switched on.
+    pub fn set_debug(&mut self, registers: Option<(&[(u64, u64)], &[(u64, u64)], u64)>) {
+        match registers {
+            Some((breakpoints, watchpoints, mdscr)) => {
+                let (b, w) = (usize::from(self.features.breakpoints), usize::from(self.features.watchpoints));
+                debug::load(
+                    breakpoints.get(..b).unwrap_or(breakpoints),
+                    watchpoints.get(..w).unwrap_or(watchpoints),
+                    mdscr,
+                );
+                self.debugging = true;
+            }
+            None if self.debugging => {
+                debug::unload(self.features.breakpoints, self.features.watchpoints);
+                self.debugging = false;
+            }
+            None => {}
+        }
+    }
+    /// Whether WFI exits.
+    #[inline]
+    pub fn trap_wfi(&mut self, on: bool) {
+        self.set_hcr_bit(HCR_TWI, on);
+    }
+    /// Whether writes of the stage-1 control registers exit.
+    pub fn watch_stage1(&mut self, on: bool) {
+        self.set_hcr_bit(HCR_TVM, on);
+    }
+    #[inline]
+    fn set_hcr_bit(&mut self, bit: u64, on: bool) {
+        let hcr = if on { self.hcr | bit } else { self.hcr & !bit };
+        if hcr != self.hcr {
+            self.hcr = hcr;
+            // SAFETY: the start state's value with TWI or TVM changed.
+            unsafe { world::set_hcr(hcr) };
+        }
+    }
+    /// Runs the loaded vCPU until something happens.
+    #[inline(always)]
+    pub fn enter(&mut self, frame: &mut GuestFrame) -> Left {
+        assert!(self.loaded, "no vCPU is loaded");
+        // SAFETY: `start` set this pCPU up, `load` loaded the vCPU under tables that map declared RAM only. The frame's PSTATE is
+        // a guest's: `frame_is_guests` keeps EL2 and EL3 out of it.
+        unsafe { vectors::enter(frame_is_guests(frame)) }
+    }
+}
+
+/// Makes sure that the frame returns to EL1 or EL0: whatever a bug wrote there, the `eret` leaves EL2.
+#[inline(always)]
+fn frame_is_guests(frame: &mut GuestFrame) -> &mut GuestFrame {
+    // M[3:2] names the level where M[4] is clear; levels 2 and 3 have bit 3 set.
+    frame.pstate &= !(1 << 3) | (frame.pstate >> 4 & 1) << 3;
+    frame
+}

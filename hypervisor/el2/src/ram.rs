@@ -1,0 +1,222 @@
+//! RAM that is not Merus' own: zeroing, copying, checking and cleaning it, by physical address.
+//!
+//! All Rust objects of Merus (statics, heap, stacks) lie in the image. The [`Pool`] is RAM outside the image, declared once, so
+//! no access to it can break what Rust assumes of its objects. Guests write to it at the same time: contents are copied,
+//! never borrowed.
+//!
+//! # Caches (a guest starts with its caches off)
+//! What Merus writes here is in the caches; a guest whose caches are off reads memory. [`clean`] is the last step of every
+//! hand-over unless the CPU has FEAT_S2FWB and stage 2 forces write-back. [`invalidate_instructions`] follows where frames are
+//! reused for code.
+
+use addr::{Pa, Span};
+use core::arch::asm;
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+const MOST: usize = 16;
+
+struct Declared {
+    spans: [[core::sync::atomic::AtomicU64; 2]; MOST],
+    count: AtomicUsize,
+}
+
+static DECLARED: Declared = Declared {
+    spans: [const { [const { core::sync::atomic::AtomicU64::new(0) }; 2] }; MOST],
+    count: AtomicUsize::new(0),
+};
+
+/// Declares `span` as RAM that guests and their tables may be given. Refused (`false`) where it overlaps `image`, or where too
+/// many spans have been declared. Called by the first pCPU before the others start.
+pub fn declare(span: Span<Pa>, image: Span<Pa>) -> bool {
+    let at = DECLARED.count.load(Ordering::Relaxed);
+    let Some(slot) = DECLARED.spans.get(at) else { return false };
+    if span.overlaps(&image) {
+        return false;
+    }
+    slot[0].store(span.start().as_u64(), Ordering::Relaxed);
+    slot[1].store(span.end().as_u64(), Ordering::Relaxed);
+    DECLARED.count.store(at + 1, Ordering::Release);
+    true
+}
+
+/// Whether all of `size` bytes at `at` are declared RAM.
+#[inline]
+pub fn is_declared(at: Pa, size: u64) -> bool {
+    let count = DECLARED.count.load(Ordering::Acquire);
+    let Some(end) = at.as_u64().checked_add(size) else { return false };
+    DECLARED
+        .spans
+        .iter()
+        .take(count)
+        .any(|[from, to]| from.load(Ordering::Relaxed) <= at.as_u64() && end <= to.load(Ordering::Relaxed))
+}
+
+#[inline]
+fn check(at: Pa, size: u64) {
+    assert!(is_declared(at, size), "{at:?} + {size:#x} is not declared RAM");
+}
+
+/// Zeroes `span` (whole pages), `zva` bytes at a time where DC ZVA is allowed.
+pub fn zero(span: Span<Pa>, zva: u32) {
+    check(span.start(), span.size());
+    let (mut at, end) = (span.start().as_u64(), span.end().as_u64());
+    if zva >= 16 {
+        let step = u64::from(zva);
+        while at < end && !at.is_multiple_of(step * 8) {
+            // SAFETY: declared RAM, outside every Rust object; the span is whole pages, and so are its DC ZVA blocks.
+            unsafe { asm!("dc zva, {}", in(reg) at, options(nostack, preserves_flags)) };
+            at += step;
+        }
+        while at + step * 8 <= end {
+            // SAFETY: as above, eight blocks at a time.
+            unsafe {
+                asm!(
+                    "dc zva, {a}", "add {b}, {a}, {s}", "dc zva, {b}", "add {b}, {b}, {s}", "dc zva, {b}", "add {b}, {b}, {s}",
+                    "dc zva, {b}", "add {b}, {b}, {s}", "dc zva, {b}", "add {b}, {b}, {s}", "dc zva, {b}", "add {b}, {b}, {s}",
+                    "dc zva, {b}", "add {b}, {b}, {s}", "dc zva, {b}",
+                    a = in(reg) at, b = out(reg) _, s = in(reg) step, options(nostack, preserves_flags)
+                );
+            }
+            at += step * 8;
+        }
+    }
+    while at < end {
+        // SAFETY: as above, 16 bytes at a time.
+        unsafe { asm!("stp xzr, xzr, [{}]", in(reg) at, options(nostack, preserves_flags)) };
+        at += 16;
+    }
+}
+
+/// Cleans `span` to the point of coherency, `line` bytes a step.
+pub fn clean(span: Span<Pa>, line: u32) {
+    let step = u64::from(line.max(16));
+    let (mut at, end) = (span.start().as_u64() & !(step - 1), span.end().as_u64());
+    while at < end {
+        // SAFETY: cleaning writes back what is already the memory's content.
+        unsafe { asm!("dc cvac, {}", in(reg) at, options(nostack, preserves_flags)) };
+        at += step;
+    }
+    barrier();
+}
+
+/// Cleans and invalidates `span`: what a guest's set/way operation is turned into.
+pub fn clean_invalidate(span: Span<Pa>, line: u32) {
+    let step = u64::from(line.max(16));
+    let (mut at, end) = (span.start().as_u64() & !(step - 1), span.end().as_u64());
+    while at < end {
+        // SAFETY: as for `clean`; an invalidated line comes back from memory.
+        unsafe { asm!("dc civac, {}", in(reg) at, options(nostack, preserves_flags)) };
+        at += step;
+    }
+    barrier();
+}
+
+fn barrier() {
+    // SAFETY: a barrier.
+    unsafe { asm!("dsb sy", options(nostack, preserves_flags)) };
+}
+
+/// Drops every pCPU's instruction caches: reused frames may hold new code.
+pub fn invalidate_instructions() {
+    // SAFETY: invalidation only.
+    unsafe { asm!("dsb ish", "ic ialluis", "dsb ish", "isb", options(nostack, preserves_flags)) };
+}
+
+/// Copies guest memory into `to`.
+pub fn read(at: Pa, to: &mut [u8]) {
+    check(at, to.len() as u64);
+    for (n, byte) in to.iter_mut().enumerate() {
+        // SAFETY: declared RAM; a byte is read once, and whatever it is, it is a `u8`.
+        *byte = unsafe { ((at.as_u64() + n as u64) as *const u8).read_volatile() };
+    }
+}
+
+/// Copies `from` into guest memory.
+pub fn write(at: Pa, from: &[u8]) {
+    check(at, from.len() as u64);
+    for (n, byte) in from.iter().enumerate() {
+        // SAFETY: declared RAM, outside every Rust object.
+        unsafe { ((at.as_u64() + n as u64) as *mut u8).write_volatile(*byte) };
+    }
+}
+
+/// A 64-bit entry of a table page.
+#[inline]
+pub fn load_entry(at: Pa) -> u64 {
+    check(at, 8);
+    // SAFETY: declared RAM, aligned by the caller's table; single-copy atomic.
+    unsafe { (at.as_u64() as *const u64).read_volatile() }
+}
+
+/// Stores a 64-bit entry of a table page, after every store before it.
+#[inline]
+pub fn store_entry(at: Pa, value: u64) {
+    check(at, 8);
+    // SAFETY: declared RAM, aligned; STLR makes it single-copy atomic with release order.
+    unsafe { asm!("stlr {v}, [{a}]", v = in(reg) value, a = in(reg) at.as_u64(), options(nostack, preserves_flags)) };
+}
+
+/// An atomic load of a 16-bit ring index (acquire); `at` is even.
+pub fn load_u16(at: Pa) -> u16 {
+    check(at, 2);
+    let value: u32;
+    // SAFETY: declared RAM, naturally aligned (the caller checks); LDARH is single-copy atomic.
+    unsafe {
+        asm!("ldarh {v:w}, [{a}]", v = out(reg) value, a = in(reg) at.as_u64(), options(nostack, preserves_flags))
+    };
+    value as u16
+}
+
+/// An atomic store of a 16-bit ring index (release); `at` is even.
+pub fn store_u16(at: Pa, value: u16) {
+    check(at, 2);
+    // SAFETY: as for `load_u16`.
+    unsafe {
+        asm!("stlrh {v:w}, [{a}]", v = in(reg) u32::from(value), a = in(reg) at.as_u64(), options(nostack, preserves_flags));
+    }
+}
+
+/// Copies `from` (anywhere that is mapped: the bundle) to guest RAM at `to` and returns the CRC-32 (the one of zlib, bit
+/// reversed, without its final inversion) of `crc` continued over it; with the CPU's CRC instructions where it has them.
+pub fn copy_crc(from: &[u8], to: Pa, mut crc: u32, hardware: bool) -> u32 {
+    check(to, from.len() as u64);
+    if !hardware {
+        write(to, from);
+        return from.iter().fold(crc, |crc, byte| crc_byte(crc, *byte));
+    }
+    let mut at = to.as_u64();
+    let (words, tail) = from.as_chunks::<32>();
+    for chunk in words {
+        let source = chunk.as_ptr();
+        // SAFETY: reads the 32 bytes of `chunk`, writes 32 bytes of declared RAM (checked for the whole length above).
+        // Device trees promise nothing of alignment, but the bundle's payloads and guest RAM are page aligned.
+        unsafe {
+            asm!(
+                ".arch_extension crc",
+                "ldp {a}, {b}, [{s}]", "ldp {c}, {d}, [{s}, #16]",
+                "crc32x {r:w}, {r:w}, {a}", "crc32x {r:w}, {r:w}, {b}",
+                "crc32x {r:w}, {r:w}, {c}", "crc32x {r:w}, {r:w}, {d}",
+                "stp {a}, {b}, [{t}]", "stp {c}, {d}, [{t}, #16]",
+                s = in(reg) source, t = in(reg) at, r = inout(reg) crc,
+                a = out(reg) _, b = out(reg) _, c = out(reg) _, d = out(reg) _,
+                options(nostack, preserves_flags)
+            );
+        }
+        at += 32;
+    }
+    for byte in tail {
+        // SAFETY: the rest of the same span.
+        unsafe {
+            (at as *mut u8).write_volatile(*byte);
+            asm!(".arch_extension crc", "crc32b {r:w}, {r:w}, {b:w}", r = inout(reg) crc, b = in(reg) u32::from(*byte),
+                options(nomem, nostack, preserves_flags));
+        }
+        at += 1;
+    }
+    crc
+}
+
+/// One byte of CRC-32 without the CPU's instructions.
+fn crc_byte(crc: u32, byte: u8) -> u32 {
+    (0..8).fold(crc ^ u32::from(byte), |c, _| if c & 1 != 0 { c >> 1 ^ 0xedb8_8320 } else { c >> 1 })
+}

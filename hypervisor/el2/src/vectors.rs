@@ -1,0 +1,233 @@
+//! The exception vectors and the only way into a guest and out of it.
+//!
+//! [`enter`] saves the callee-saved registers, loads the guest's general registers and executes the only `eret` of the
+//! hypervisor. An exception from the guest lands in the lower half of the vectors, stores the general registers, ELR and
+//! SPSR back and returns to `enter`'s caller. Nothing else is saved or loaded: the guest's EL1 state stays where it is until
+//! another vCPU comes ([`crate::world`]).
+//!
+//! # SErrors
+//! PSTATE.A is set while the registers are being saved and clear in Merus proper. The first instruction after it is cleared
+//! is the window: an SError that is taken there was pending when the guest was left, and is reported as the guest's
+//! ([`Left::serror`]); anywhere else it is Merus' own, and fatal.
+//!
+//! # Faults of EL2
+//! Every exception from EL2 itself is fatal. Because the stack may be what is broken, the handler runs on the emergency
+//! stack that TPIDR_EL2 points to.
+
+use core::arch::global_asm;
+use trap::GuestFrame;
+
+/// How the guest was left.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Left {
+    cause: u64,
+    /// ESR_EL2. Meaningless after an interrupt.
+    pub esr: u64,
+}
+
+impl Left {
+    /// The vector that was taken.
+    #[inline(always)]
+    pub fn vector(self) -> trap::Vector {
+        match self.cause & 3 {
+            0 => trap::Vector::Sync,
+            1 => trap::Vector::Irq,
+            2 => trap::Vector::Fiq,
+            _ => trap::Vector::SError,
+        }
+    }
+    /// Whether the guest also left an SError behind.
+    #[inline(always)]
+    pub fn serror(self) -> bool {
+        self.cause & 0x10 != 0
+    }
+}
+
+const _: () = assert!(core::mem::offset_of!(GuestFrame, x) == 0);
+const _: () = assert!(core::mem::offset_of!(GuestFrame, pc) == 248);
+const _: () = assert!(core::mem::offset_of!(GuestFrame, pstate) == 256);
+
+unsafe extern "C" {
+    fn el2_enter(frame: *mut GuestFrame) -> Left;
+    fn el2_vectors();
+}
+
+/// Runs the guest whose registers are in `frame` until something happens.
+///
+/// # Safety
+/// This pCPU is set up ([`crate::start`]), the vCPU whose frame this is has its other state loaded ([`crate::world`]), and
+/// VTTBR_EL2 holds stage-2 tables that map no memory but what this guest may touch.
+#[inline(always)]
+pub unsafe fn enter(frame: &mut GuestFrame) -> Left {
+    // SAFETY: the caller's promise; the assembly stores to nothing but `frame` and its own stack frame.
+    unsafe { el2_enter(frame) }
+}
+
+/// The vectors' address, for VBAR_EL2.
+pub fn address() -> u64 {
+    el2_vectors as *const () as u64
+}
+
+global_asm!(
+    r#"
+    .section .text.el2, "ax"
+    .global el2_enter
+el2_enter:
+    sub     sp, sp, #112
+    str     x0, [sp]
+    stp     x19, x20, [sp, #16]
+    stp     x21, x22, [sp, #32]
+    stp     x23, x24, [sp, #48]
+    stp     x25, x26, [sp, #64]
+    stp     x27, x28, [sp, #80]
+    stp     x29, x30, [sp, #96]
+    ldp     x2, x3, [x0, #248]
+    msr     ELR_EL2, x2
+    msr     SPSR_EL2, x3
+    ldp     x2, x3, [x0, #16]
+    ldp     x4, x5, [x0, #32]
+    ldp     x6, x7, [x0, #48]
+    ldp     x8, x9, [x0, #64]
+    ldp     x10, x11, [x0, #80]
+    ldp     x12, x13, [x0, #96]
+    ldp     x14, x15, [x0, #112]
+    ldp     x16, x17, [x0, #128]
+    ldp     x18, x19, [x0, #144]
+    ldp     x20, x21, [x0, #160]
+    ldp     x22, x23, [x0, #176]
+    ldp     x24, x25, [x0, #192]
+    ldp     x26, x27, [x0, #208]
+    ldp     x28, x29, [x0, #224]
+    ldr     x30, [x0, #240]
+    ldp     x0, x1, [x0]
+    eret
+    dsb     nsh                     // no speculation past the eret
+    isb
+
+guest_exit:                         // x0, x1 on the stack; x1 = cause
+    ldr     x0, [sp, #16]
+    stp     x2, x3, [x0, #16]
+    stp     x4, x5, [x0, #32]
+    stp     x6, x7, [x0, #48]
+    stp     x8, x9, [x0, #64]
+    stp     x10, x11, [x0, #80]
+    stp     x12, x13, [x0, #96]
+    stp     x14, x15, [x0, #112]
+    stp     x16, x17, [x0, #128]
+    stp     x18, x19, [x0, #144]
+    stp     x20, x21, [x0, #160]
+    stp     x22, x23, [x0, #176]
+    stp     x24, x25, [x0, #192]
+    stp     x26, x27, [x0, #208]
+    stp     x28, x29, [x0, #224]
+    str     x30, [x0, #240]
+    mrs     x2, ELR_EL2
+    mrs     x3, SPSR_EL2
+    stp     x2, x3, [x0, #248]
+    ldp     x2, x3, [sp], #16
+    stp     x2, x3, [x0]
+    mov     x0, x1
+    mrs     x1, ESR_EL2
+guest_serror_window:
+    msr     daifclr, #4
+    ldp     x19, x20, [sp, #16]
+guest_serror_window_end:
+    ldp     x21, x22, [sp, #32]
+    ldp     x23, x24, [sp, #48]
+    ldp     x25, x26, [sp, #64]
+    ldp     x27, x28, [sp, #80]
+    ldp     x29, x30, [sp, #96]
+    add     sp, sp, #112
+    ret
+
+    // An SError taken to EL2 from EL2. x2 and x3 are free inside the window.
+el2_serror:
+    stp     x2, x3, [sp, #-16]!
+    mrs     x2, ELR_EL2
+    adr     x3, guest_serror_window
+    cmp     x2, x3
+    b.lo    1f
+    adr     x3, guest_serror_window_end
+    cmp     x2, x3
+    b.hi    1f
+    ldp     x2, x3, [sp], #16
+    orr     x0, x0, #0x10
+    eret
+1:  ldp     x2, x3, [sp], #16
+    msr     TPIDR_EL0, x0
+    mov     x0, #3
+    // falls through
+
+    // A fault of Merus: x0 = which, the real x0 in TPIDR_EL0 (a guest's register: no guest goes on after this).
+el2_fatal:
+    msr     daifset, #0xf
+    msr     TPIDRRO_EL0, x1
+    mov     x1, sp
+    msr     TPIDR_EL1, x1
+    mrs     x1, TPIDR_EL2
+    cbz     x1, 1f
+    ldr     x1, [x1]                // the emergency stack's top
+    mov     sp, x1
+1:  sub     sp, sp, #288
+    stp     x2, x3, [sp, #16]
+    stp     x4, x5, [sp, #32]
+    stp     x6, x7, [sp, #48]
+    stp     x8, x9, [sp, #64]
+    stp     x10, x11, [sp, #80]
+    stp     x12, x13, [sp, #96]
+    stp     x14, x15, [sp, #112]
+    stp     x16, x17, [sp, #128]
+    stp     x18, x19, [sp, #144]
+    stp     x20, x21, [sp, #160]
+    stp     x22, x23, [sp, #176]
+    stp     x24, x25, [sp, #192]
+    stp     x26, x27, [sp, #208]
+    stp     x28, x29, [sp, #224]
+    str     x30, [sp, #240]
+    mrs     x2, TPIDR_EL0
+    mrs     x3, TPIDRRO_EL0
+    stp     x2, x3, [sp]
+    mrs     x2, ELR_EL2
+    mrs     x3, SPSR_EL2
+    stp     x2, x3, [sp, #248]
+    mrs     x2, TPIDR_EL1           // the stack pointer at the fault
+    mov     x1, sp
+    bl      merus_el2_fault
+    b       .
+
+    .macro from_guest cause
+    .balign 0x80
+    stp     x0, x1, [sp, #-16]!
+    mov     x1, #\cause
+    b       guest_exit
+    .endm
+    .macro from_el2 cause
+    .balign 0x80
+    msr     TPIDR_EL0, x0
+    mov     x0, #\cause
+    b       el2_fatal
+    .endm
+
+    .balign 0x800
+    .global el2_vectors
+el2_vectors:
+    from_el2 0x10                   // EL2 with SP_EL0: never used
+    from_el2 0x11
+    from_el2 0x12
+    from_el2 0x13
+    from_el2 0                      // EL2
+    from_el2 1
+    from_el2 2
+    .balign 0x80
+    b       el2_serror
+    from_guest 0                    // AArch64 below
+    from_guest 1
+    from_guest 2
+    from_guest 3
+    from_guest 0                    // AArch32 below
+    from_guest 1
+    from_guest 2
+    from_guest 3
+"#
+);

@@ -1,0 +1,169 @@
+//! The board's UART and the line multiplexer in front of it, for all pCPUs.
+//!
+//! Before the UART is found, lines wait in the multiplexer. Nothing here waits for the UART but [`finish`], on the way out.
+
+use console::{InputAction, Mux, Pushed, SourceId, Uart};
+use core::fmt;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use devices::pl011::ByteSink;
+use platform::pl011::Pl011;
+use spin::Once;
+use sync::{Rank, SpinLock};
+
+struct Console {
+    mux: Mux,
+    uart: Option<Wire>,
+}
+
+struct Wire(Pl011);
+
+impl Uart for Wire {
+    #[inline]
+    fn try_put(&mut self, byte: u8) -> bool {
+        self.0.try_put(byte)
+    }
+}
+
+static CONSOLE: Once<SpinLock<Console>> = Once::new();
+/// When to drain at the latest, in ns; `u64::MAX` for never.
+static DEADLINE: AtomicU64 = AtomicU64::new(u64::MAX);
+/// A VM's transmitter waits for room that is there now.
+static RELIEVED: AtomicBool = AtomicBool::new(false);
+
+fn console() -> &'static SpinLock<Console> {
+    CONSOLE.call_once(|| SpinLock::new(Rank::Console, Console { mux: Mux::new(), uart: None }))
+}
+
+impl Console {
+    fn drain(&mut self) {
+        let Some(uart) = self.uart.as_mut() else { return };
+        let result = self.mux.drain(crate::time::now_ns(), uart);
+        DEADLINE.store(result.next_deadline.unwrap_or(u64::MAX), Ordering::Relaxed);
+        if result.relieved {
+            RELIEVED.store(true, Ordering::Relaxed);
+        }
+        uart.0.interrupts(true, result.uart_full);
+    }
+}
+
+/// Takes the board's UART into use and prints what has been waiting.
+pub fn attach(uart: Pl011) {
+    let mut console = console().lock();
+    console.uart = Some(Wire(uart));
+    console.drain();
+}
+
+/// A VM's place at the console.
+pub fn add_source(name: &str) -> SourceId {
+    console().lock().mux.add_source(name)
+}
+
+/// Prints a line of Merus' own.
+pub fn line(text: fmt::Arguments<'_>) {
+    let mut console = console().lock();
+    console.mux.merus_fmt(text);
+    console.drain();
+}
+
+/// `merus: ` and a formatted line.
+macro_rules! say {
+    ($($arg:tt)*) => { $crate::console::line(format_args!($($arg)*)) };
+}
+pub(crate) use say;
+
+/// When [`poll`] is due, in ns.
+#[inline]
+pub fn deadline() -> u64 {
+    DEADLINE.load(Ordering::Relaxed)
+}
+
+/// Sends what may go out now.
+pub fn poll() {
+    console().lock().drain();
+}
+
+/// The VMs whose transmitters may go on, one a call.
+pub fn next_relieved() -> Option<SourceId> {
+    if !RELIEVED.load(Ordering::Relaxed) {
+        return None;
+    }
+    let next = console().lock().mux.next_relieved();
+    if next.is_none() {
+        RELIEVED.store(false, Ordering::Relaxed);
+    }
+    next
+}
+
+/// Prints everything, however long the UART takes. For the end.
+pub fn finish() {
+    let mut console = console().lock();
+    finish_locked(&mut console);
+}
+
+fn finish_locked(console: &mut Console) {
+    if let Some(uart) = console.uart.as_mut() {
+        while console.mux.finish(uart).uart_full {
+            sync::relax();
+        }
+    }
+}
+
+/// Last words: everything that waits, then these lines, whoever holds the lock (it may be this pCPU, in the middle of a print,
+/// and then only the UART itself is used).
+pub fn last_words(text: fmt::Arguments<'_>) {
+    if let Some(mut console) = console().try_lock() {
+        console.mux.merus_fmt(text);
+        finish_locked(&mut console);
+    }
+}
+
+/// What the UART has received, for `deliver`: (VM's place, byte). Stops where `deliver` has no room; the byte then stays in the
+/// UART and the receive interrupt is off until [`input_again`]. Returns whether that was so.
+pub fn input(room: impl Fn(SourceId) -> bool, mut deliver: impl FnMut(SourceId, u8)) -> bool {
+    loop {
+        let mut console = console().lock();
+        let focus = console.mux.focus();
+        let Some(uart) = console.uart.as_ref().map(|w| w.0) else { return false };
+        uart.acknowledge();
+        if focus.is_some_and(|f| !room(f)) {
+            uart.interrupts(false, false);
+            return true;
+        }
+        let Some(byte) = uart.get() else {
+            console.drain();
+            return false;
+        };
+        match console.mux.input(byte) {
+            InputAction::ToVm(source, byte) => {
+                drop(console);
+                deliver(source, byte);
+            }
+            InputAction::FocusChanged(_) | InputAction::Swallowed => console.drain(),
+        }
+    }
+}
+
+/// Where a VM's UART sends its bytes.
+pub struct VmSink(pub SourceId);
+
+impl ByteSink for VmSink {
+    #[inline]
+    fn put(&mut self, byte: u8) -> bool {
+        let mut guard = console().lock();
+        let console = &mut *guard;
+        let pushed = match console.uart.as_mut() {
+            Some(uart) => console.mux.push_through(self.0, byte, uart),
+            None => console.mux.push(self.0, byte),
+        };
+        match pushed {
+            Pushed::Sent => true,
+            Pushed::Queued { drain } => {
+                if drain {
+                    console.drain();
+                }
+                true
+            }
+            Pushed::Full => false,
+        }
+    }
+}

@@ -1,0 +1,378 @@
+//! From a description to a VM that runs: memory, tables, devices, kernel, device tree. In steps, so that other VMs run
+//! meanwhile; a reset takes the same steps over the memory it has.
+
+use crate::console::{self, VmSink, say};
+use crate::guest::{Guest, GuestRamAccess, KernelWaker, Runner, Uptime};
+use crate::machine::{MAX_ENTITIES, Machine, TablePages, Zero};
+use addr::{Address, BLOCK_SIZE, Ipa, Pa, Span};
+use alloc::boxed::Box;
+use alloc::string::{String, ToString};
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use alloc::{format, vec};
+use bus::{GuestMemory, MmioDevice};
+use config::bundle::Bundle;
+use config::cpu_model::CpuModel;
+use config::guest_tree::{self, Inputs};
+use config::map;
+use config::spec::{PayloadRef, VmSpec};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use devices::pl011::Pl011;
+use devices::pl031::Pl031;
+use el2::space::GuestSpace;
+use el2::world::GuestState;
+use guest_smccc::psci::{Psci, StartState};
+use memory::{Dirty, GuestRam, Scrub};
+use sched::Weight;
+use sync::{Rank, SpinLock};
+use vgic::{Config, Vgic};
+use vm::{DeviceHandle, Parts, SpiLine, Vcpu, VgicPort, Vm};
+
+/// Bytes zeroed in one step.
+const ZERO_STEP: u64 = 128 << 10;
+/// Bytes copied and checked in one step.
+const COPY_STEP: usize = 32 << 10;
+/// SPIs that a guest has.
+const SPIS: usize = 256;
+
+/// A VM on its way to its first instruction.
+pub struct Construction {
+    guest: Arc<Guest>,
+    stage: Stage,
+    since: u64,
+}
+
+enum Stage {
+    /// Memory that was just handed out: zeroed, then mapped.
+    Scrub { extents: Vec<Dirty>, next: Ipa },
+    /// Memory that the VM had before its reset.
+    Wipe { at: u64 },
+    /// A payload is copied to RAM and its checksum taken on the way.
+    Copy { payload: Payload, done: usize, crc: u32 },
+    /// The device tree.
+    Tree,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Payload {
+    Kernel,
+    Initrd,
+}
+
+/// What a step left.
+pub enum Progress {
+    /// There is more to do.
+    More(Construction),
+    /// The VM runs.
+    Runs,
+    /// It cannot: why.
+    Refused(Arc<Guest>, String),
+}
+
+/// Puts a VM together, all but its memory's contents. On an error nothing is left behind.
+pub fn begin(machine: &'static Machine, spec: VmSpec, first: u32, number: u16) -> Result<Construction, String> {
+    let since = el2::timer::now();
+    let bundle = Bundle::parse(machine.bundle).map_err(|e| e.to_string())?;
+    let kernel = bundle.payload(&spec.kernel).ok_or("the kernel is not in the bundle")?;
+    let layout = spec.layout(kernel).map_err(|e| e.to_string())?;
+    if first.saturating_add(spec.vcpus) > MAX_ENTITIES {
+        return Err(format!("more than {MAX_ENTITIES} vCPUs in all; run fewer VMs"));
+    }
+    let ipa_bits = machine.geometry.ipa_bits();
+    if layout.ram.end().as_u64() > 1 << ipa_bits {
+        return Err(format!("its memory ends above the {ipa_bits} address bits that the machine's stage 2 has"));
+    }
+    let limit = spec.memory_max.unwrap_or(u64::MAX);
+    let no_memory = |e: memory::MemoryError| format!("no memory: {e:?}; give the VM less, or the machine more");
+    let account = machine.memory.lock().frames.open_account(limit).map_err(no_memory)?;
+    let extents = match machine.memory.lock().guest_ram(account, spec.memory) {
+        Ok(extents) => extents,
+        Err(error) => {
+            let _ = machine.memory.lock().frames.close_account(account);
+            return Err(no_memory(error));
+        }
+    };
+    let guest = assemble(machine, spec, layout, first, number, account, &extents)?;
+    admit(machine, &guest);
+    let next = guest.ram.span().start();
+    Ok(Construction { guest, stage: Stage::Scrub { extents, next }, since })
+}
+
+fn assemble(
+    machine: &'static Machine,
+    spec: VmSpec,
+    layout: config::image::GuestLayout,
+    first: u32,
+    number: u16,
+    account: memory::AccountId,
+    extents: &[Dirty],
+) -> Result<Arc<Guest>, String> {
+    let ram = GuestRam::new(map::RAM_BASE, extents.iter().map(Dirty::span)).ok_or("its memory has no place")?;
+    let vcpus = spec.vcpus as usize;
+    let mpidrs: Vec<u64> = (0..spec.vcpus).map(map::vcpu_mpidr).collect();
+    let vgic = Vgic::new(&Config {
+        vcpus,
+        spis: SPIS,
+        list_registers: el2::lists::HardwareLists::here().counted(),
+        priority_bits: el2::lists::HardwareLists::priority_bits(),
+        affinities: mpidrs.iter().map(|m| platform::gicv3::affinity_of(*m)).collect(),
+    })
+    .map_err(|e| format!("no interrupt controller: {e:?}"))?;
+    let waker = Arc::new(KernelWaker { first });
+    let port = Arc::new(VgicPort::new(number, vgic, vcpus, waker.clone()));
+    let entropy = machine.entropy.lock().as_mut().map(|drbg| drbg.child());
+    let mut env = machine.env;
+    env.trng = entropy.is_some();
+    let window = |base: Ipa, size: u64| Span::new(base, size).ok_or("a window of the map wraps");
+    let mut vm = Vm::new(Parts {
+        id: number,
+        name: spec.name.clone(),
+        ram: ram.span(),
+        vgic: port.clone(),
+        gicd: window(map::GICD_BASE, map::GICD_SIZE)?,
+        gicr: window(map::GICR_BASE, map::GICR_STRIDE * u64::from(spec.vcpus))?,
+        psci: Psci::new(&mpidrs).map_err(|e| format!("no power controller: {e:?}"))?,
+        cpu: CpuModel::new(&machine.ids, machine.geometry.ipa_bits() as u8),
+        breakpoints: usize::from(machine.features.breakpoints),
+        watchpoints: usize::from(machine.features.watchpoints),
+        env,
+        entropy,
+        waker,
+        fwb: machine.features.fwb,
+    });
+    let source = console::add_source(&spec.name);
+    let uart =
+        Arc::new(SpinLock::new(Rank::Device, Pl011::new(SpiLine::new(port.clone(), map::PL011_INTID), VmSink(source))));
+    let rtc: Arc<SpinLock<dyn MmioDevice>> =
+        Arc::new(SpinLock::new(Rank::Device, Pl031::new(SpiLine::new(port, map::PL031_INTID), Uptime)));
+    let devices: [(Ipa, u64, DeviceHandle); 2] =
+        [(map::PL011_BASE, map::PL011_SIZE, uart.clone()), (map::PL031_BASE, map::PL031_SIZE, rtc)];
+    for (base, size, device) in devices {
+        vm.attach(window(base, size)?, device).map_err(|e| format!("a device has no place: {e:?}"))?;
+    }
+    let mut pages = TablePages { memory: &machine.memory, account };
+    let space = GuestSpace::new(machine.geometry, &mut pages, machine.errata)
+        .map_err(|_| "no memory for its translation tables".to_string())?;
+    Ok(Arc::new(Guest {
+        vm,
+        space,
+        ram,
+        spec,
+        layout,
+        first,
+        source,
+        uart,
+        account,
+        counter_offset: AtomicU64::new(0),
+        last_ran: machine.pcpus.iter().map(|_| AtomicU32::new(0)).collect(),
+        stopping: AtomicU32::new(0),
+        reason: SpinLock::new(Rank::Vm, None),
+        resets: AtomicU32::new(0),
+    }))
+}
+
+/// Gives each vCPU its place and its runqueue.
+fn admit(machine: &Machine, guest: &Arc<Guest>) {
+    let weight = Weight::new(guest.spec.cpu.weight).unwrap_or_default();
+    for vcpu in 0..guest.spec.vcpus {
+        let id = guest.entity(vcpu);
+        let Some(slot) = machine.slot(id) else { continue };
+        let allowed = guest.spec.cpu.affinity.as_deref().unwrap_or(&[]);
+        let home = match allowed.get(vcpu as usize % allowed.len().max(1)) {
+            Some(cpu) => *cpu as usize,
+            None => id.0 as usize % machine.pcpus.len(),
+        };
+        *slot.owner.lock() = Some((guest.clone(), vcpu));
+        *slot.runner.lock() = Some(Box::new(Runner {
+            id,
+            guest: guest.clone(),
+            vcpu: Vcpu::new(vcpu),
+            state: GuestState::reset(map::vcpu_mpidr(vcpu)),
+            timers_on: home,
+        }));
+        slot.home.store(home, Ordering::Release);
+        if let Some(pcpu) = machine.pcpus.get(home) {
+            let mut sched = pcpu.sched.lock();
+            // A place of this number is free: `first` was chosen so.
+            let _ = sched.queue.admit(id, weight);
+            let _ = sched.queue.pin(id, !allowed.is_empty());
+        }
+    }
+}
+
+impl Construction {
+    /// The same VM again, after all its vCPUs have stopped.
+    pub fn again(machine: &Machine, guest: Arc<Guest>) -> Self {
+        guest.resets.fetch_add(1, Ordering::Relaxed);
+        guest.space.flush();
+        for id in guest.entities() {
+            let Some(slot) = machine.slot(id) else { continue };
+            let home = slot.home.load(Ordering::Acquire);
+            if let Some(pcpu) = machine.pcpus.get(home) {
+                let _ = pcpu.sched.lock().queue.reset(id);
+            }
+        }
+        Self { guest, stage: Stage::Wipe { at: 0 }, since: el2::timer::now() }
+    }
+
+    /// Goes one step on.
+    pub fn step(mut self, machine: &'static Machine) -> Progress {
+        match self.advance(machine) {
+            Ok(Some(stage)) => {
+                self.stage = stage;
+                Progress::More(self)
+            }
+            Ok(None) => Progress::Runs,
+            Err(why) => Progress::Refused(self.guest, why),
+        }
+    }
+
+    fn advance(&mut self, machine: &'static Machine) -> Result<Option<Stage>, String> {
+        let guest = &self.guest;
+        let mut zero = Zero { features: machine.features, for_guest: true };
+        let stage = core::mem::replace(&mut self.stage, Stage::Tree);
+        Ok(Some(match stage {
+            Stage::Scrub { mut extents, next } => {
+                let Some(extent) = extents.first_mut() else {
+                    return Ok(Some(Stage::Copy { payload: Payload::Kernel, done: 0, crc: u32::MAX }));
+                };
+                if !extent.scrub(ZERO_STEP, &mut zero) {
+                    Stage::Scrub { extents, next }
+                } else {
+                    let memory = extents.remove(0).into_clean().map_err(|_| "its memory is not clean")?;
+                    let end = next.checked_add(memory.size()).ok_or("its memory wraps")?;
+                    let span = Span::from_bounds(next, end).ok_or("its memory wraps")?;
+                    let mut pages = TablePages { memory: &machine.memory, account: guest.account };
+                    guest
+                        .space
+                        .map_ram(span, memory.start(), &mut pages)
+                        .map_err(|e| format!("its memory cannot be mapped: {e:?}"))?;
+                    Stage::Scrub { extents, next: end }
+                }
+            }
+            Stage::Wipe { at } => {
+                let size = guest.ram.span().size();
+                if at >= size {
+                    return Ok(Some(Stage::Copy { payload: Payload::Kernel, done: 0, crc: u32::MAX }));
+                }
+                let from = guest.ram.span().start().checked_add(at).ok_or("its memory wraps")?;
+                let (pa, got) = guest.ram.translate(from, ZERO_STEP).ok_or("its memory has a hole")?;
+                zero.zero(Span::new(pa, got).ok_or("its memory wraps")?);
+                Stage::Wipe { at: at + got }
+            }
+            Stage::Copy { payload, done, crc } => self.copy(machine, payload, done, crc)?,
+            Stage::Tree => {
+                self.finish(machine)?;
+                return Ok(None);
+            }
+        }))
+    }
+
+    fn copy(&self, machine: &Machine, payload: Payload, done: usize, crc: u32) -> Result<Stage, String> {
+        let guest = &self.guest;
+        let (what, to): (&PayloadRef, Ipa) = match payload {
+            Payload::Kernel => (&guest.spec.kernel, guest.layout.kernel.start()),
+            Payload::Initrd => match (&guest.spec.initrd, &guest.layout.initrd) {
+                (Some(what), Some(span)) => (what, span.start()),
+                _ => return Ok(Stage::Tree),
+            },
+        };
+        let offset = what.offset as usize + done;
+        let left = what.size as usize - done;
+        if left != 0 {
+            let at = to.checked_add(done as u64).ok_or("a payload wraps")?;
+            let step = left.min(COPY_STEP) as u64;
+            let (pa, got) = guest.ram.translate(at, step).ok_or("a payload has no place in its memory")?;
+            let from = machine.bundle.get(offset..offset + got as usize).ok_or("a payload is not in the bundle")?;
+            let crc = el2::ram::copy_crc(from, pa, crc, machine.features.crc32);
+            self.made_visible(machine, pa, got);
+            return Ok(Stage::Copy { payload, done: done + got as usize, crc });
+        }
+        what.check(!crc).map_err(|e| e.to_string())?;
+        Ok(match payload {
+            Payload::Kernel => Stage::Copy { payload: Payload::Initrd, done: 0, crc: u32::MAX },
+            Payload::Initrd => Stage::Tree,
+        })
+    }
+
+    /// The guest reads it with its caches off.
+    fn made_visible(&self, machine: &Machine, pa: Pa, size: u64) {
+        if !machine.features.fwb
+            && let Some(span) = Span::new(pa, size)
+        {
+            el2::ram::clean(span, machine.features.dline);
+        }
+    }
+
+    fn finish(&mut self, machine: &'static Machine) -> Result<(), String> {
+        let guest = &self.guest;
+        // Interrupt controller, devices and power states first: a reset leaves nothing of before.
+        guest.vm.reset();
+        let mut seed = [0; 64];
+        let mut kaslr = [0; 8];
+        let seeded = guest.vm.draw(&mut seed) && guest.vm.draw(&mut kaslr);
+        let inputs =
+            Inputs { rng_seed: seeded.then_some(seed), kaslr_seed: seeded.then_some(u64::from_le_bytes(kaslr)) };
+        let tree = guest_tree::generate(&guest.spec, &guest.layout, &inputs).map_err(|e| e.to_string())?;
+        let at = guest.layout.fdt.start();
+        GuestRamAccess(guest.clone()).write(at, &tree).map_err(|_| "its device tree has no place")?;
+        let (pa, got) = guest.ram.translate(at, tree.len() as u64).ok_or("its device tree has no place")?;
+        self.made_visible(machine, pa, got);
+        if !machine.features.dic {
+            el2::ram::invalidate_instructions();
+        }
+        let now = el2::timer::now();
+        guest.counter_offset.store(now, Ordering::Release);
+        let start = StartState { entry: guest.layout.entry, context: at.as_u64() };
+        if let Some(port) = guest.vm.port(0) {
+            port.set_start(start);
+        }
+        let (cpus, memory) = (guest.spec.vcpus, guest.spec.memory >> 20);
+        let resets = guest.resets.load(Ordering::Relaxed);
+        if resets == 0 {
+            let ms = crate::time::ns(now.wrapping_sub(self.since)) / 1_000_000;
+            say!("vm \"{}\": {cpus} vCPUs, {memory} MiB, made in {ms} ms", guest.spec.name);
+        } else {
+            say!("vm \"{}\": reset {resets}", guest.spec.name);
+        }
+        machine.start(guest.entity(0));
+        Ok(())
+    }
+}
+
+/// Takes a VM apart: its vCPUs have stopped, no pCPU holds anything of it.
+pub fn dismantle(machine: &Machine, guest: &Arc<Guest>) {
+    for id in guest.entities() {
+        let Some(slot) = machine.slot(id) else { continue };
+        let home = slot.home.load(Ordering::Acquire);
+        if let Some(pcpu) = machine.pcpus.get(home) {
+            let _ = pcpu.sched.lock().queue.remove(id);
+        }
+        *slot.runner.lock() = None;
+        *slot.owner.lock() = None;
+    }
+    guest.space.flush();
+    guest.space.destroy(&mut TablePages { memory: &machine.memory, account: guest.account });
+    let mut memory = machine.memory.lock();
+    for (_, extent) in guest.ram.extents() {
+        let _ = memory.frames.free_extent(guest.account, *extent);
+    }
+    let _ = memory.frames.close_account(guest.account);
+    drop(memory);
+    if let Some(place) = machine.guests.lock().get_mut(guest.source.index()) {
+        *place = None;
+    }
+}
+
+/// The entities that VMs of `specs` get, each its first.
+pub fn places(specs: &[VmSpec]) -> Vec<u32> {
+    let mut next = 0;
+    let mut first = vec![];
+    for spec in specs {
+        first.push(next);
+        next += spec.vcpus;
+    }
+    first
+}
+
+const _: () = assert!(ZERO_STEP < BLOCK_SIZE && COPY_STEP as u64 <= ZERO_STEP);

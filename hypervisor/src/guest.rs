@@ -1,0 +1,163 @@
+//! One VM with everything that is the kernel's business: its memory, its runners, its place at the console.
+
+use crate::console::VmSink;
+use crate::machine::machine;
+use addr::Ipa;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use bus::{Absent, GuestMemory};
+use config::image::GuestLayout;
+use config::spec::VmSpec;
+use console::SourceId;
+use core::sync::atomic::{AtomicU32, AtomicU64};
+use devices::pl011::Pl011;
+use devices::pl031::WallClock;
+use el2::space::GuestSpace;
+use el2::world::GuestState;
+use memory::{AccountId, GuestRam};
+use sched::EntityId;
+use sync::SpinLock;
+use vgic::VcpuId;
+use vm::{SpiLine, StopReason, Vcpu, Vm, VmId, Waker};
+
+/// The guest's serial port.
+pub type GuestUart = Pl011<SpiLine, VmSink>;
+
+/// A VM.
+pub struct Guest {
+    /// Its shared parts.
+    pub vm: Vm,
+    /// Stage 2.
+    pub space: GuestSpace,
+    /// What stands behind its RAM.
+    pub ram: GuestRam,
+    /// What it was made from.
+    pub spec: VmSpec,
+    /// Where its parts go.
+    pub layout: GuestLayout,
+    /// The entity of its vCPU 0; the others follow.
+    pub first: u32,
+    /// Its place at the console.
+    pub source: SourceId,
+    /// Its serial port.
+    pub uart: Arc<SpinLock<GuestUart>>,
+    /// Who pays for its memory.
+    pub account: AccountId,
+    /// Physical minus virtual counter, in ticks.
+    pub counter_offset: AtomicU64,
+    /// By pCPU: which of its vCPUs ran there last, plus one; 0 for none.
+    pub last_ran: Vec<AtomicU32>,
+    /// While it stops: vCPUs and pCPUs that have not let go yet.
+    pub stopping: AtomicU32,
+    /// Why it stops.
+    pub reason: SpinLock<Option<StopReason>>,
+    /// How often it has been reset.
+    pub resets: AtomicU32,
+}
+
+impl Guest {
+    /// The entity of vCPU `vcpu`.
+    pub fn entity(&self, vcpu: VcpuId) -> EntityId {
+        EntityId(self.first.wrapping_add(vcpu))
+    }
+    /// All its entities.
+    pub fn entities(&self) -> impl Iterator<Item = EntityId> + use<> {
+        let first = self.first;
+        (0..self.spec.vcpus).map(move |n| EntityId(first.wrapping_add(n)))
+    }
+}
+
+/// A vCPU with all its state; owned by its slot, or by the pCPU that runs it.
+pub struct Runner {
+    /// Which entity it is.
+    pub id: EntityId,
+    /// Whose vCPU.
+    pub guest: Arc<Guest>,
+    /// Its own state.
+    pub vcpu: Vcpu,
+    /// What it has in the processor's registers while it is not loaded.
+    pub state: GuestState,
+    /// The pCPU that keeps its deadlines.
+    pub timers_on: usize,
+}
+
+/// How a VM's vCPUs are reached from inside `vm`.
+pub struct KernelWaker {
+    /// The entity of vCPU 0.
+    pub first: u32,
+}
+
+impl Waker for KernelWaker {
+    fn wake(&self, _: VmId, vcpu: VcpuId) {
+        if let Some(machine) = machine() {
+            machine.wake(EntityId(self.first.wrapping_add(vcpu)));
+        }
+    }
+    fn start(&self, _: VmId, vcpu: VcpuId) {
+        if let Some(machine) = machine() {
+            machine.start(EntityId(self.first.wrapping_add(vcpu)));
+        }
+    }
+}
+
+/// Seconds since the machine started: there is no clock on the board that Merus reads.
+pub struct Uptime;
+
+impl WallClock for Uptime {
+    fn seconds(&self) -> u64 {
+        crate::time::now_ns() / 1_000_000_000
+    }
+}
+
+/// A VM's RAM for its devices.
+pub struct GuestRamAccess(pub Arc<Guest>);
+
+impl GuestRamAccess {
+    fn each(&self, at: Ipa, len: u64, mut part: impl FnMut(addr::Pa, core::ops::Range<usize>)) -> Result<(), Absent> {
+        let mut done = 0;
+        while done < len {
+            let from = Ipa::new(at.as_u64().checked_add(done).ok_or(Absent { at })?);
+            let (pa, got) = self.0.ram.translate(from, len - done).ok_or(Absent { at: from })?;
+            part(pa, done as usize..(done + got) as usize);
+            done += got;
+        }
+        Ok(())
+    }
+}
+
+impl GuestMemory for GuestRamAccess {
+    fn read(&self, at: Ipa, to: &mut [u8]) -> Result<(), Absent> {
+        self.pin(at, to.len() as u64)?;
+        self.each(at, to.len() as u64, |pa, range| {
+            if let Some(part) = to.get_mut(range) {
+                el2::ram::read(pa, part);
+            }
+        })
+    }
+    fn write(&self, at: Ipa, from: &[u8]) -> Result<(), Absent> {
+        self.pin(at, from.len() as u64)?;
+        self.each(at, from.len() as u64, |pa, range| {
+            if let Some(part) = from.get(range) {
+                el2::ram::write(pa, part);
+            }
+        })
+    }
+    fn load_u16(&self, at: Ipa) -> Result<u16, Absent> {
+        match self.0.ram.translate(at, 2) {
+            Some((pa, 2)) if at.as_u64() & 1 == 0 => Ok(el2::ram::load_u16(pa)),
+            _ => Err(Absent { at }),
+        }
+    }
+    fn store_u16(&self, at: Ipa, value: u16) -> Result<(), Absent> {
+        match self.0.ram.translate(at, 2) {
+            Some((pa, 2)) if at.as_u64() & 1 == 0 => {
+                el2::ram::store_u16(pa, value);
+                Ok(())
+            }
+            _ => Err(Absent { at }),
+        }
+    }
+    fn pin(&self, at: Ipa, size: u64) -> Result<(), Absent> {
+        if self.0.ram.span().contains_range(at, size) { Ok(()) } else { Err(Absent { at }) }
+    }
+}

@@ -1,0 +1,69 @@
+//! The pCPU as `vm` sees it.
+
+use crate::machine::Machine;
+use el2::Pcpu;
+use el2::lists::HardwareLists;
+use el2::world::{self, LoadedEl1};
+use sched::{EntityId, Kind, TimerId};
+use trap::SysRegId;
+use vm::{Hw, Vcpu};
+
+/// The hardware of the pCPU on which a vCPU is loaded.
+pub struct Hardware<'a> {
+    /// The pCPU.
+    pub pcpu: &'a mut Pcpu,
+    /// The machine.
+    pub machine: &'static Machine,
+    /// Which vCPU is loaded.
+    pub id: EntityId,
+    /// The pCPU's timer has to be set again before the next entry.
+    pub timer_changed: &'a mut bool,
+    /// EL1's registers.
+    pub el1: LoadedEl1,
+}
+
+impl Hw for Hardware<'_> {
+    type Lists = HardwareLists;
+    type El1 = LoadedEl1;
+
+    #[inline]
+    fn lists(&mut self) -> &mut HardwareLists {
+        &mut self.pcpu.lists
+    }
+    fn el1(&mut self) -> &mut LoadedEl1 {
+        &mut self.el1
+    }
+    #[inline]
+    fn count(&self) -> u64 {
+        el2::timer::now()
+    }
+    fn set_physical_timer(&mut self, deadline: Option<u64>) {
+        if let Some(shared) = self.machine.pcpus.get(self.pcpu.number()) {
+            let timer = TimerId { id: self.id, kind: Kind::Physical };
+            let mut sched = shared.sched.lock();
+            match deadline {
+                Some(at) => sched.timers.set(timer, at),
+                None => sched.timers.cancel(timer),
+            };
+            *self.timer_changed = true;
+        }
+    }
+    fn apply_debug(&mut self, vcpu: &Vcpu) {
+        let debug = &vcpu.debug;
+        self.pcpu.set_debug(debug.in_use().then_some((&debug.breakpoints[..], &debug.watchpoints[..], debug.mdscr)));
+    }
+    fn write_stage1(&mut self, id: SysRegId, value: u64) -> Option<(bool, bool)> {
+        if (id.op0(), id.op1()) != (3, 0) {
+            return None;
+        }
+        world::write_stage1(id.crn(), id.crm(), id.op2(), value)
+    }
+    fn watch_stage1(&mut self, on: bool) {
+        self.pcpu.watch_stage1(on);
+    }
+    fn firmware(&mut self, function: u32, x1: u64) {
+        if let Some(firmware) = self.machine.firmware {
+            firmware.call(function, [x1, 0, 0]);
+        }
+    }
+}

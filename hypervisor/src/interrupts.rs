@@ -1,0 +1,183 @@
+//! Physical interrupts: all come to EL2, are acknowledged here, and are either Merus' own or some guest's.
+//!
+//! | INTID | whose | what |
+//! |---|---|---|
+//! | SGI [`KICK`](crate::machine::KICK) | Merus | look up: requests, preemption |
+//! | 25 | Merus | the virtual CPU interface wants attention (maintenance) |
+//! | 26 | Merus | CNTHP: a slice is over, a deadline has passed |
+//! | 27 | the resident vCPU | its virtual timer, handed on by a hardware-linked list register |
+//! | the UART's | Merus | console input, or room for output |
+
+use crate::console;
+use crate::guest::{Guest, Runner};
+use crate::run::Cpu;
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use core::sync::atomic::Ordering;
+use el2::gic;
+use sched::{Kind, TimerId};
+use vgic::TIMER_PPI;
+use vm::Requests;
+
+/// The maintenance interrupt's PPI.
+pub const MAINTENANCE: u32 = 25;
+/// CNTHP's PPI.
+pub const HYP_TIMER: u32 = 26;
+/// How often held-back input is tried again, in ns.
+const INPUT_RETRY: u64 = 1_000_000;
+
+/// An interrupt while a guest ran. The virtual timer's is the frequent one and goes straight to the list registers.
+#[inline]
+pub fn taken(cpu: &mut Cpu, guest: &Arc<Guest>, runner: &mut Box<Runner>) {
+    let intid = gic::acknowledge();
+    if intid == TIMER_PPI {
+        // Dropped, not deactivated: the guest's own deactivation does that through the list register.
+        gic::drop_priority(intid);
+        let index = runner.vcpu.index;
+        let mut vgic = guest.vm.vgic().lock();
+        vgic.hw_timer_fired(index);
+        vgic.flush(index, &mut cpu.pcpu.lists);
+        return;
+    }
+    if intid == MAINTENANCE {
+        let index = runner.vcpu.index;
+        let mut vgic = guest.vm.vgic().lock();
+        vgic.maintenance(index, &mut cpu.pcpu.lists);
+        let whom = vgic.take_notify();
+        drop(vgic);
+        runner.vcpu.flush_due = true;
+        if !whom.is_empty() {
+            guest.vm.vgic().tell(whom);
+        }
+        gic::drop_priority(intid);
+        gic::deactivate(intid);
+        return;
+    }
+    serve(cpu, intid);
+}
+
+/// All interrupts that are pending now, while no guest runs.
+pub fn poll(cpu: &mut Cpu) {
+    loop {
+        let intid = gic::acknowledge();
+        if intid >= gic::SPURIOUS {
+            return;
+        }
+        serve(cpu, intid);
+    }
+}
+
+#[inline(never)]
+fn serve(cpu: &mut Cpu, intid: u32) {
+    if intid >= gic::SPURIOUS {
+        return;
+    }
+    gic::drop_priority(intid);
+    match intid {
+        TIMER_PPI => {
+            // The resident vCPU's timer while it sleeps; it stays active until that vCPU deactivates it or leaves.
+            match &cpu.resident {
+                Some((_, guest, vcpu)) => guest.vm.vgic().change(|vgic| vgic.hw_timer_fired(*vcpu)),
+                None => gic::deactivate(intid),
+            }
+            if let Some((id, guest, vcpu)) = &cpu.resident {
+                if let Some(port) = guest.vm.port(*vcpu) {
+                    port.ask(Requests::FLUSH);
+                }
+                cpu.machine.wake(*id);
+            }
+            return;
+        }
+        HYP_TIMER => timer(cpu),
+        _ if Some(intid) == cpu.machine.uart_intid => input(cpu),
+        // A kick says no more than "look up", and nothing else is switched on.
+        _ => cpu.timer_changed = true,
+    }
+    gic::deactivate(intid);
+}
+
+/// CNTHP has fired: deadlines, the end of a slice, the console.
+fn timer(cpu: &mut Cpu) {
+    cpu.timer_changed = true;
+    el2::timer::set_deadline(None);
+    let now = el2::timer::now();
+    loop {
+        let expired = cpu.shared.sched.lock().timers.expire(now);
+        match expired {
+            Some(timer) => deadline(cpu, timer),
+            None => break,
+        }
+    }
+    let now_ns = crate::time::ns(now);
+    if cpu.shared.sched.lock().queue.slice_end().is_some_and(|end| now_ns >= end) {
+        cpu.shared.resched.store(true, Ordering::Relaxed);
+    }
+    if now_ns >= console::deadline() {
+        console::poll();
+    }
+    if cpu.input_waits {
+        input(cpu);
+    }
+    relieve(cpu);
+}
+
+fn deadline(cpu: &mut Cpu, timer: TimerId) {
+    let Some(slot) = cpu.machine.slot(timer.id) else { return };
+    let owner = slot.owner.lock().clone();
+    let Some((guest, vcpu)) = owner else { return };
+    match timer.kind {
+        Kind::Virtual => {
+            guest.vm.vgic().change(|vgic| vgic.hw_timer_fired(vcpu));
+            guest.vm.vgic().ask(vcpu, Requests::FLUSH);
+        }
+        Kind::Physical => guest.vm.vgic().ask(vcpu, Requests::TIMER),
+        Kind::Service => {}
+    }
+}
+
+/// Console input for the VM with the focus.
+fn input(cpu: &mut Cpu) {
+    let guests = &cpu.machine.guests;
+    let find = |source: ::console::SourceId| guests.lock().get(source.index()).cloned().flatten();
+    cpu.input_waits = console::input(
+        |source| find(source).is_none_or(|g| g.uart.lock().rx_room() != 0),
+        |source, byte| {
+            if let Some(guest) = find(source) {
+                guest.uart.lock().receive(&[byte]);
+            }
+        },
+    );
+    cpu.timer_changed = true;
+    relieve(cpu);
+}
+
+/// Lets the transmitters go on that waited for room at the console.
+fn relieve(cpu: &Cpu) {
+    while let Some(source) = console::next_relieved() {
+        let guest = cpu.machine.guests.lock().get(source.index()).cloned().flatten();
+        if let Some(guest) = guest {
+            guest.uart.lock().sink_drained();
+        }
+    }
+}
+
+/// Sets CNTHP to the next thing that has to be done here.
+pub fn set_timer(cpu: &mut Cpu) {
+    cpu.timer_changed = false;
+    let (timers, slice) = {
+        let sched = cpu.shared.sched.lock();
+        (sched.timers.next(), sched.queue.slice_end())
+    };
+    let mut next = timers.unwrap_or(u64::MAX);
+    if let Some(end) = slice {
+        next = next.min(crate::time::ticks(end));
+    }
+    let console = console::deadline();
+    if console != u64::MAX {
+        next = next.min(crate::time::ticks(console));
+    }
+    if cpu.input_waits {
+        next = next.min(crate::time::ticks(crate::time::now_ns().saturating_add(INPUT_RETRY)));
+    }
+    el2::timer::set_deadline((next != u64::MAX).then_some(next));
+}

@@ -1,0 +1,291 @@
+//! What all pCPUs share: the board, the pCPUs' runqueues, the vCPUs' places, memory.
+
+use crate::guest::{Guest, Runner};
+use addr::{BLOCK_SIZE, PAGE_SIZE, Pa, Span};
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use boot::stage1::{self, Kind, Stage1};
+use config::cpu_model::HostIds;
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use el2::errata::Errata;
+use el2::features::Features;
+use el2::space::FrameSource;
+use guest_smccc::Env;
+use guest_smccc::entropy::Drbg;
+use memory::{AccountId, Dirty, Frames, MemoryError, Scrub};
+use platform::firmware::Firmware;
+use sched::{EntityId, RunQueue, Started, Timers, Wake};
+use spin::Once;
+use stage2::{Geometry, VmidAllocator, Vmids};
+use sync::{Rank, SpinLock};
+
+/// vCPUs of all VMs together.
+pub const MAX_ENTITIES: u32 = 256;
+/// The SGI that makes a pCPU look up from what it does.
+pub const KICK: u8 = 1;
+
+/// One pCPU, as the others see it.
+pub struct Pcpu {
+    /// Its affinity.
+    pub mpidr: u64,
+    /// Its runqueue and deadlines.
+    pub sched: SpinLock<Sched>,
+    /// It has nothing to run.
+    pub idle: AtomicBool,
+    /// It is to `put` what it runs and `pick` again.
+    pub resched: AtomicBool,
+    /// VMs that are stopping: it must not hold state of their vCPUs.
+    pub evict: SpinLock<Vec<Arc<Guest>>>,
+    /// Whether `evict` has something.
+    pub evict_asked: AtomicBool,
+}
+
+/// What `sched` keeps for one pCPU.
+pub struct Sched {
+    /// The runqueue, in ns.
+    pub queue: RunQueue,
+    /// Deadlines, in ticks.
+    pub timers: Timers,
+}
+
+impl Pcpu {
+    /// A pCPU with nothing to do.
+    pub fn new(mpidr: u64) -> Self {
+        let sched = Sched { queue: RunQueue::new(MAX_ENTITIES), timers: Timers::new(MAX_ENTITIES) };
+        Self {
+            mpidr,
+            sched: SpinLock::new(Rank::Sched, sched),
+            idle: AtomicBool::new(false),
+            resched: AtomicBool::new(false),
+            evict: SpinLock::new(Rank::Vm, Vec::new()),
+            evict_asked: AtomicBool::new(false),
+        }
+    }
+}
+
+/// The place of one vCPU in the machine.
+pub struct Slot {
+    /// Its runner, unless a pCPU has taken it to run it.
+    pub runner: SpinLock<Option<Box<Runner>>>,
+    /// The pCPU whose runqueue it is in.
+    pub home: AtomicUsize,
+    /// Whose it is, and its index there.
+    pub owner: SpinLock<Option<(Arc<Guest>, u32)>>,
+}
+
+/// Frames, and EL2's own map, which follows them.
+pub struct Memory {
+    /// The frames.
+    pub frames: Frames,
+    /// EL2's translation tables.
+    pub map: Stage1,
+}
+
+impl Memory {
+    fn make_visible(&mut self, span: Span<Pa>) -> bool {
+        span.align_outwards(BLOCK_SIZE)
+            .is_some_and(|blocks| self.map.map(blocks, Kind::Data, true, &mut stage1::page_from_heap).is_ok())
+    }
+    /// RAM for a guest, visible to EL2; not zeroed yet.
+    pub fn guest_ram(&mut self, account: AccountId, bytes: u64) -> Result<Vec<Dirty>, MemoryError> {
+        let extents = self.frames.alloc_blocks(account, bytes.div_ceil(BLOCK_SIZE) as usize)?;
+        if extents.iter().all(|e| self.make_visible(e.span())) {
+            return Ok(extents);
+        }
+        for extent in extents {
+            let _ = self.frames.free_extent(account, extent.span());
+        }
+        Err(MemoryError::OutOfMemory)
+    }
+}
+
+/// Zeroes memory, and cleans it to the point of coherency where a guest will read it with its caches off.
+pub struct Zero {
+    /// What the pCPUs can do.
+    pub features: Features,
+    /// For a guest: its caches start off.
+    pub for_guest: bool,
+}
+
+impl Scrub for Zero {
+    fn zero(&mut self, span: Span<Pa>) {
+        el2::ram::zero(span, self.features.zva);
+        if self.for_guest && !self.features.fwb {
+            el2::ram::clean(span, self.features.dline);
+        }
+    }
+}
+
+/// Pages for a VM's tables, charged to it.
+pub struct TablePages<'a> {
+    /// The machine's memory.
+    pub memory: &'a SpinLock<Memory>,
+    /// Whom to charge.
+    pub account: AccountId,
+}
+
+impl FrameSource for TablePages<'_> {
+    fn take(&mut self, pages: usize) -> Option<Pa> {
+        let mut memory = self.memory.lock();
+        let mut dirty = memory.frames.alloc_pages(self.account, pages).ok()?;
+        let span = dirty.span();
+        if !memory.make_visible(span) {
+            let _ = memory.frames.free_pages(self.account, span.start(), pages);
+            return None;
+        }
+        drop(memory);
+        struct Plain;
+        impl Scrub for Plain {
+            fn zero(&mut self, span: Span<Pa>) {
+                el2::ram::zero(span, 0);
+            }
+        }
+        dirty.scrub(pages as u64 * PAGE_SIZE, &mut Plain);
+        dirty.into_clean().ok().map(|span| span.start())
+    }
+    fn give(&mut self, at: Pa, pages: usize) {
+        // A page that is not this account's stays where it is; the frames' own invariants are tested.
+        let _ = self.memory.lock().frames.free_pages(self.account, at, pages);
+    }
+}
+
+/// The machine, once it is up.
+pub struct Machine {
+    /// The pCPUs that are up; 0 is the one that booted.
+    pub pcpus: Vec<Pcpu>,
+    /// Places of vCPUs.
+    pub slots: Vec<Slot>,
+    /// Frames and EL2's map.
+    pub memory: SpinLock<Memory>,
+    /// What all pCPUs can do.
+    pub features: Features,
+    /// What one of them needs.
+    pub errata: Errata,
+    /// The identification registers they have in common.
+    pub ids: HostIds,
+    /// The shape of stage 2.
+    pub geometry: Geometry,
+    /// VMIDs without a lock.
+    pub vmids: Vmids,
+    /// VMIDs with one.
+    pub vmid_allocator: SpinLock<VmidAllocator>,
+    /// The machine's generator, where it has entropy.
+    pub entropy: SpinLock<Option<Drbg>>,
+    /// What guests' firmware calls rely on.
+    pub env: Env,
+    /// The firmware, where there is one.
+    pub firmware: Option<Firmware>,
+    /// The bundle.
+    pub bundle: &'static [u8],
+    /// The console's interrupt.
+    pub uart_intid: Option<u32>,
+    /// VMs that exist, by place at the console.
+    pub guests: SpinLock<Vec<Option<Arc<Guest>>>>,
+    /// How many VMs run or are being made.
+    pub alive: AtomicU32,
+    /// vCPUs that may want a pCPU now: none of them sleeps in a native WFI while they are more than the pCPUs.
+    pub wanting: AtomicU32,
+    /// Stay when the last VM has ended.
+    pub stay: bool,
+}
+
+static MACHINE: Once<Machine> = Once::new();
+
+/// Makes the machine known; once.
+pub fn publish(machine: Machine) -> &'static Machine {
+    MACHINE.call_once(|| machine)
+}
+
+/// The machine, if it is up.
+pub fn machine() -> Option<&'static Machine> {
+    MACHINE.get()
+}
+
+impl Machine {
+    /// The place of a vCPU.
+    #[inline]
+    pub fn slot(&self, id: EntityId) -> Option<&Slot> {
+        self.slots.get(id.0 as usize)
+    }
+    /// Has pCPU `number` look up.
+    pub fn kick(&self, number: usize) {
+        if number != el2::number()
+            && let Some(pcpu) = self.pcpus.get(number)
+        {
+            el2::gic::send_sgi(platform::gicv3::sgi1r(KICK, pcpu.mpidr));
+        }
+    }
+    /// Has every other pCPU look up.
+    pub fn kick_others(&self) {
+        (0..self.pcpus.len()).for_each(|n| self.kick(n));
+    }
+    fn preempt(&self, number: usize) {
+        if let Some(pcpu) = self.pcpus.get(number) {
+            pcpu.resched.store(true, Ordering::Release);
+        }
+        self.kick(number);
+    }
+    /// A vCPU has become ready on pCPU `home`.
+    fn enqueued(&self, home: usize, effect: sched::Enqueued) {
+        if effect.preempt {
+            self.preempt(home);
+            return;
+        }
+        // It has to wait there. If another pCPU is idle, that one may take it.
+        if let Some(idle) = self.pcpus.iter().position(|p| p.idle.load(Ordering::Relaxed)) {
+            self.kick(idle);
+        }
+        if effect.tick.is_some() {
+            self.preempt(home);
+        }
+    }
+    /// Wakes a vCPU, or kicks its pCPU.
+    pub fn wake(&self, id: EntityId) {
+        let Some(slot) = self.slot(id) else { return };
+        loop {
+            let home = slot.home.load(Ordering::Acquire);
+            let Some(pcpu) = self.pcpus.get(home) else { return };
+            let woken = pcpu.sched.lock().queue.wake(id, crate::time::now_ns());
+            match woken {
+                Wake::Enqueued(effect) => return self.enqueued(home, effect),
+                Wake::Running => return self.kick(home),
+                Wake::AlreadyReady | Wake::Off => return,
+                // On its way from one queue to another.
+                Wake::NotHere => sync::relax(),
+            }
+        }
+    }
+    /// Makes a vCPU ready that was off. What it starts with is in its port.
+    pub fn start(&self, id: EntityId) {
+        let Some(slot) = self.slot(id) else { return };
+        self.wanting.fetch_add(1, Ordering::Relaxed);
+        loop {
+            let home = slot.home.load(Ordering::Acquire);
+            let Some(pcpu) = self.pcpus.get(home) else { return };
+            let started = pcpu.sched.lock().queue.start(id, crate::time::now_ns());
+            match started {
+                Ok(Started::Enqueued(effect)) => {
+                    self.enqueued(home, effect);
+                    break;
+                }
+                Ok(Started::WhenPut) => break,
+                Err(sched::Error::NotHere) => sync::relax(),
+                // Stopping: the VM's reset or end comes first.
+                Err(_) => {
+                    self.wanting.fetch_sub(1, Ordering::Relaxed);
+                    return;
+                }
+            }
+        }
+        if self.crowded() {
+            // A vCPU in a native WFI must not keep its pCPU from the newcomer.
+            self.kick_others();
+        }
+    }
+    /// Whether there are more vCPUs on than pCPUs.
+    #[inline]
+    pub fn crowded(&self) -> bool {
+        self.wanting.load(Ordering::Relaxed) as usize > self.pcpus.len()
+    }
+}

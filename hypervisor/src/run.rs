@@ -1,0 +1,505 @@
+//! One pCPU's life: pick, load, enter, handle, put.
+//!
+//! ```text
+//! run: poll interrupts -> one step of pending work -> pick -> run_vcpu | idle
+//! run_vcpu: take the runner -> switch to it -> { gate -> enter -> exit -> handle }* -> put
+//! ```
+//!
+//! A vCPU that blocks keeps its registers in the pCPU until another one is loaded (it is *resident*): the common case, a guest
+//! that sleeps and wakes alone, costs no switch. Its list registers are folded all the same, so that nobody has to ask for them.
+
+use crate::console;
+use crate::construct::{self, Construction, Progress};
+use crate::guest::{Guest, Runner};
+use crate::hw::Hardware;
+use crate::interrupts;
+use crate::machine::{Machine, Pcpu};
+use alloc::boxed::Box;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use core::sync::atomic::Ordering;
+use el2::vectors::Left;
+use el2::world::{GuestState, LoadedEl1};
+use platform::gicv3::Redistributor;
+use sched::{EntityId, Kind, RunState, TimerId, Why};
+use trap::{Exit, RawExit, Vector, decode};
+use vm::{Life, Next, Requests, StopReason, handle};
+
+/// What a pCPU keeps for itself.
+pub struct Cpu {
+    /// The machine.
+    pub machine: &'static Machine,
+    /// Itself, as the others see it.
+    pub shared: &'static Pcpu,
+    /// The hardware.
+    pub pcpu: el2::Pcpu,
+    /// Its redistributor.
+    pub redistributor: Redistributor,
+    /// Whose registers are in the hardware.
+    pub resident: Option<(EntityId, Arc<Guest>, u32)>,
+    /// CNTHP has to be set again before the next entry or sleep.
+    pub timer_changed: bool,
+    /// VMs being made here.
+    pub work: Vec<Construction>,
+    /// The byte in the UART's receiver has no room in its VM.
+    pub input_waits: bool,
+}
+
+/// Why `run_vcpu` came back.
+enum Ended {
+    Put(Why),
+    Stop(StopReason),
+}
+
+impl Cpu {
+    /// For ever.
+    pub fn run(&mut self) -> ! {
+        loop {
+            interrupts::poll(self);
+            self.evictions();
+            self.step_work();
+            self.shared.resched.store(false, Ordering::Relaxed);
+            let now = crate::time::now_ns();
+            let picked = self.shared.sched.lock().queue.pick(now);
+            match picked {
+                Some(pick) => self.run_vcpu(pick.id),
+                None if self.work.is_empty() => self.idle(),
+                None => {}
+            }
+        }
+    }
+
+    fn step_work(&mut self) {
+        let Some(work) = self.work.pop() else { return };
+        match work.step(self.machine) {
+            Progress::More(work) => self.work.push(work),
+            Progress::Runs => {}
+            Progress::Refused(guest, why) => self.refuse(&guest, &why),
+        }
+    }
+
+    fn refuse(&mut self, guest: &Arc<Guest>, why: &str) {
+        console::say!("vm \"{}\" refused: {why}", guest.spec.name);
+        construct::dismantle(self.machine, guest);
+        if self.machine.alive.fetch_sub(1, Ordering::AcqRel) == 1 {
+            crate::fatal::fatal(format_args!("no VM could be started"));
+        }
+    }
+
+    fn idle(&mut self) {
+        if self.steal() {
+            return;
+        }
+        self.shared.idle.store(true, Ordering::SeqCst);
+        // Whoever makes a vCPU ready from here on sees `idle` (or sends its kick later): both end the WFI below.
+        let nothing = self.shared.sched.lock().queue.ready_count() == 0;
+        if nothing && !self.shared.evict_asked.load(Ordering::Acquire) {
+            interrupts::set_timer(self);
+            el2::gic::wait_for_interrupt();
+        }
+        self.shared.idle.store(false, Ordering::SeqCst);
+    }
+
+    /// Takes a ready vCPU from another pCPU.
+    fn steal(&mut self) -> bool {
+        let own = self.pcpu.number();
+        for (number, other) in self.machine.pcpus.iter().enumerate() {
+            if number == own {
+                continue;
+            }
+            let stolen = {
+                let mut sched = other.sched.lock();
+                // The last one that is ready there may be about to run.
+                let spare = sched.queue.running().is_some() || sched.queue.ready_count() > 1;
+                if spare { sched.queue.steal() } else { None }
+            };
+            let Some(stolen) = stolen else { continue };
+            let id = stolen.id();
+            let received = self.shared.sched.lock().queue.receive(stolen, crate::time::now_ns());
+            if let Some(slot) = self.machine.slot(id) {
+                slot.home.store(own, Ordering::Release);
+            }
+            return received.is_ok();
+        }
+        false
+    }
+
+    /// Lets go of the registers of vCPUs whose VM stops.
+    fn evictions(&mut self) {
+        if !self.shared.evict_asked.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        let asked = core::mem::take(&mut *self.shared.evict.lock());
+        for guest in asked {
+            if self.resident.as_ref().is_some_and(|(_, g, _)| Arc::ptr_eq(g, &guest)) {
+                self.evict();
+            }
+            self.let_go(&guest);
+        }
+    }
+
+    /// One of those who had to let go of a stopping VM has; the last one does what comes then.
+    fn let_go(&mut self, guest: &Arc<Guest>) {
+        if guest.stopping.fetch_sub(1, Ordering::AcqRel) != 1 {
+            return;
+        }
+        let reason = guest.reason.lock().take();
+        if guest.vm.life() == Life::Resetting {
+            self.work.push(Construction::again(self.machine, guest.clone()));
+            return;
+        }
+        let why: String = match reason {
+            Some(StopReason::PowerOff) | None => "powered off".into(),
+            Some(StopReason::AllOff) => "all its vCPUs are off".into(),
+            Some(StopReason::Reset) => "reset".into(),
+            Some(StopReason::SystemError { iss }) => alloc::format!("system error {iss:#x}"),
+        };
+        console::say!("vm \"{}\" ended: {why}", guest.spec.name);
+        construct::dismantle(self.machine, guest);
+        if self.machine.alive.fetch_sub(1, Ordering::AcqRel) == 1 && !self.machine.stay {
+            crate::fatal::halt(self.machine.firmware);
+        }
+    }
+
+    /// Saves the resident vCPU's registers.
+    pub fn evict(&mut self) {
+        let Some((id, guest, vcpu)) = self.resident.take() else { return };
+        let Some(slot) = self.machine.slot(id) else { return };
+        let mut place = slot.runner.lock();
+        match place.as_mut() {
+            Some(runner) => self.pcpu.put(&mut runner.state),
+            // Gone with its VM: the registers are nobody's.
+            None => self.pcpu.put(&mut GuestState::default()),
+        }
+        self.machine.vmids.put(self.pcpu.number());
+        self.redistributor.set_active(vgic::TIMER_PPI, false);
+        let Some(runner) = place.as_ref() else { return };
+        let deadline = runner.state.timer.deadline();
+        drop(place);
+        // A timer that has fired and is not done with needs no deadline: its state is in the vGIC.
+        let fired = guest.vm.vgic().lock().timer_active(vcpu);
+        if let Some(at) = deadline.filter(|_| !fired) {
+            let offset = guest.counter_offset.load(Ordering::Relaxed);
+            let timer = TimerId { id, kind: Kind::Virtual };
+            self.shared.sched.lock().timers.set(timer, at.saturating_add(offset));
+            self.timer_changed = true;
+        }
+    }
+
+    fn run_vcpu(&mut self, id: EntityId) {
+        let machine = self.machine;
+        let Some(slot) = machine.slot(id) else { return };
+        let taken = slot.runner.lock().take();
+        let Some(mut runner) = taken else {
+            // The queue and the slots disagree: that is a bug, and this vCPU is lost, but nothing else is.
+            console::say!("vCPU {} has no runner", id.0);
+            let _ = self.shared.sched.lock().queue.put(id, crate::time::now_ns(), Why::Stopped);
+            return;
+        };
+        let guest = runner.guest.clone();
+        let ended = match self.switch_to(&mut runner) {
+            true => self.go(&mut runner),
+            false => Ended::Stop(StopReason::SystemError { iss: 0 }),
+        };
+        let why = match ended {
+            Ended::Put(why) => why,
+            Ended::Stop(reason) => match self.stop(&guest, runner.vcpu.index, reason) {
+                true => Why::Stopped,
+                // Another vCPU's wish came first: whoever began that will stop this one as well.
+                false => Why::Preempted,
+            },
+        };
+        *slot.runner.lock() = Some(runner);
+        let state = self.shared.sched.lock().queue.put(id, crate::time::now_ns(), why);
+        if why == Why::Off || state == Ok(RunState::Stopped) {
+            machine.wanting.fetch_sub(1, Ordering::Relaxed);
+        }
+        match state {
+            Ok(RunState::Stopped) => {
+                self.evict();
+                self.let_go(&guest);
+            }
+            Ok(RunState::Off) => self.evict(),
+            _ => {}
+        }
+    }
+
+    /// Makes the registers those of `runner`, and its list registers live. `false`: it cannot run.
+    fn switch_to(&mut self, runner: &mut Box<Runner>) -> bool {
+        let machine = self.machine;
+        let index = runner.vcpu.index;
+        let guest = runner.guest.clone();
+        let start = guest.vm.port(index).and_then(|port| port.take_start());
+        let resident = self.resident.as_ref().is_some_and(|(id, ..)| *id == runner.id);
+        if let Some(start) = start {
+            if resident {
+                // What it left in the registers is not wanted any more.
+                self.resident = None;
+                self.pcpu.put(&mut runner.state);
+                self.redistributor.set_active(vgic::TIMER_PPI, false);
+            }
+            runner.vcpu.start(&start);
+            runner.state = GuestState::reset(config::map::vcpu_mpidr(index));
+            guest.vm.vgic().change(|vgic| vgic.reset_cpu_interface(index));
+            guest.vm.started(index);
+        }
+        if !self.resident.as_ref().is_some_and(|(id, ..)| *id == runner.id) {
+            self.evict();
+            self.cancel_timers(runner);
+            let offset = guest.counter_offset.load(Ordering::Acquire);
+            let number = self.pcpu.number();
+            let Some(space) = guest.space.activate(number, &machine.vmids, &machine.vmid_allocator, offset) else {
+                return false;
+            };
+            self.pcpu.load(&runner.state, &space);
+            let debug = &runner.vcpu.debug;
+            self.pcpu.set_debug(debug.in_use().then_some((
+                &debug.breakpoints[..],
+                &debug.watchpoints[..],
+                debug.mdscr,
+            )));
+            self.pcpu.watch_stage1(runner.vcpu.watch_stage1);
+            if let Some(last) = guest.last_ran.get(number) {
+                let before = last.swap(index + 1, Ordering::Relaxed);
+                if before != 0 && before != index + 1 {
+                    el2::tlb::flush_local_vm();
+                }
+            }
+            let active = guest.vm.vgic().lock().timer_active(index);
+            if active {
+                self.redistributor.set_active(vgic::TIMER_PPI, true);
+            }
+            self.resident = Some((runner.id, guest.clone(), index));
+            // Its emulated timer's deadline belongs here now.
+            if runner.vcpu.ptimer != vm::timer::PhysicalTimer::default() {
+                let mut hardware = hardware(&mut self.pcpu, machine, runner.id, &mut self.timer_changed);
+                runner.vcpu.timer_due(&guest.vm, &mut hardware);
+            }
+            runner.timers_on = number;
+        }
+        guest.vm.vgic().lock().load(index, &mut self.pcpu.lists);
+        runner.vcpu.flush_due = true;
+        self.timer_changed = true;
+        true
+    }
+
+    /// The deadlines that stood for the vCPU while it was not loaded.
+    fn cancel_timers(&mut self, runner: &Runner) {
+        if let Some(pcpu) = self.machine.pcpus.get(runner.timers_on) {
+            let mut sched = pcpu.sched.lock();
+            sched.timers.cancel(TimerId { id: runner.id, kind: Kind::Virtual });
+            sched.timers.cancel(TimerId { id: runner.id, kind: Kind::Physical });
+        }
+    }
+
+    /// Runs the loaded vCPU until it has to leave.
+    fn go(&mut self, runner: &mut Box<Runner>) -> Ended {
+        let guest = runner.guest.clone();
+        let vm = &guest.vm;
+        let index = runner.vcpu.index;
+        let Some(port) = vm.port(index) else { return Ended::Put(Why::Stopped) };
+        let ended = loop {
+            // The gate: what others ask, and what the last exit left to do.
+            let mut leave = None;
+            while leave.is_none() && (!port.requests().is_empty() || runner.vcpu.flush_due) {
+                leave = self.gate(&guest, runner);
+            }
+            if let Some(why) = leave {
+                break Ended::Put(why);
+            }
+            if self.shared.resched.load(Ordering::Acquire) {
+                break Ended::Put(Why::Preempted);
+            }
+            if self.timer_changed {
+                self.before_entry();
+            }
+            let left = self.pcpu.enter(&mut runner.vcpu.frame);
+            match self.exit(&guest, runner, left) {
+                Next::Resume => {}
+                Next::Fold(_) => {}
+                Next::Yield => break Ended::Put(Why::Yielded),
+                Next::Block => {
+                    self.shared.sched.lock().queue.clear_wake(runner.id);
+                    if port.requests().is_empty() && !vm.vgic().lock().has_deliverable(index) {
+                        break Ended::Put(Why::Blocked);
+                    }
+                }
+                Next::CleanMemory => self.clean_memory(&guest),
+                Next::Off => break Ended::Put(Why::Off),
+                Next::Stop(reason) => break Ended::Stop(reason),
+            }
+        };
+        vm.vgic().change(|vgic| vgic.put(index, &mut self.pcpu.lists));
+        ended
+    }
+
+    /// Sets the timer and the WFI trap as the queue now has it.
+    #[inline(never)]
+    fn before_entry(&mut self) {
+        interrupts::set_timer(self);
+        // A vCPU may sleep natively only while nobody else could want this pCPU.
+        let trap = self.machine.crowded() || !self.work.is_empty();
+        self.pcpu.trap_wfi(trap);
+    }
+
+    /// Serves what others ask of the vCPU. `Some`: it has to leave.
+    fn gate(&mut self, guest: &Arc<Guest>, runner: &mut Box<Runner>) -> Option<Why> {
+        let index = runner.vcpu.index;
+        let port = guest.vm.port(index)?;
+        let requests = port.take();
+        if requests.has(Requests::LIFE) && guest.vm.life() != Life::Running {
+            return Some(Why::Preempted);
+        }
+        if requests.has(Requests::TIMER) {
+            let mut hardware = hardware(&mut self.pcpu, self.machine, runner.id, &mut self.timer_changed);
+            runner.vcpu.timer_due(&guest.vm, &mut hardware);
+        }
+        if requests.held() {
+            guest.vm.vgic().change(|vgic| vgic.sync(index, &mut self.pcpu.lists));
+            while port.requests().held() {
+                sync::relax();
+            }
+        }
+        runner.vcpu.flush_due = false;
+        guest.vm.vgic().lock().flush(index, &mut self.pcpu.lists);
+        // Someone may have asked to hold still before the flush made the list registers live.
+        if port.requests().held() {
+            runner.vcpu.flush_due = true;
+            guest.vm.vgic().change(|vgic| vgic.sync(index, &mut self.pcpu.lists));
+        }
+        None
+    }
+
+    /// What an exit leads to.
+    #[inline]
+    fn exit(&mut self, guest: &Arc<Guest>, runner: &mut Box<Runner>, left: Left) -> Next {
+        if left.serror() {
+            return Next::Stop(StopReason::SystemError { iss: 0 });
+        }
+        let vector = left.vector();
+        if vector == Vector::Irq {
+            runner.vcpu.counts.all = runner.vcpu.counts.all.wrapping_add(1);
+            runner.vcpu.counts.irq = runner.vcpu.counts.irq.wrapping_add(1);
+            interrupts::taken(self, guest, runner);
+            return Next::Resume;
+        }
+        let aborted = vector == Vector::Sync && matches!(left.esr >> 26 & 0x3f, 0x20 | 0x24);
+        let (far, hpfar) = if aborted { el2::world::fault_registers() } else { (0, 0) };
+        let exit = decode(&RawExit { vector, esr: left.esr, far, hpfar });
+        let mut hardware = hardware(&mut self.pcpu, self.machine, runner.id, &mut self.timer_changed);
+        match handle(&guest.vm, &mut runner.vcpu, &mut hardware, exit) {
+            Next::Fold(whom) => self.fold(guest, runner, exit, whom),
+            next => next,
+        }
+    }
+
+    /// Repeats `exit` once the vCPUs of `whom` have folded their list registers, while they hold still.
+    #[inline(never)]
+    fn fold(&mut self, guest: &Arc<Guest>, runner: &mut Box<Runner>, exit: Exit, mut whom: vgic::VcpuSet) -> Next {
+        let index = runner.vcpu.index;
+        let port = guest.vm.vgic();
+        // Folded itself, this vCPU is waited for by nobody: two that ask each other both go on.
+        port.change(|vgic| vgic.sync(index, &mut self.pcpu.lists));
+        runner.vcpu.flush_due = true;
+        port.hold(whom, index);
+        let next = loop {
+            let mut hardware = hardware(&mut self.pcpu, self.machine, runner.id, &mut self.timer_changed);
+            match handle(&guest.vm, &mut runner.vcpu, &mut hardware, exit) {
+                Next::Fold(more) if more == whom => {}
+                Next::Fold(more) => {
+                    port.release(whom, index);
+                    whom = whom.union(more);
+                    port.hold(whom, index);
+                }
+                next => break next,
+            }
+            sync::relax();
+        };
+        port.release(whom, index);
+        next
+    }
+
+    /// All of the guest's RAM to memory, in pieces short enough for interrupts to be seen in between.
+    fn clean_memory(&mut self, guest: &Arc<Guest>) {
+        const STEP: u64 = 128 << 10;
+        for (_, extent) in guest.ram.extents() {
+            let mut at = extent.start().as_u64();
+            while at < extent.end().as_u64() {
+                let size = STEP.min(extent.end().as_u64() - at);
+                if let Some(span) = addr::Span::new(addr::Pa::new(at), size) {
+                    el2::ram::clean_invalidate(span, self.pcpu.features().dline);
+                }
+                at += size;
+            }
+        }
+    }
+
+    /// Begins the end (or the reset) of a VM, from its vCPU `own`, which stops as well. `false`: it has begun already.
+    fn stop(&mut self, guest: &Arc<Guest>, own: u32, reason: StopReason) -> bool {
+        let to = if reason == StopReason::Reset { Life::Resetting } else { Life::Ending };
+        // Set before anyone can let go.
+        let others = self.machine.pcpus.len() - 1;
+        let all = guest.spec.vcpus + others as u32;
+        {
+            let mut stored = guest.reason.lock();
+            if guest.vm.life() != Life::Running {
+                return false;
+            }
+            guest.stopping.store(all, Ordering::Release);
+            *stored = Some(reason);
+            guest.vm.leave_life(to);
+        }
+        for vcpu in (0..guest.spec.vcpus).filter(|v| *v != own) {
+            if self.stop_one(guest, vcpu) {
+                self.let_go(guest);
+            }
+        }
+        for (number, pcpu) in self.machine.pcpus.iter().enumerate().filter(|(n, _)| *n != self.pcpu.number()) {
+            pcpu.evict.lock().push(guest.clone());
+            pcpu.evict_asked.store(true, Ordering::Release);
+            pcpu.resched.store(true, Ordering::Release);
+            self.machine.kick(number);
+        }
+        true
+    }
+
+    /// Stops one vCPU. `true`: it has let go; otherwise its pCPU will say so.
+    fn stop_one(&mut self, guest: &Arc<Guest>, vcpu: u32) -> bool {
+        let id = guest.entity(vcpu);
+        let Some(slot) = self.machine.slot(id) else { return true };
+        loop {
+            let home = slot.home.load(Ordering::Acquire);
+            let Some(pcpu) = self.machine.pcpus.get(home) else { return true };
+            let mut sched = pcpu.sched.lock();
+            let before = sched.queue.state(id);
+            let stopped = sched.queue.stop(id);
+            drop(sched);
+            match stopped {
+                Ok(RunState::Running) => {
+                    guest.vm.vgic().ask(vcpu, Requests::LIFE);
+                    return false;
+                }
+                Ok(_) => {
+                    if before != Some(RunState::Off) {
+                        self.machine.wanting.fetch_sub(1, Ordering::Relaxed);
+                    }
+                    return true;
+                }
+                Err(sched::Error::NotHere) => sync::relax(),
+                Err(_) => return true,
+            }
+        }
+    }
+}
+
+/// The pCPU as `vm` wants it.
+#[inline(always)]
+pub fn hardware<'a>(
+    pcpu: &'a mut el2::Pcpu,
+    machine: &'static Machine,
+    id: EntityId,
+    timer_changed: &'a mut bool,
+) -> Hardware<'a> {
+    Hardware { pcpu, machine, id, timer_changed, el1: LoadedEl1::new() }
+}

@@ -1,0 +1,196 @@
+//! The other pCPUs: started by the firmware, one after the other, each with a stack of its own and a guard page under it.
+
+use crate::console::say;
+use crate::machine::machine;
+use crate::run::Cpu;
+use crate::start::REDISTRIBUTORS;
+use addr::{PAGE_SIZE, Pa};
+use alloc::boxed::Box;
+use alloc::vec;
+use alloc::vec::Vec;
+use boot::secondary::{SecondaryStart, entry_point};
+use boot::stage1::Stage1;
+use config::board::{Board, Enable};
+use config::cpu_model::{HostIds, id_index};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use el2::PcpuAnchor;
+use el2::errata::Errata;
+use el2::features::{self, Features};
+use platform::firmware::Firmware;
+use sync::{Rank, SpinLock};
+
+/// PPIs that are switched on on every pCPU: maintenance, hypervisor timer, virtual timer.
+pub const PPIS: u32 = 1 << 25 | 1 << 26 | 1 << 27;
+/// Bytes of a pCPU's stack, guard page not counted.
+const STACK: u64 = 16 << 10;
+/// How long a pCPU has to come up, in ns.
+const PATIENCE: u64 = 2_000_000_000;
+
+/// What all pCPUs that are up have in common.
+pub struct Common {
+    /// Their affinities; the first is the one that booted.
+    pub mpidrs: Vec<u64>,
+    /// What all can do.
+    pub features: Features,
+    /// What one of them needs.
+    pub errata: Errata,
+    /// Their identification registers' common value.
+    pub ids: HostIds,
+}
+
+/// What a starting pCPU leaves for the first one.
+struct Report {
+    mpidr: u64,
+    features: Features,
+    errata: Errata,
+    ids: HostIds,
+    fit: bool,
+}
+
+static REPORT: SpinLock<Option<Report>> = SpinLock::new(Rank::Vcpu, None);
+/// The pCPU that may start now gets its anchor here.
+static ANCHOR: SpinLock<Option<&'static mut PcpuAnchor>> = SpinLock::new(Rank::Vcpu, None);
+/// The number of the pCPU whose report was good: it may go on.
+static ACCEPTED: AtomicU32 = AtomicU32::new(0);
+/// The machine is put together: the others may run.
+static RELEASED: AtomicBool = AtomicBool::new(false);
+
+/// This pCPU's identification registers.
+fn ids() -> HostIds {
+    let mut ids = HostIds::default();
+    for crm in 1..8 {
+        for op2 in 0..8 {
+            ids.id[id_index(crm, op2)] = features::id_register(crm, op2);
+        }
+    }
+    ids.midr = features::id_register(0, 0);
+    ids.revidr = features::id_register(0, 6);
+    ids.ctr = features::ctr();
+    ids.dczid = features::dczid();
+    ids.clidr = features::clidr();
+    let ccidx = features::id_register(7, 2) >> 20 & 0xf != 0;
+    for selector in 0..14_u64 {
+        // CLIDR's three bits a level: 1 instruction, 2 data, 3 both, 4 unified.
+        let kind = ids.clidr >> (selector / 2 * 3) & 7;
+        let there = if selector & 1 == 1 { matches!(kind, 1 | 3) } else { matches!(kind, 2..=4) };
+        if there {
+            ids.ccsidr[selector as usize] = features::ccsidr(selector);
+        }
+    }
+    let _ = ccidx;
+    ids
+}
+
+fn report(mpidr: u64) -> Report {
+    let features = Features::here();
+    let ids = ids();
+    Report { mpidr, features, errata: el2::errata::of(ids.midr), ids, fit: features.gic_sysregs }
+}
+
+/// Starts all pCPUs that the board names, one by one. One that does not come up or is too unlike stays offline, with a line.
+pub fn bring_up(board: &Board, firmware: Option<Firmware>, own: &el2::Pcpu, map: &mut Stage1) -> Common {
+    let first = report(features::mpidr());
+    let mut common =
+        Common { mpidrs: vec![first.mpidr], features: first.features, errata: own.errata(), ids: first.ids };
+    for cpu in board.cpus.iter().filter(|c| c.mpidr != first.mpidr) {
+        let stay = |why: &str| say!("CPU {:#x} stays offline: {why}", cpu.mpidr);
+        let Some(firmware) = firmware.filter(|_| matches!(cpu.enable, Enable::Psci)) else {
+            stay("no firmware to start it with");
+            continue;
+        };
+        let number = common.mpidrs.len() as u64;
+        let Some(top) = stack(map) else {
+            stay("no memory for its stack");
+            continue;
+        };
+        *ANCHOR.lock() = Some(Box::leak(Box::new(PcpuAnchor::new(number))));
+        let start: &'static SecondaryStart = Box::leak(Box::new(SecondaryStart::new(number, top)));
+        if let Err(error) = firmware.cpu_on(cpu.mpidr, entry_point(), start.publish()) {
+            stay(&alloc::format!("the firmware refuses: {error:?}"));
+            continue;
+        }
+        match wait_for_report() {
+            None => stay("it did not come up in two seconds"),
+            Some(report) if !report.fit => stay("it has no GICv3 system registers"),
+            Some(report) => {
+                if let Err(unlike) = common.ids.check_alike(&report.ids) {
+                    stay(&alloc::format!("it is too unlike the others: {unlike:?}"));
+                    continue;
+                }
+                common.ids.merge(&report.ids);
+                common.features = common.features.common(&report.features);
+                common.errata = common.errata | report.errata;
+                common.mpidrs.push(report.mpidr);
+                ACCEPTED.store(number as u32, Ordering::Release);
+            }
+        }
+    }
+    common
+}
+
+fn wait_for_report() -> Option<Report> {
+    let end = crate::time::now_ns() + PATIENCE;
+    while crate::time::now_ns() < end {
+        if let Some(report) = REPORT.lock().take() {
+            return Some(report);
+        }
+        sync::relax();
+    }
+    None
+}
+
+/// A stack for another pCPU, out of the heap: its top. The page below it is unmapped.
+fn stack(map: &mut Stage1) -> Option<u64> {
+    #[repr(C, align(4096))]
+    struct Stack([u8; (PAGE_SIZE + STACK) as usize]);
+    let layout = alloc::vec::Vec::<Stack>::with_capacity(1);
+    let low = layout.as_ptr() as u64;
+    core::mem::forget(layout);
+    map.unmap_page(Pa::new(low)).ok()?;
+    Some(low + PAGE_SIZE + STACK)
+}
+
+/// Lets the other pCPUs go: the machine is known.
+pub fn release() {
+    RELEASED.store(true, Ordering::Release);
+}
+
+/// Another pCPU's way to [`Cpu::run`].
+pub fn secondary(number: usize) -> ! {
+    let anchor = ANCHOR.lock().take();
+    let Some(anchor) = anchor else { stay() };
+    let mut pcpu = el2::Pcpu::start(anchor);
+    let mpidr = features::mpidr();
+    *REPORT.lock() = Some(report(mpidr));
+    while !RELEASED.load(Ordering::Acquire) {
+        sync::relax();
+    }
+    let (Some(machine), true) = (machine(), ACCEPTED.load(Ordering::Acquire) as usize >= number) else { stay() };
+    // A pCPU that was turned away may have had the same number as one that was taken.
+    let Some(shared) = machine.pcpus.get(number).filter(|p| p.mpidr == mpidr) else { stay() };
+    pcpu.settle(&machine.features, machine.errata);
+    let Some(redistributor) = REDISTRIBUTORS.get().and_then(|r| r.find(mpidr)) else {
+        crate::fatal::fatal(format_args!("no redistributor for CPU {mpidr:#x}"));
+    };
+    if let Err(error) = redistributor.start(PPIS) {
+        crate::fatal::fatal(format_args!("the redistributor of CPU {mpidr:#x} does not answer: {error:?}"));
+    }
+    let mut cpu = Cpu {
+        machine,
+        shared,
+        pcpu,
+        redistributor,
+        resident: None,
+        timer_changed: true,
+        work: Vec::new(),
+        input_waits: false,
+    };
+    cpu.run()
+}
+
+/// Not wanted: sleeps for good.
+fn stay() -> ! {
+    loop {
+        el2::gic::wait_for_interrupt();
+    }
+}

@@ -1,0 +1,334 @@
+//! From the firmware's hand-over to the first VM, on the first pCPU.
+
+use crate::console::{self, say};
+use crate::construct::{self};
+use crate::fatal::{self, fatal};
+use crate::machine::{MAX_ENTITIES, Machine, Memory, Pcpu, Slot, publish};
+use crate::run::Cpu;
+use crate::{smp, time};
+use addr::{BLOCK_SIZE, PAGE_SIZE, Pa, Span};
+use alloc::boxed::Box;
+use alloc::string::ToString;
+use alloc::vec::Vec;
+use boot::BootInfo;
+use boot::stage1::{Stage1, page_from_heap};
+use config::board::{self, Board, Gic};
+use config::bundle::Bundle;
+use config::spec::{Machine as Offer, VmSpec, admit, faults};
+use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use el2::PcpuAnchor;
+use guest_smccc::Env;
+use guest_smccc::entropy::Drbg;
+use memory::{Frames, Node};
+use platform::firmware::{Conduit, Firmware};
+use platform::gicv3::{Distributor, Redistributor};
+use platform::mmio::Registers;
+use platform::pl011::Pl011;
+use spin::Once;
+use stage2::{Geometry, HostLimits, Vmids};
+use sync::{Rank, SpinLock};
+
+/// What the other pCPUs need for their own start: the redistributors.
+pub struct Redistributors {
+    regions: Vec<(Registers, u64)>,
+}
+
+impl Redistributors {
+    /// The one of the CPU with `mpidr`.
+    pub fn find(&self, mpidr: u64) -> Option<Redistributor> {
+        self.regions.iter().find_map(|(region, size)| Redistributor::find(*region, *size, mpidr))
+    }
+}
+
+/// Set by the first pCPU before any other starts.
+pub static REDISTRIBUTORS: Once<Redistributors> = Once::new();
+
+/// A second pair of eyes on an error of the firmware's making, in one place.
+fn refuse(what: &str, why: impl core::fmt::Display) -> ! {
+    fatal(format_args!("{what}: {why}"))
+}
+
+/// The first pCPU's way to [`Cpu::run`].
+pub fn first(info: BootInfo, mut map: Stage1) -> ! {
+    time::init();
+    let anchor = Box::leak(Box::new(PcpuAnchor::new(0)));
+    let tree = tree(&info);
+    let board = match board::parse(tree) {
+        Ok(board) => board,
+        Err(error) => refuse("the board's device tree", error),
+    };
+    if let Some(psci) = board.psci {
+        fatal::set_firmware(match psci.conduit {
+            board::Conduit::Smc => Conduit::Smc,
+            board::Conduit::Hvc => Conduit::Hvc,
+        });
+    }
+    let firmware = board.psci.filter(|_| !info.from_el3).map(|_| Firmware::new(Conduit::Smc));
+    uart(&board, &mut map);
+    say!("Merus {} on {}", env!("CARGO_PKG_VERSION"), board.model);
+    let distributor = gic(&board, &mut map);
+    let bundle = bundle(&board, &mut map);
+    let mut own = el2::Pcpu::start(anchor);
+    let redistributor = match REDISTRIBUTORS.get().and_then(|r| r.find(el2::features::mpidr())) {
+        Some(redistributor) => redistributor,
+        None => fatal(format_args!("no redistributor for this CPU (MPIDR {:#x})", el2::features::mpidr())),
+    };
+    if let Err(error) = redistributor.start(smp::PPIS) {
+        fatal(format_args!("the redistributor does not answer: {error:?}"));
+    }
+    let frames = frames(&info, &board, tree, bundle);
+    let common = smp::bring_up(&board, firmware, &own, &mut map);
+    own.settle(&common.features, common.errata);
+    say!(
+        "{} pCPUs, {} MiB for VMs, {}-bit physical addresses, {}-bit VMIDs, workarounds: {}",
+        common.mpidrs.len(),
+        frames.free_bytes() >> 20,
+        common.features.pa_bits(),
+        if common.features.vmid16 { 16 } else { 8 },
+        common.errata.names()
+    );
+    let specs = specs(bundle, common.mpidrs.len(), frames.free_bytes());
+    let machine = assemble(&board, common, frames, map, bundle, firmware);
+    if let Some(intid) = machine.uart_intid {
+        distributor.enable_spi(intid, false, el2::features::mpidr());
+    }
+    smp::release();
+    let mut cpu = Cpu {
+        machine,
+        shared: &machine.pcpus[0],
+        pcpu: own,
+        redistributor,
+        resident: None,
+        timer_changed: true,
+        work: Vec::new(),
+        input_waits: false,
+    };
+    begin(&mut cpu, specs);
+    cpu.run()
+}
+
+fn tree(info: &BootInfo) -> &'static [u8] {
+    match boot::tree(info.fdt) {
+        Some(tree) => tree,
+        None => fatal(format_args!(
+            "no device tree at {:#x} (x0 at entry); start the image with one, as Linux' boot protocol says",
+            info.fdt.as_u64()
+        )),
+    }
+}
+
+fn uart(board: &Board, map: &mut Stage1) {
+    if let Some(uart) = board.uart {
+        match map.device(uart.base, &mut page_from_heap) {
+            Ok(registers) => console::attach(Pl011::new(registers)),
+            Err(error) => refuse("the UART", format_args!("{error:?}")),
+        }
+    }
+}
+
+fn gic(board: &Board, map: &mut Stage1) -> Distributor {
+    let Gic::V3 { dist, redist, .. } = &board.gic else {
+        fatal(format_args!("the board has a GICv2, which Merus does not drive yet; on QEMU add gic-version=3"));
+    };
+    let mut device = |span: Span<Pa>| match map.device(span, &mut page_from_heap) {
+        Ok(registers) => registers,
+        Err(error) => refuse("the interrupt controller", format_args!("{error:?}")),
+    };
+    let regions = redist.iter().map(|span| (device(*span), span.size())).collect();
+    REDISTRIBUTORS.call_once(|| Redistributors { regions });
+    match Distributor::new(device(*dist)) {
+        Ok(distributor) => distributor,
+        Err(error) => refuse("the distributor does not answer", format_args!("{error:?}")),
+    }
+}
+
+fn bundle(board: &Board, map: &mut Stage1) -> &'static [u8] {
+    let Some(span) = board.initrd else {
+        fatal(format_args!(
+            "no bundle: the board's tree names no initrd; make one with `merus pack merus.toml -o bundle.merus` and pass it as \
+             the initrd"
+        ));
+    };
+    match map.firmware_bytes(span, &mut page_from_heap) {
+        Ok(bytes) => bytes,
+        Err(error) => refuse("the initrd cannot be mapped", format_args!("{error:?}")),
+    }
+}
+
+/// RAM that is nobody's: not the image's, the tree's, the bundle's, nor reserved by the firmware.
+fn frames(info: &BootInfo, board: &Board, tree: &[u8], bundle: &[u8]) -> Frames {
+    let own = |bytes: &[u8]| Span::new(Pa::new(bytes.as_ptr() as u64), bytes.len() as u64);
+    let mut holes: Vec<Span<Pa>> = board.reserved.clone();
+    holes.extend([Some(info.image), own(tree), own(bundle)].into_iter().flatten());
+    let mut free = board.ram.clone();
+    for hole in holes.iter().filter_map(|h| h.align_outwards(PAGE_SIZE)) {
+        free = free.iter().flat_map(|span| span.minus(&hole)).flatten().collect();
+    }
+    let mut frames = Frames::new(Node(0));
+    for span in free {
+        // Whole blocks only: EL2 maps RAM in blocks, and a block that is partly the image's or the bundle's is mapped by page.
+        let blocks = span.align_inwards(BLOCK_SIZE);
+        if blocks.is_empty() || blocks.start().as_u64() == 0 {
+            continue;
+        }
+        if el2::ram::declare(blocks, info.image) {
+            if let Err(error) = frames.add(blocks) {
+                refuse("RAM", format_args!("{blocks}: {error:?}"));
+            }
+        } else {
+            say!("RAM at {blocks} is left unused: more separate spans than Merus keeps");
+        }
+    }
+    frames
+}
+
+/// The VMs that the bundle asks for, checked.
+fn specs(bundle: &[u8], cpus: usize, free: u64) -> Vec<VmSpec> {
+    let parsed = match Bundle::parse(bundle) {
+        Ok(parsed) => parsed,
+        Err(error) => refuse("the bundle is refused", error),
+    };
+    let specs = match parsed.vms_unchecked() {
+        Ok(specs) => specs,
+        Err(error) => refuse("the bundle is refused", error),
+    };
+    let found = faults(&specs);
+    if let Some((last, others)) = found.split_last() {
+        others.iter().for_each(|fault| say!("the bundle is refused: {fault}"));
+        refuse("the bundle is refused", last);
+    }
+    if let Err(error) = admit(&specs, Offer { cpus: cpus as u32, free_memory: free }) {
+        refuse("the bundle is refused", error);
+    }
+    specs
+}
+
+fn assemble(
+    board: &Board,
+    common: smp::Common,
+    frames: Frames,
+    map: Stage1,
+    bundle: &'static [u8],
+    firmware: Option<Firmware>,
+) -> &'static Machine {
+    let limits = HostLimits::from_id_registers(common.ids.get(7, 0), common.ids.get(7, 1), common.ids.get(7, 2));
+    let geometry = match Geometry::new(40, limits) {
+        Ok(geometry) => geometry,
+        Err(error) => refuse("stage 2", format_args!("{error:?}")),
+    };
+    let (vmids, allocator) = match Vmids::new(limits.vmid_bits, common.mpidrs.len()) {
+        Ok(made) => made,
+        Err(error) => refuse("VMIDs", format_args!("{error:?}")),
+    };
+    let words = |w: &str| board.bootargs.split_whitespace().any(|arg| arg == w);
+    publish(Machine {
+        pcpus: common.mpidrs.iter().map(|mpidr| Pcpu::new(*mpidr)).collect(),
+        slots: (0..MAX_ENTITIES)
+            .map(|_| Slot {
+                runner: SpinLock::new(Rank::Vcpu, None),
+                home: AtomicUsize::new(0),
+                owner: SpinLock::new(Rank::Vcpu, None),
+            })
+            .collect(),
+        memory: SpinLock::new(Rank::Frames, Memory { frames, map }),
+        features: common.features,
+        errata: common.errata,
+        ids: common.ids,
+        geometry,
+        vmids,
+        vmid_allocator: SpinLock::new(Rank::Stage2, allocator),
+        entropy: SpinLock::new(Rank::Vm, entropy(board)),
+        env: workarounds(firmware),
+        firmware,
+        bundle,
+        uart_intid: board.uart.and_then(|u| u.intid),
+        guests: SpinLock::new(Rank::Control, Vec::new()),
+        alive: AtomicU32::new(0),
+        wanting: AtomicU32::new(0),
+        stay: words("merus.idle=stay"),
+    })
+}
+
+/// The machine's generator, from whatever it has: the CPU's, the firmware's seed.
+fn entropy(board: &Board) -> Option<Drbg> {
+    let mut seed: Vec<u8> = board.rng_seed.clone().unwrap_or_default();
+    for _ in 0..8 {
+        if let Some(word) = el2::features::random() {
+            seed.extend(word.to_le_bytes());
+        }
+    }
+    Drbg::from_seed(&seed)
+}
+
+/// What the firmware says about the architecture's workarounds (SMCCC, "SMCCC_ARCH_FEATURES").
+fn workarounds(firmware: Option<Firmware>) -> Env {
+    use guest_smccc::{Workaround, ids};
+    const VERSION: u32 = 0x8000_0000;
+    const FEATURES: u32 = 0x8000_0001;
+    const PSCI_FEATURES: u32 = 0x8400_000a;
+    let Some(firmware) = firmware else { return Env::default() };
+    // SMCCC 1.1 is there only if PSCI 1.0 says that SMCCC_VERSION is.
+    let known = firmware.psci_version() >= 1 << 16
+        && firmware.call(PSCI_FEATURES, [u64::from(VERSION), 0, 0])[0] as i32 >= 0
+        && firmware.call(VERSION, [0; 3])[0] as i32 >= 0x1_0001;
+    let ask = |function: u32| match known.then(|| firmware.call(FEATURES, [u64::from(function), 0, 0])[0] as i32) {
+        Some(0) => Workaround::FirmwareHas,
+        Some(1) => Workaround::NotNeeded,
+        _ => Workaround::Unknown,
+    };
+    Env {
+        workaround_1: ask(ids::ARCH_WORKAROUND_1),
+        // What the second one sets belongs to the physical CPU and is not switched: never forwarded.
+        workaround_2: match ask(ids::ARCH_WORKAROUND_2) {
+            Workaround::NotNeeded => Workaround::NotNeeded,
+            Workaround::FirmwareHas | Workaround::Unknown => Workaround::Unknown,
+        },
+        workaround_3: ask(ids::ARCH_WORKAROUND_3),
+        trng: false,
+    }
+}
+
+/// Begins every VM's construction on this pCPU.
+fn begin(cpu: &mut Cpu, specs: Vec<VmSpec>) {
+    let machine = cpu.machine;
+    machine.alive.store(specs.len() as u32, Ordering::Release);
+    let places = construct::places(&specs);
+    let count = specs.len();
+    let mut refused = 0;
+    for (number, (spec, first)) in specs.into_iter().zip(places).enumerate() {
+        let name = spec.name.to_string();
+        match construct::begin(machine, spec, first, number as u16) {
+            Ok(work) => cpu.work.insert(0, work),
+            Err(why) => {
+                say!("vm \"{name}\" refused: {why}");
+                refused += 1;
+                machine.alive.fetch_sub(1, Ordering::AcqRel);
+            }
+        }
+    }
+    if refused == count {
+        fatal(format_args!("no VM could be started"));
+    }
+}
+
+/// There is no hypervisor mode: says so on the UART that the tree names, and stops. The MMU is off.
+pub fn entered_at_el1(fdt: u64) -> ! {
+    time::init();
+    if let Some(tree) = boot::tree(Pa::new(fdt))
+        && let Ok(board) = board::parse(tree)
+    {
+        if let Some(psci) = board.psci {
+            fatal::set_firmware(match psci.conduit {
+                board::Conduit::Smc => Conduit::Smc,
+                board::Conduit::Hvc => Conduit::Hvc,
+            });
+        }
+        if let Some(uart) = board.uart {
+            console::attach(Pl011::new(boot::stage1::unmapped_device(uart.base)));
+        }
+    }
+    fatal(format_args!(
+        "started at EL1, and a hypervisor needs EL2; on QEMU add virtualization=on to -M virt, on a board start Merus from the \
+         firmware at EL2"
+    ))
+}

@@ -1,0 +1,77 @@
+//! HVC and SMC: the SMC calling convention.
+
+use crate::exit::{Hw, Next, StopReason};
+use crate::machine::Vm;
+use crate::vcpu::Vcpu;
+use guest_smccc::entropy::NoEntropy;
+use guest_smccc::psci::Outcome;
+use guest_smccc::{Call, Fast, Regs, fast, trng};
+
+/// NOT_SUPPORTED.
+const UNKNOWN: Regs = [u64::MAX, 0, 0, 0];
+
+/// Serves a call; the program counter is past the instruction.
+#[inline]
+pub(crate) fn handle<H: Hw>(vm: &Vm, vcpu: &mut Vcpu, hw: &mut H, imm: u16) -> Next {
+    // The convention's immediate is zero; every other is nobody's.
+    if imm != 0 {
+        return answer(vcpu, UNKNOWN);
+    }
+    match fast(vcpu.frame.reg(0), vcpu.frame.reg(1), &vm.parts.env) {
+        Fast::Return(regs) => answer(vcpu, regs),
+        Fast::Forward(function) => {
+            hw.firmware(function, vcpu.frame.reg(1));
+            answer(vcpu, [0; 4])
+        }
+        Fast::Stateful => stateful(vm, vcpu),
+    }
+}
+
+#[inline]
+fn answer(vcpu: &mut Vcpu, regs: Regs) -> Next {
+    let [x0, x1, x2, x3] = regs;
+    let [f0, f1, f2, f3, ..] = &mut vcpu.frame.x;
+    (*f0, *f1, *f2, *f3) = (x0, x1, x2, x3);
+    Next::Resume
+}
+
+#[inline(never)]
+fn stateful(vm: &Vm, vcpu: &mut Vcpu) -> Next {
+    let [x0, x1, x2, x3, x4, x5, x6, ..] = vcpu.frame.x;
+    let call = Call::new(x0, [x1, x2, x3, x4, x5, x6]);
+    if call.is_trng() {
+        let regs = match vm.entropy.lock().as_mut() {
+            Some(drbg) => trng::handle(&call, &vm.parts.env, drbg),
+            None => trng::handle(&call, &vm.parts.env, &mut NoEntropy),
+        };
+        return answer(vcpu, regs);
+    }
+    let ram = vm.parts.ram;
+    let outcome = vm.psci.lock().handle(vcpu.index as usize, &call, |entry| ram.contains(entry));
+    match outcome {
+        Outcome::Return(regs) => answer(vcpu, regs),
+        Outcome::Start { vcpu: target, state, result } => {
+            let target = target as u32;
+            if let Some(port) = vm.port(target) {
+                port.set_start(state);
+                vm.parts.waker.start(vm.parts.id, target);
+            }
+            answer(vcpu, result)
+        }
+        Outcome::Standby(regs) => {
+            answer(vcpu, regs);
+            Next::Block
+        }
+        Outcome::PowerDown(state) => {
+            // It wakes as if it had just been started, whenever an interrupt is pending.
+            if let Some(port) = vm.port(vcpu.index) {
+                port.set_start(state);
+            }
+            Next::Block
+        }
+        Outcome::CpuOff { last: false } => Next::Off,
+        Outcome::CpuOff { last: true } => Next::Stop(StopReason::AllOff),
+        Outcome::SystemOff => Next::Stop(StopReason::PowerOff),
+        Outcome::SystemReset { .. } => Next::Stop(StopReason::Reset),
+    }
+}

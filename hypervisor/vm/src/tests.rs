@@ -1,0 +1,1 @@
+//! Chains of real rooms with fake hardware.

@@ -1,0 +1,77 @@
+//! What belongs to the runner of one vCPU.
+
+use crate::debug::DebugState;
+use crate::timer::PhysicalTimer;
+use guest_smccc::psci::StartState;
+use trap::GuestFrame;
+use vgic::VcpuId;
+
+/// How often a vCPU exited, by reason. Wraps after 2^64.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ExitCounts {
+    /// All exits.
+    pub all: u64,
+    /// Physical interrupts.
+    pub irq: u64,
+    /// Device accesses.
+    pub mmio: u64,
+    /// System registers.
+    pub sysreg: u64,
+    /// Hypervisor calls.
+    pub call: u64,
+    /// WFI and WFE.
+    pub wait: u64,
+    /// Anything else.
+    pub other: u64,
+    /// Exceptions given to the guest for something Merus does not have or know.
+    pub refused: u64,
+}
+
+/// One vCPU's own state: its general registers, and the registers that always trap.
+#[derive(Clone, Debug)]
+pub struct Vcpu {
+    /// Its index in the VM.
+    pub index: VcpuId,
+    /// The general registers, program counter and PSTATE.
+    pub frame: GuestFrame,
+    /// Debug registers.
+    pub debug: DebugState,
+    /// The physical timer.
+    pub ptimer: PhysicalTimer,
+    /// CSSELR_EL1.
+    pub csselr: u64,
+    /// Writes of the stage-1 controls trap, because the guest did cache maintenance by set and way with its caches off.
+    pub watch_stage1: bool,
+    /// The list registers have to be filled before the next entry.
+    pub flush_due: bool,
+    /// Exit counts since the VM was made.
+    pub counts: ExitCounts,
+}
+
+impl Vcpu {
+    /// vCPU `index`, switched off.
+    pub fn new(index: VcpuId) -> Self {
+        Self {
+            index,
+            frame: GuestFrame::default(),
+            debug: DebugState::default(),
+            ptimer: PhysicalTimer::default(),
+            csselr: 0,
+            watch_stage1: false,
+            flush_due: false,
+            counts: ExitCounts::default(),
+        }
+    }
+    /// The physical timer's deadline has passed: drives its interrupt.
+    pub fn timer_due<H: crate::Hw>(&mut self, vm: &crate::Vm, hw: &mut H) {
+        crate::sysreg::update_physical_timer(vm, self, hw);
+    }
+    /// As PSCI starts it: everything but its name and its counts is as after a reset.
+    pub fn start(&mut self, state: &StartState) {
+        let mut fresh = Self { counts: self.counts, ..Self::new(self.index) };
+        fresh.frame.pc = state.entry.as_u64();
+        fresh.frame.pstate = StartState::SPSR;
+        fresh.frame.set_reg(0, state.context);
+        *self = fresh;
+    }
+}
