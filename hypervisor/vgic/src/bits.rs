@@ -27,6 +27,11 @@ impl VcpuSet {
     pub fn insert(&mut self, vcpu: VcpuId) {
         self.0 |= Self::one(vcpu).0;
     }
+    /// [`VcpuSet::insert`] of one that is known to exist.
+    #[inline]
+    pub(crate) fn insert_existing(&mut self, vcpu: VcpuId) {
+        self.0 |= 1u64.wrapping_shl(vcpu);
+    }
     /// Takes a vCPU out.
     #[inline]
     pub fn remove(&mut self, vcpu: VcpuId) {

@@ -24,9 +24,7 @@
 //! Arm IHI 0069, "ICH_LR<n>_EL2", "ICH_HCR_EL2", "ICH_ELRSR_EL2", "ICH_EISR_EL2", "Maintenance interrupts".
 
 use crate::bits::ones;
-use crate::irq::{
-    ACTIVE, EDGE, ENABLED, FIRED, HW, Irq, LATCH, LEVEL, LR_HW, LR_PENDING, LR_PRIORITY_SHIFT, LR_STATE, RESIDENT,
-};
+use crate::irq::{ACTIVE, ENABLED, HW, Irq, LR_HW, LR_PENDING, LR_PRIORITY_SHIFT, LR_STATE, RESIDENT};
 use crate::state::{Residency, Vcpu};
 use crate::{FIRST_SPI, Refusal, TIMER_PPI, VcpuId, VcpuSet, Vgic};
 
@@ -316,28 +314,34 @@ fn place_new(v: &mut Vcpu, me: u8, hw: &mut impl ListRegs) -> bool {
         let intid = low.trailing_zeros();
         let Some(irq) = v.private.get_mut(intid as usize) else { break };
         let flags = irq.flags;
-        let pending = flags & (LATCH | FIRED) != 0 || flags & (LEVEL | EDGE) == LEVEL;
-        let k = if flags & RESIDENT == 0 { (!v.used).trailing_zeros() } else { u32::from(irq.lr) };
-        let bit = 1u16.wrapping_shl(k);
-        if flags & ENABLED == 0 || !pending || k >= u32::from(v.lr_count) {
+        if flags & ENABLED == 0 || !irq.pending() {
             break;
         }
-        if flags & RESIDENT == 0 {
-            if flags & ACTIVE != 0 {
+        let k = if flags & RESIDENT == 0 {
+            let k = (!v.used).trailing_zeros();
+            if flags & ACTIVE != 0 || k >= u32::from(v.lr_count) {
                 break;
             }
+            let bit = 1u16.wrapping_shl(k);
+            v.used |= bit;
+            v.live |= bit;
+            k
         } else {
             // Where it is pending or active there, or the physical interrupt is left to EL2, the long way reads it again.
-            let held = if v.live & bit != 0 { hw.read(k as usize) } else { LR_STATE };
+            let k = u32::from(irq.lr);
+            if v.live & 1u16.wrapping_shl(k) == 0 {
+                break;
+            }
+            let held = hw.read(k as usize);
             if held & LR_STATE != 0 || (flags & HW != 0 && held & LR_HW == 0) {
                 break;
             }
-        }
+            k
+        };
         irq.enter_new(me, k as u8);
         let value = irq.new_lr_value(intid, flags);
-        v.used |= bit;
-        v.live |= bit;
-        if let Some(held) = v.lr.get_mut(k as usize) {
+        // The mask changes nothing: there are 16 at most.
+        if let Some(held) = v.lr.get_mut((k & 15) as usize) {
             *held = value;
         }
         hw.write(k as usize, value);

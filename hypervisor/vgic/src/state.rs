@@ -228,9 +228,9 @@ impl Vgic {
         let home = irq.home();
         if let Some(vcpu) = self.vcpus.get_mut(usize::from(home)) {
             vcpu.want.insert(intid);
-            self.dirty.insert(home.into());
+            self.dirty.insert_existing(home.into());
             if home != acting {
-                self.notify.insert(home.into());
+                self.notify.insert_existing(home.into());
             }
         }
     }

@@ -66,8 +66,8 @@ impl Vgic {
         irq.flags = flags;
         if flags & (ACTIVE | RESIDENT) != 0 || (flags & ENABLED != 0 && self.forwarding) {
             v.want.insert_low(intid);
-            self.dirty.insert(vcpu);
-            self.notify.insert(vcpu);
+            self.dirty.insert_existing(vcpu);
+            self.notify.insert_existing(vcpu);
         }
     }
 
