@@ -15,8 +15,8 @@ pub const SCTLR_ON: u64 = SCTLR_OFF | 1 | 1 << 2 | 1 << 3 | 1 << 12;
 pub const MAIR: u64 = 0x04_44_ff_00;
 /// TCR_EL1: 39-bit addresses by TTBR0, 4 KiB granule, inner shareable write-back walks, nothing by TTBR1, 36-bit output.
 pub const TCR: u64 = 25 | 1 << 8 | 1 << 10 | 3 << 12 | 1 << 23 | 1 << 32;
-/// A 1 GiB block of device memory that nobody may execute.
-const BLOCK_DEVICE: u64 = 1 | 1 << 10 | 3 << 53;
+/// A 1 GiB block of device memory that nobody may execute, and EL0 may access (LDTR, STTR).
+const BLOCK_DEVICE: u64 = 1 | 1 << 6 | 1 << 10 | 3 << 53;
 /// A 1 GiB block of normal write-back memory.
 const BLOCK_NORMAL: u64 = 1 | 1 << 2 | 3 << 8 | 1 << 10;
 /// How many GiB are mapped.

@@ -4,7 +4,7 @@
 //! only where none did. A test that waits in vain panics, which prints such a line too and powers off.
 
 use crate::{cpu, fdt, println, psci, vectors};
-use core::fmt::{Arguments, LowerHex};
+use core::fmt::{Arguments, Debug};
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 /// A named test.
@@ -82,10 +82,10 @@ pub fn fail(what: Arguments<'_>) {
 }
 
 /// Reports a failure unless `got` is `want`; whether it was.
-pub fn check_eq<T: PartialEq + LowerHex>(what: Arguments<'_>, got: T, want: T) -> bool {
+pub fn check_eq<T: PartialEq + Debug>(what: Arguments<'_>, got: T, want: T) -> bool {
     let same = got == want;
     if !same {
-        fail(format_args!("{what}: got {got:#x}, want {want:#x}"));
+        fail(format_args!("{what}: got {got:#x?}, want {want:#x?}"));
     }
     same
 }
@@ -94,7 +94,8 @@ pub fn check_eq<T: PartialEq + LowerHex>(what: Arguments<'_>, got: T, want: T) -
 #[macro_export]
 macro_rules! check {
     ($condition:expr, $($arg:tt)+) => {
-        if !$condition {
+        let holds: bool = $condition;
+        if !holds {
             $crate::test::fail(core::format_args!($($arg)+));
         }
     };

@@ -1,0 +1,169 @@
+//! Accesses that the platform does not answer, or not in this form.
+
+use guest_rt::mmio::{self, GICD, NO_DEVICE, NO_MEMORY, RAM, UART};
+use guest_rt::test::{check_class, check_external, check_no_fault, fail};
+use guest_rt::vectors::{ALIGNMENT, Fault, class, expect};
+use guest_rt::{check, check_eq, fdt, mmu, psci};
+
+/// ESR_EL1.ISS.WnR: it was a write.
+const WNR: u64 = 1 << 6;
+
+/// Runs the test.
+pub fn aborts() {
+    unbacked();
+    fetch();
+    alignment();
+    crossing();
+    maintenance();
+    walks();
+    // The machine still works.
+    check_eq!(mmio::read32(GICD + guest_rt::gic::TYPER) >> 31, 0, "GICD_TYPER bit 31");
+}
+
+fn unbacked() {
+    let after_ram = RAM + fdt::memory_size();
+    for at in [NO_DEVICE, NO_MEMORY, NO_MEMORY + 0x1234_5678, after_ram, after_ram + 0xff8] {
+        let loads: [(&str, Option<Fault>); 4] = [
+            ("ldrb", expect(|| mmio::read8(at)).1),
+            ("ldrh", expect(|| mmio::read16(at)).1),
+            ("ldr w", expect(|| mmio::read32(at)).1),
+            ("ldr x", expect(|| mmio::read64(at)).1),
+        ];
+        let stores: [(&str, Option<Fault>); 4] = [
+            ("strb", expect(|| mmio::write8(at, 1)).1),
+            ("strh", expect(|| mmio::write16(at, 1)).1),
+            ("str w", expect(|| mmio::write32(at, 1)).1),
+            ("str x", expect(|| mmio::write64(at, 1)).1),
+        ];
+        for (write, (what, fault)) in loads.map(|load| (false, load)).into_iter().chain(stores.map(|store| (true, store))) {
+            check_external(format_args!("{what} at {at:#x}"), fault, class::DATA_ABORT, at);
+            if let Some(fault) = fault {
+                check_eq!(fault.esr & WNR != 0, write, "WnR of {what} at {at:#x}");
+                check_eq!(fault.esr >> 25 & 1, 1, "IL of {what} at {at:#x}");
+            }
+        }
+        pairs(at);
+    }
+}
+
+/// Forms without a syndrome.
+fn pairs(at: u64) {
+    // SAFETY: nothing is there; the registers are the compiler's to lose.
+    let (_, fault) = expect(|| unsafe {
+        core::arch::asm!("ldp {0}, {1}, [{2}]", out(reg) _, out(reg) _, in(reg) at, options(nostack))
+    });
+    check_external(format_args!("ldp at {at:#x}"), fault, class::DATA_ABORT, at);
+    let mut base = at;
+    // SAFETY: as above.
+    let (_, fault) = expect(|| unsafe {
+        core::arch::asm!("str xzr, [{0}], #8", inout(reg) base, options(nostack))
+    });
+    check_external(format_args!("str at {at:#x}, post-indexed"), fault, class::DATA_ABORT, at);
+    check_eq!(base, at, "base register of an aborted post-indexed store");
+}
+
+fn fetch() {
+    let after_ram = RAM + fdt::memory_size();
+    for at in [NO_MEMORY, NO_MEMORY + 0x1000, after_ram] {
+        let (_, fault) = expect(|| mmu::call(at));
+        check_external(format_args!("fetch from {at:#x}"), fault, class::INSTRUCTION_ABORT, at);
+    }
+    // Device memory is execute-never in the runtime's map: a permission fault at level 1, by stage 1.
+    let (_, fault) = expect(|| mmu::call(GICD));
+    check_class(format_args!("fetch from GICD"), fault, class::INSTRUCTION_ABORT);
+    check_eq!(fault.map_or(0, |fault| fault.status()), 0xd, "status of a fetch from GICD");
+    // Through an alias that allows it: on Merus nothing can be fetched from a device.
+    if psci::on_merus() {
+        let alias = mmu::alias(0, mmu::Attribute::NonCacheable);
+        for at in [GICD, UART, NO_DEVICE] {
+            let (_, fault) = expect(|| mmu::call(alias + at));
+            check_external(format_args!("fetch from {at:#x}"), fault, class::INSTRUCTION_ABORT, alias + at);
+        }
+        mmu::unalias();
+    }
+    let (_, fault) = expect(|| mmu::call(RAM + 2));
+    check_class(format_args!("fetch from an odd halfword"), fault, class::PC_ALIGNMENT);
+}
+
+fn alignment() {
+    for at in [GICD + 0x401, GICD + 0x402, UART + 0x19, GICD + 0xffe, GICD + 0xfffe, NO_DEVICE + 3] {
+        for (what, fault) in
+            [("load", expect(|| mmio::read32(at)).1), ("store", expect(|| mmio::write32(at, 0)).1)]
+        {
+            match fault {
+                Some(fault) if fault.class() == class::DATA_ABORT && fault.status() == ALIGNMENT && fault.far == at => {}
+                other => fail(format_args!("unaligned {what} at device {at:#x}: want an alignment fault, got {other:?}")),
+            }
+        }
+    }
+}
+
+fn within(what: &str, at: u64, bytes: u64, fault: Option<Fault>) {
+    let fits = |fault: Fault| {
+        fault.class() == class::DATA_ABORT && fault.status() == 0x10 && (at..at + bytes).contains(&fault.far)
+    };
+    check!(fault.is_some_and(fits), "{what} at {at:#x}: want an external abort in its {bytes} bytes, got {fault:?}");
+}
+
+fn crossing() {
+    let after_ram = RAM + fdt::memory_size();
+    for at in [after_ram - 4, after_ram - 1, NO_MEMORY + 0xffd] {
+        within("crossing load", at, 8, expect(|| mmio::read64(at)).1);
+        within("crossing store", at, 8, expect(|| mmio::write64(at, 0)).1);
+    }
+    // Normal memory in stage 1, a device below it: what comes is not said, but the machine goes on.
+    let alias = mmu::alias(0, mmu::Attribute::NonCacheable);
+    for at in [GICD + 1, GICD + 2, GICD + 0xffd, GICD + 0xfffd, UART + 0xffe, mmio::GICR + 0xfffd] {
+        let _ = expect(|| mmio::read32(alias + at));
+        let _ = expect(|| mmio::read64(alias + at));
+        let _ = expect(|| mmio::read16(alias + at));
+    }
+    for at in [UART + 0xffd, GICD + 0xfffe] {
+        let _ = expect(|| mmio::write32(alias + at, 0));
+        let _ = expect(|| mmio::write64(alias + at, 0));
+    }
+    mmu::unalias();
+}
+
+macro_rules! by_address {
+    ($($operation:literal),+) => {
+        [$(($operation, (|at: u64| {
+            // SAFETY: maintenance changes no value of Rust's.
+            unsafe { core::arch::asm!(concat!($operation, ", {0}\ndsb sy"), in(reg) at, options(nostack)) };
+        }) as fn(u64))),+]
+    };
+}
+
+fn maintenance() {
+    for (operation, run) in by_address!("dc civac", "dc cvac", "dc cvau", "dc ivac", "ic ivau") {
+        for at in [NO_MEMORY, NO_DEVICE, GICD, UART, RAM + fdt::memory_size()] {
+            let (_, fault) = expect(|| run(at));
+            check_no_fault(format_args!("{operation} at {at:#x}"), fault);
+        }
+    }
+    let (_, fault) = expect(|| {
+        // SAFETY: nothing is there.
+        unsafe { core::arch::asm!("dc zva, {0}", in(reg) NO_MEMORY, options(nostack)) };
+    });
+    within("dc zva", NO_MEMORY, 2048, fault);
+}
+
+fn walks() {
+    // A table where nothing is: the walk's own access aborts, at the level of the entry that it wanted.
+    let at = mmu::table_alias(NO_MEMORY);
+    let (_, fault) = expect(|| mmio::read32(at));
+    check_class(format_args!("load through a table in nothing"), fault, class::DATA_ABORT);
+    check_eq!(fault.map_or(0, |fault| fault.status()), 0x16, "status of a walk to nothing at level 2");
+    check_eq!(fault.map_or(0, |fault| fault.far), at, "FAR of a walk to nothing");
+    let (_, fault) = expect(|| mmu::call(at));
+    check_class(format_args!("fetch through a table in nothing"), fault, class::INSTRUCTION_ABORT);
+    check_eq!(fault.map_or(0, |fault| fault.status()), 0x16, "status of a fetch's walk to nothing");
+    mmu::unalias();
+    if psci::on_merus() {
+        let at = mmu::table_alias(UART);
+        let (_, fault) = expect(|| mmio::read32(at));
+        check_class(format_args!("load through a table in a device"), fault, class::DATA_ABORT);
+        check_eq!(fault.map_or(0, |fault| fault.status()), 0x16, "status of a walk to a device");
+        mmu::unalias();
+    }
+}
