@@ -3,6 +3,7 @@
 
 mod cpu_interface;
 mod lists;
+mod races;
 mod random;
 mod registers;
 
