@@ -51,11 +51,10 @@ pub fn fatal(why: fmt::Arguments<'_>) -> ! {
 fn backtrace(first: Option<u64>, fp: u64) {
     let image = boot::image();
     let base = image.start().as_u64();
-    let each = |at: u64| last_words(format_args!("backtrace: {:#x}", at.wrapping_sub(base)));
-    if let Some(first) = first {
-        each(first);
+    if let Some(pc) = first {
+        last_words(format_args!("backtrace: pc {:#x}", pc.wrapping_sub(base)));
     }
-    el2::backtrace::walk(fp, image, 32, each);
+    el2::backtrace::walk(fp, image, 32, |at| last_words(format_args!("backtrace: {:#x}", at.wrapping_sub(base))));
 }
 
 #[panic_handler]

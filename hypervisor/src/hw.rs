@@ -2,10 +2,12 @@
 
 use crate::machine::Machine;
 use el2::Pcpu;
+use el2::debug::DebugValues;
 use el2::lists::HardwareLists;
 use el2::world::{self, LoadedEl1};
 use sched::{EntityId, Kind, TimerId};
 use trap::SysRegId;
+use vm::debug::DebugState;
 use vm::{Hw, Vcpu};
 
 /// The hardware of the pCPU on which a vCPU is loaded.
@@ -49,8 +51,7 @@ impl Hw for Hardware<'_> {
         }
     }
     fn apply_debug(&mut self, vcpu: &Vcpu) {
-        let debug = &vcpu.debug;
-        self.pcpu.set_debug(debug.in_use().then_some((&debug.breakpoints[..], &debug.watchpoints[..], debug.mdscr)));
+        self.pcpu.set_debug(debug_values(&vcpu.debug));
     }
     fn write_stage1(&mut self, id: SysRegId, value: u64) -> Option<(bool, bool)> {
         if (id.op0(), id.op1()) != (3, 0) {
@@ -66,4 +67,13 @@ impl Hw for Hardware<'_> {
             firmware.call(function, [x1, 0, 0]);
         }
     }
+}
+
+/// What hardware has to hold of a vCPU's debug registers, if anything.
+pub fn debug_values(debug: &DebugState) -> Option<DebugValues<'_>> {
+    debug.in_use().then_some(DebugValues {
+        breakpoints: &debug.breakpoints,
+        watchpoints: &debug.watchpoints,
+        mdscr: debug.mdscr,
+    })
 }

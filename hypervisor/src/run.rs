@@ -11,7 +11,7 @@
 use crate::console;
 use crate::construct::{self, Construction, Progress};
 use crate::guest::{Guest, Runner};
-use crate::hw::Hardware;
+use crate::hw::{Hardware, debug_values};
 use crate::interrupts;
 use crate::machine::{Machine, Pcpu};
 use alloc::boxed::Box;
@@ -244,7 +244,7 @@ impl Cpu {
             guest.vm.vgic().change(|vgic| vgic.reset_cpu_interface(index));
             guest.vm.started(index);
         }
-        if !self.resident.as_ref().is_some_and(|(id, ..)| *id == runner.id) {
+        if self.resident.as_ref().is_none_or(|(id, ..)| *id != runner.id) {
             self.evict();
             self.cancel_timers(runner);
             let offset = guest.counter_offset.load(Ordering::Acquire);
@@ -253,12 +253,7 @@ impl Cpu {
                 return false;
             };
             self.pcpu.load(&runner.state, &space);
-            let debug = &runner.vcpu.debug;
-            self.pcpu.set_debug(debug.in_use().then_some((
-                &debug.breakpoints[..],
-                &debug.watchpoints[..],
-                debug.mdscr,
-            )));
+            self.pcpu.set_debug(debug_values(&runner.vcpu.debug));
             self.pcpu.watch_stage1(runner.vcpu.watch_stage1);
             if let Some(last) = guest.last_ran.get(number) {
                 let before = last.swap(index + 1, Ordering::Relaxed);

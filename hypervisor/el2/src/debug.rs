@@ -58,17 +58,28 @@ pub fn clear(breakpoints: u8, watchpoints: u8) {
     }
 }
 
-/// Puts a vCPU's debug registers into hardware: (control, value) pairs, as many as the CPU has or fewer, and MDSCR_EL1.
-pub fn load(breakpoints: &[(u64, u64)], watchpoints: &[(u64, u64)], mdscr: u64) {
-    for (n, (control, value)) in breakpoints.iter().enumerate().take(MAX) {
+/// A vCPU's debug registers, (control, value) pairs and MDSCR_EL1.
+#[derive(Clone, Copy, Debug)]
+pub struct DebugValues<'a> {
+    /// DBGBCR and DBGBVR, at most [`MAX`].
+    pub breakpoints: &'a [(u64, u64)],
+    /// DBGWCR and DBGWVR, at most [`MAX`].
+    pub watchpoints: &'a [(u64, u64)],
+    /// MDSCR_EL1.
+    pub mdscr: u64,
+}
+
+/// Puts a vCPU's debug registers into hardware that has so many of each.
+pub fn load(values: &DebugValues<'_>, breakpoints: u8, watchpoints: u8) {
+    for (n, (control, value)) in values.breakpoints.iter().enumerate().take(usize::from(breakpoints).min(MAX)) {
         set_breakpoint(n, *control, *value);
     }
-    for (n, (control, value)) in watchpoints.iter().enumerate().take(MAX) {
+    for (n, (control, value)) in values.watchpoints.iter().enumerate().take(usize::from(watchpoints).min(MAX)) {
         set_watchpoint(n, *control, *value);
     }
     // SAFETY: the loaded guest's own MDSCR_EL1; EL2 runs with PSTATE.D set and MDCR_EL2.TDE clear, so it takes no debug exception.
     unsafe {
-        msr!("MDSCR_EL1", mdscr);
+        msr!("MDSCR_EL1", values.mdscr);
         op!("isb");
     }
 }

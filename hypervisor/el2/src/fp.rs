@@ -7,17 +7,11 @@ use core::arch::global_asm;
 
 /// V0 to V31, FPSR and FPCR of a vCPU that is not loaded.
 #[repr(C, align(16))]
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct FpState {
     v: [[u64; 2]; 32],
     fpsr: u64,
     fpcr: u64,
-}
-
-impl Default for FpState {
-    fn default() -> Self {
-        Self { v: [[0; 2]; 32], fpsr: 0, fpcr: 0 }
-    }
 }
 
 const _: () = assert!(core::mem::offset_of!(FpState, fpsr) == 512);

@@ -1,13 +1,14 @@
 //! One pCPU: what is loaded on it, and the steps of a switch in their order.
 
+use crate::debug::{self, DebugValues};
 use crate::errata::{self, Errata};
 use crate::features::{Features, id_register};
 use crate::lists::HardwareLists;
 use crate::regs::mrs;
 use crate::start::{self, HCR_TVM, HCR_TWI};
+use crate::tlb;
 use crate::vectors::{self, Left};
 use crate::world::{self, GuestState, Space};
-use crate::{debug, tlb};
 use trap::GuestFrame;
 
 /// What TPIDR_EL2 points to. The first field is the assembly's: where the handler of a fault of EL2 puts its stack.
@@ -107,20 +108,16 @@ impl Pcpu {
         tlb::park();
         self.loaded = false;
     }
-    /// The loaded vCPU's breakpoints, watchpoints (control, value) and MDSCR_EL1, or `None` where nothing is switched on.
-    pub fn set_debug(&mut self, registers: Option<(&[(u64, u64)], &[(u64, u64)], u64)>) {
+    /// Has the loaded vCPU's debug registers in hardware, or none where nothing is switched on.
+    pub fn set_debug(&mut self, registers: Option<DebugValues<'_>>) {
+        let (breakpoints, watchpoints) = (self.features.breakpoints, self.features.watchpoints);
         match registers {
-            Some((breakpoints, watchpoints, mdscr)) => {
-                let (b, w) = (usize::from(self.features.breakpoints), usize::from(self.features.watchpoints));
-                debug::load(
-                    breakpoints.get(..b).unwrap_or(breakpoints),
-                    watchpoints.get(..w).unwrap_or(watchpoints),
-                    mdscr,
-                );
+            Some(values) => {
+                debug::load(&values, breakpoints, watchpoints);
                 self.debugging = true;
             }
             None if self.debugging => {
-                debug::unload(self.features.breakpoints, self.features.watchpoints);
+                debug::unload(breakpoints, watchpoints);
                 self.debugging = false;
             }
             None => {}

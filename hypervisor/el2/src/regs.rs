@@ -6,10 +6,12 @@
 macro_rules! mrs {
     ($($name:tt)+) => {{
         let value: u64;
-        // SAFETY: reads a system register; the caller of the macro made sure that the CPU has it.
         #[allow(unused_unsafe)] // Where the macro stands inside an `unsafe` block.
-        unsafe {
-            core::arch::asm!(concat!("mrs {}, ", $($name)+), out(reg) value, options(nomem, nostack, preserves_flags));
+        {
+            // SAFETY: reads a system register; the caller of the macro made sure that the CPU has it.
+            unsafe {
+                core::arch::asm!(concat!("mrs {}, ", $($name)+), out(reg) value, options(nomem, nostack, preserves_flags));
+            }
         }
         value
     }};
