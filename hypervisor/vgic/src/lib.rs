@@ -1,8 +1,8 @@
 //! The interrupt controller that a guest sees: a GICv3 (distributor, redistributors, the memory side of the virtual CPU
 //! interface), and which pending interrupts occupy the list registers.
 //!
-//! The core (this file, `irq`, `bank`, `list_registers`, `overflow`) knows INTIDs, vCPUs and list registers; the face in
-//! `v3` knows register offsets and affinities, so that another face can stand beside it.
+//! The core (`state`, `irq`, `bank`, `wires`, `list_registers`, `place`, `overflow`) knows INTIDs, vCPUs and list
+//! registers; the face in `v3` knows register offsets and affinities, so that another face can stand beside it.
 //!
 //! # Model
 //! One [`Vgic`] a VM. 32 private INTIDs (SGI 0-15, PPI 16-31) a vCPU, and [`Config::spis`] shared ones from 32. The guest's
@@ -56,14 +56,18 @@
 )]
 
 extern crate alloc;
-#[cfg(test)]
+#[cfg(any(test, feature = "fakes"))]
 extern crate std;
 
 mod bank;
 mod bits;
+#[cfg(any(test, feature = "fakes"))]
+#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic)]
+pub mod fakes;
 mod irq;
 mod list_registers;
 mod overflow;
+mod place;
 mod save;
 mod state;
 mod v3;

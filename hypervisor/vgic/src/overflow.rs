@@ -10,8 +10,9 @@
 
 use crate::bits::ones;
 use crate::irq::{ACTIVE, Irq, RESIDENT, SOFT};
-use crate::list_registers::{ListRegs, hcr, store, store_hcr};
-use crate::state::{MAX_LRS, group_mask};
+use crate::list_registers::{ListRegs, hcr};
+use crate::place::{store, store_hcr};
+use crate::state::MAX_LRS;
 use crate::{TIMER_PPI, VcpuId, Vgic};
 
 /// The smallest keys offered, ascending.
@@ -125,24 +126,19 @@ impl Vgic {
         self.set_irq(vcpu, intid, irq);
     }
 
-    /// The guest ended EOIcount interrupts that were in no list register: active ones outside. An EOI drops the running
-    /// priority too, so those whose priority is no longer active come first, then the best priority.
+    /// The guest ended EOIcount interrupts that were in no list register: the active ones outside, the best priority first.
     pub(crate) fn count_eois(&mut self, vcpu: VcpuId, hw: &mut impl ListRegs) {
         let count = hw.eoi_count();
         if count == 0 {
             return;
         }
         hw.clear_eoi_count();
-        let mask = group_mask(hw.vmcr());
-        let shift = 8u32.wrapping_sub(self.priority_bits.min(7));
         for _ in 0..count {
             let Some(v) = self.vcpus.get(vcpu as usize) else { return };
             let outside = v.want.iter().filter_map(|intid| {
                 let irq = self.irq(vcpu, intid)?;
                 let spilled = irq.has(ACTIVE) && !irq.has(RESIDENT) && u32::from(irq.owner) == vcpu;
-                let level = (u32::from(irq.lr_priority) & mask).wrapping_shr(shift);
-                let running = hw.ap1r((level >> 5) as usize) & 1u32.wrapping_shl(level) != 0;
-                spilled.then(|| (u32::from(running) << 25) | active_key(irq, intid))
+                spilled.then(|| active_key(irq, intid))
             });
             let Some(key) = outside.min() else { return };
             let intid = key & 0xffff;

@@ -284,7 +284,7 @@ impl Vgic {
 
 /// The bits of a priority that decide on preemption of group 1 (Arm IHI 0069, "Priority grouping"): VBPR1, or VBPR0 one
 /// further where the guest made it common (VCBPR).
-pub(crate) fn group_mask(vmcr: u64) -> u32 {
+fn group_mask(vmcr: u64) -> u32 {
     let point = if vmcr & (1 << 4) != 0 { ((vmcr >> 21) & 7).wrapping_add(1) } else { (vmcr >> 18) & 7 };
     0xffu32.wrapping_shl(point as u32)
 }

@@ -298,6 +298,77 @@ fn a_timer_that_was_moved_is_taken_back() {
 }
 
 #[test]
+fn the_linked_timer_pending_behind_its_own_handler_gives_up_the_link() {
+    let (mut g, mut cpu) = loaded(4);
+    (cpu.timer_active, cpu.ap1r) = (true, 0);
+    g.hw_timer_fired(0);
+    g.flush(0, &mut cpu);
+    assert_eq!(cpu.acknowledge(), TIMER_PPI);
+    gicr(&mut g, 0, 0x200, 1 << TIMER_PPI);
+    g.flush(0, &mut cpu);
+    let active = (1 << 63) | (1 << 60) | (0x80 << 48) | (1 << 41) | 27;
+    assert_eq!(cpu.lr[0], active, "EOI maintenance instead of the link");
+    cpu.end(TIMER_PPI);
+    assert!(cpu.timer_active && cpu.maintenance());
+    g.maintenance(0, &mut cpu);
+    assert!(!cpu.timer_active, "EL2 deactivates");
+    g.flush(0, &mut cpu);
+    assert_eq!(service(&mut g, &mut cpu), TIMER_PPI);
+}
+
+#[test]
+fn clearing_the_timers_active_bit_frees_the_physical_one() {
+    let (mut g, mut cpu) = loaded(4);
+    cpu.timer_active = true;
+    g.hw_timer_fired(0);
+    g.flush(0, &mut cpu);
+    assert_eq!(cpu.acknowledge(), TIMER_PPI);
+    g.sync(0, &mut cpu);
+    gicr(&mut g, 0, 0x380, 1 << TIMER_PPI);
+    assert!(!g.timer_active(0) && g.needs_flush(0));
+    g.flush(0, &mut cpu);
+    assert!(!cpu.timer_active && cpu.lr[0] >> 62 == 0);
+}
+
+#[test]
+fn an_edge_behind_an_active_one_waits_for_better_ones_outside() {
+    let (mut g, mut cpu) = loaded(2);
+    for (n, priority) in [(0, 0xa0), (1, 0x80), (2, 0x90)] {
+        g.dist_write(0, 0x400 + u64::from(EDGE) + n, addr::AccessSize::B1, priority).unwrap();
+    }
+    g.pulse_spi(EDGE);
+    g.flush(0, &mut cpu);
+    assert_eq!(cpu.acknowledge(), EDGE);
+    for n in 0..3 {
+        g.pulse_spi(EDGE + n);
+    }
+    g.flush(0, &mut cpu);
+    cpu.end(EDGE);
+    assert!(cpu.maintenance());
+    g.maintenance(0, &mut cpu);
+    g.flush(0, &mut cpu);
+    let order: [u32; 3] = core::array::from_fn(|_| service(&mut g, &mut cpu));
+    assert_eq!(order, [EDGE + 1, EDGE + 2, EDGE]);
+}
+
+#[test]
+fn active_by_a_write_is_shown_active() {
+    let (mut g, mut cpu) = loaded(4);
+    gicd(&mut g, 0x304, 1 << 16);
+    g.flush(0, &mut cpu);
+    assert_eq!(cpu.lr[0], (1 << 63) | (1 << 60) | (0x80 << 48) | u64::from(EDGE));
+}
+
+#[test]
+fn folding_tells_nobody_else() {
+    let (mut g, mut cpu) = loaded(4);
+    g.set_spi_level(LEVEL, true);
+    g.flush(0, &mut cpu);
+    g.sync(0, &mut cpu);
+    assert!(g.needs_flush(0) && g.take_notify().is_empty());
+}
+
+#[test]
 fn fewer_list_registers_than_configured_are_used_as_they_are() {
     let (mut g, mut cpu) = loaded(4);
     g.put(0, &mut cpu);

@@ -1,7 +1,6 @@
 //! The whole controller on the host: register tables, the list registers against a model of the virtual CPU interface, and
 //! random histories against an oracle.
 
-mod cpu_interface;
 mod lists;
 mod races;
 mod random;
@@ -11,6 +10,7 @@ use std::vec::Vec;
 
 use addr::AccessSize;
 
+pub(crate) use crate::fakes as cpu_interface;
 use crate::{Config, Vgic};
 
 /// vCPU 0 and 1 in the first cluster, vCPU 2 far away, the others after them.

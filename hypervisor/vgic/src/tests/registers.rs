@@ -309,6 +309,7 @@ fn a_state_is_restored_whole_or_refused() {
     g.pulse_spi(33);
     g.hw_timer_fired(2);
     let saved = g.save();
+    assert_eq!((saved.spis[2].active_on, saved.spis[1].active_on), (Some(0), None));
     let mut twin = vgic(3, 4);
     assert_eq!(twin.restore(&saved), Ok(()));
     assert_eq!(twin.save(), saved);

@@ -1,26 +1,36 @@
-//! A model of the hardware's virtual CPU interface, group 1 only: what a guest's ICC_* accesses do to the list registers
-//! (Arm IHI 0069, "Virtual interrupt handling and prioritization", and the pseudocode of ICV_IAR1_EL1, ICV_EOIR1_EL1 and
-//! ICV_DIR_EL1).
+//! For host tests: a model of the hardware's virtual CPU interface, group 1 only, with 5 priority bits: what a guest's ICC_*
+//! accesses do to the list registers (Arm IHI 0069, "Virtual interrupt handling and prioritization", and the pseudocode of
+//! ICV_IAR1_EL1, ICV_EOIR1_EL1 and ICV_DIR_EL1).
+//!
+//! It panics where the architecture calls a write UNPREDICTABLE.
+
+use std::vec::Vec;
 
 use crate::list_registers::{ListRegs, hcr};
 
-pub(crate) const SPURIOUS: u32 = 1023;
+/// What ICC_IAR1_EL1 reads where there is nothing to acknowledge.
+pub const SPURIOUS: u32 = 1023;
 
+/// The virtual CPU interface of one pCPU.
 #[derive(Clone, Debug)]
-pub(crate) struct Cpu {
-    pub(crate) lr: Vec<u64>,
-    pub(crate) hcr: u64,
-    pub(crate) vmcr: u64,
-    pub(crate) ap1r: u32,
+pub struct Cpu {
+    /// ICH_LR<n>_EL2.
+    pub lr: Vec<u64>,
+    /// ICH_HCR_EL2.
+    pub hcr: u64,
+    /// ICH_VMCR_EL2.
+    pub vmcr: u64,
+    /// ICH_AP1R0_EL2.
+    pub ap1r: u32,
     /// The active bit of the physical timer interrupt.
-    pub(crate) timer_active: bool,
-    /// ICH_* accesses since the test last looked: reads of list registers, writes of them, writes of ICH_HCR_EL2.
-    pub(crate) reads: core::cell::Cell<usize>,
-    pub(crate) writes: usize,
-    pub(crate) hcr_writes: usize,
+    pub timer_active: bool,
+    /// Reads of list registers since the test last looked.
+    pub reads: core::cell::Cell<usize>,
+    /// Writes of list registers.
+    pub writes: usize,
+    /// Writes of ICH_HCR_EL2.
+    pub hcr_writes: usize,
 }
-
-use std::vec::Vec;
 
 fn state(lr: u64) -> u64 {
     lr >> 62
@@ -36,28 +46,30 @@ fn eoi(lr: u64) -> bool {
 }
 
 impl Cpu {
-    pub(crate) fn new(count: usize) -> Self {
+    /// With `count` list registers, all empty, and the guest's interface as after reset.
+    pub fn new(count: usize) -> Self {
         let lr = std::vec![0; count];
         let reads = core::cell::Cell::new(0);
         Self { lr, hcr: 0, vmcr: 0, ap1r: 0, timer_active: false, reads, writes: 0, hcr_writes: 0 }
     }
 
     /// What a guest does first: priority mask, group 1 enable, EOImode, the smallest binary point of 5 priority bits.
-    pub(crate) fn guest_setup(&mut self, mask: u8, eoi_mode: bool) {
+    pub fn guest_setup(&mut self, mask: u8, eoi_mode: bool) {
         self.vmcr = (u64::from(mask) << 24) | (3 << 18) | (u64::from(eoi_mode) << 9) | (1 << 1);
     }
 
-    pub(crate) fn running(&self) -> u16 {
+    /// ICC_RPR_EL1, 0x100 where nothing is active.
+    pub fn running(&self) -> u16 {
         if self.ap1r == 0 { 0x100 } else { (self.ap1r.trailing_zeros() * 8) as u16 }
     }
 
     /// The best interrupt that is pending in a list register, signalled or not.
-    pub(crate) fn best(&self) -> Option<usize> {
+    pub fn best(&self) -> Option<usize> {
         (0..self.lr.len()).filter(|k| state(self.lr[*k]) == 1).min_by_key(|k| priority(self.lr[*k]))
     }
 
-    /// ICC_IAR1_EL1.
-    pub(crate) fn acknowledge(&mut self) -> u32 {
+    /// The guest reads ICC_IAR1_EL1.
+    pub fn acknowledge(&mut self) -> u32 {
         let Some(k) = self.best() else { return SPURIOUS };
         let p = priority(self.lr[k]);
         let signalled = self.vmcr & 2 != 0 && p < (self.vmcr >> 24) as u8 && u16::from(p & 0xf8) < self.running();
@@ -69,16 +81,16 @@ impl Cpu {
         self.lr[k] as u32
     }
 
-    /// ICC_EOIR1_EL1.
-    pub(crate) fn end(&mut self, intid: u32) {
+    /// The guest writes ICC_EOIR1_EL1.
+    pub fn end(&mut self, intid: u32) {
         self.ap1r &= self.ap1r.wrapping_sub(1);
         if self.vmcr & (1 << 9) == 0 {
             self.deactivate_virtual(intid);
         }
     }
 
-    /// ICC_DIR_EL1 with EOImode = 1; true where it is trapped instead.
-    pub(crate) fn dir(&mut self, intid: u32) -> bool {
+    /// The guest writes ICC_DIR_EL1 with EOImode = 1; true where it is trapped instead.
+    pub fn dir(&mut self, intid: u32) -> bool {
         if self.hcr & hcr::TDIR != 0 {
             return true;
         }
@@ -102,7 +114,7 @@ impl Cpu {
     }
 
     /// ICH_MISR_EL2, as far as this crate enables its causes.
-    pub(crate) fn maintenance(&self) -> bool {
+    pub fn maintenance(&self) -> bool {
         let no_pending = !self.lr.iter().any(|lr| state(*lr) == 1);
         let not_present = self.hcr & hcr::LRENPIE != 0 && self.hcr >> 27 != 0;
         self.hcr & hcr::EN != 0 && (self.eisr() != 0 || not_present || (self.hcr & hcr::NPIE != 0 && no_pending))
