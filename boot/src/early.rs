@@ -90,8 +90,15 @@ pub fn mmu_setup() -> MmuSetup {
     unsafe { *EARLY.setup.get() }
 }
 
+/// Where the tree is: at x0, or, for a loader that jumps to the image without the boot protocol (x0 = 0, as QEMU's
+/// `-device loader` does), at the start of the GiB that the image is in, where QEMU then leaves it.
+fn find_tree(x0: u64, base: u64) -> u64 {
+    if x0 == 0 { base & !((1 << 30) - 1) } else { x0 }
+}
+
 #[unsafe(no_mangle)]
-extern "C" fn boot_early(fdt: u64, _base: u64) -> *const MmuSetup {
+extern "C" fn boot_early(x0: u64, base: u64) -> *const MmuSetup {
+    let fdt = find_tree(x0, base);
     let Some(root) = page() else { stuck() };
     // SAFETY: a fresh page of the pool, zeroed by the entry code.
     let mut map = unsafe { Stage1::new(root) };
@@ -111,7 +118,7 @@ extern "C" fn boot_early(fdt: u64, _base: u64) -> *const MmuSetup {
     }
     // The tree: its header says how long it is. A wrong x0 is found out, with words, once there is a console.
     if let Some(tree) = tree_span(fdt)
-        && map.map(tree, Kind::ReadOnly, false, &mut page).is_err()
+        && map.map(tree, Kind::Data, false, &mut page).is_err()
     {
         stuck();
     }
@@ -143,21 +150,40 @@ pub fn tree_span(fdt: u64) -> Option<Span<Pa>> {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn boot_rust(fdt: u64, _base: u64, from_el3: u64) -> ! {
-    let info = BootInfo { fdt: Pa::new(fdt), image: image(), from_el3: from_el3 != 0 };
+extern "C" fn boot_rust(x0: u64, base: u64, from_el3: u64) -> ! {
+    let info = BootInfo { fdt: Pa::new(find_tree(x0, base)), image: image(), from_el3: from_el3 != 0 };
     // SAFETY: `boot_early` made these tables and forgot them; from here on this is their only owner.
     let map = unsafe { Stage1::new(Pa::new(mmu_setup().ttbr)) };
     // SAFETY: the kernel binary defines it with this signature.
     unsafe { merus_main(info, map) }
 }
 
-/// The board's device tree at `fdt`, if the early tables map one there (or the MMU is off).
-pub fn tree(fdt: Pa) -> Option<&'static [u8]> {
+/// Runs `read` over the board's device tree at `fdt`, if the early tables map one there (or the MMU is off).
+pub fn with_tree<R>(fdt: Pa, read: impl FnOnce(&[u8]) -> R) -> Option<R> {
     tree_span(fdt.as_u64())?;
-    // SAFETY: `tree_span` checked the header; `boot_early` mapped all of the tree, and nobody writes to it: it is kept out of
-    // the RAM that is handed out.
-    unsafe {
+    // SAFETY: `tree_span` checked the header; `boot_early` mapped all of the tree, and nobody writes to it while `read` runs: it
+    // is kept out of the RAM that is handed out, and `wipe_in_tree` cannot be called meanwhile by the one CPU that runs.
+    let bytes = unsafe {
         let size = u32::from_be(((fdt.as_u64() + 4) as *const u32).read_volatile());
-        Some(core::slice::from_raw_parts(fdt.as_u64() as *const u8, size as usize))
+        core::slice::from_raw_parts(fdt.as_u64() as *const u8, size as usize)
+    };
+    Some(read(bytes))
+}
+
+/// Where the tree lies, in whole bytes of its header's word.
+pub fn tree_bytes(fdt: Pa) -> Option<Span<Pa>> {
+    with_tree(fdt, |bytes| Span::new(fdt, bytes.len() as u64))?
+}
+
+/// Overwrites `size` bytes at `offset` of the tree with zeroes: a seed that the firmware left for one use.
+pub fn wipe_in_tree(fdt: Pa, offset: usize, size: usize) {
+    let Some(span) = tree_bytes(fdt) else { return };
+    let at = fdt.as_u64() + offset as u64;
+    if !span.contains_range(Pa::new(at), size as u64) {
+        return;
+    }
+    for byte in 0..size as u64 {
+        // SAFETY: inside the tree, which is mapped writable and of which no reference exists outside `with_tree`.
+        unsafe { ((at + byte) as *mut u8).write_volatile(0) };
     }
 }

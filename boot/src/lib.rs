@@ -23,5 +23,5 @@ mod entry;
 pub mod secondary;
 pub mod stage1;
 
-pub use early::{image, tree};
+pub use early::{image, tree_bytes, wipe_in_tree, with_tree};
 pub use platform::BootInfo;

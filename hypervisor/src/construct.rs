@@ -39,7 +39,6 @@ const SPIS: usize = 256;
 pub struct Construction {
     guest: Arc<Guest>,
     stage: Stage,
-    since: u64,
 }
 
 enum Stage {
@@ -71,19 +70,21 @@ pub enum Progress {
 
 /// Puts a VM together, all but its memory's contents. On an error nothing is left behind.
 pub fn begin(machine: &'static Machine, spec: VmSpec, first: u32, number: u16) -> Result<Construction, String> {
-    let since = el2::timer::now();
+    let name = spec.name.clone();
+    let named = |why: String| format!("vm \"{name}\": {why}");
     let bundle = Bundle::parse(machine.bundle).map_err(|e| e.to_string())?;
-    let kernel = bundle.payload(&spec.kernel).ok_or("the kernel is not in the bundle")?;
+    let kernel = bundle.payload(&spec.kernel).ok_or_else(|| named("the kernel is not in the bundle".into()))?;
+    // Names the VM by itself.
     let layout = spec.layout(kernel).map_err(|e| e.to_string())?;
     if first.saturating_add(spec.vcpus) > MAX_ENTITIES {
-        return Err(format!("more than {MAX_ENTITIES} vCPUs in all; run fewer VMs"));
+        return Err(named(format!("more than {MAX_ENTITIES} vCPUs in all; run fewer VMs")));
     }
     let ipa_bits = machine.geometry.ipa_bits();
     if layout.ram.end().as_u64() > 1 << ipa_bits {
-        return Err(format!("its memory ends above the {ipa_bits} address bits that the machine's stage 2 has"));
+        return Err(named(format!("its memory ends above the {ipa_bits} address bits of the machine's stage 2")));
     }
     let limit = spec.memory_max.unwrap_or(u64::MAX);
-    let no_memory = |e: memory::MemoryError| format!("no memory: {e:?}; give the VM less, or the machine more");
+    let no_memory = |e: memory::MemoryError| named(format!("no memory: {e:?}; give it less, or the machine more"));
     let account = machine.memory.lock().frames.open_account(limit).map_err(no_memory)?;
     let extents = match machine.memory.lock().guest_ram(account, spec.memory) {
         Ok(extents) => extents,
@@ -92,10 +93,10 @@ pub fn begin(machine: &'static Machine, spec: VmSpec, first: u32, number: u16) -
             return Err(no_memory(error));
         }
     };
-    let guest = assemble(machine, spec, layout, first, number, account, &extents)?;
+    let guest = assemble(machine, spec, layout, first, number, account, &extents).map_err(named)?;
     admit(machine, &guest);
     let next = guest.ram.span().start();
-    Ok(Construction { guest, stage: Stage::Scrub { extents, next }, since })
+    Ok(Construction { guest, stage: Stage::Scrub { extents, next } })
 }
 
 fn assemble(
@@ -212,7 +213,7 @@ impl Construction {
                 let _ = pcpu.sched.lock().queue.reset(id);
             }
         }
-        Self { guest, stage: Stage::Wipe { at: 0 }, since: el2::timer::now() }
+        Self { guest, stage: Stage::Wipe { at: 0 } }
     }
 
     /// Goes one step on.
@@ -223,7 +224,10 @@ impl Construction {
                 Progress::More(self)
             }
             Ok(None) => Progress::Runs,
-            Err(why) => Progress::Refused(self.guest, why),
+            Err(why) => {
+                let why = format!("vm \"{}\": {why}", self.guest.spec.name);
+                Progress::Refused(self.guest, why)
+            }
         }
     }
 
@@ -327,14 +331,17 @@ impl Construction {
         if let Some(port) = guest.vm.port(0) {
             port.set_start(start);
         }
-        let (cpus, memory) = (guest.spec.vcpus, guest.spec.memory >> 20);
+        let (name, cpus, memory) = (&guest.spec.name, guest.spec.vcpus, guest.spec.memory >> 20);
         let resets = guest.resets.load(Ordering::Relaxed);
         if resets == 0 {
-            let ms = crate::time::ns(now.wrapping_sub(self.since)) / 1_000_000;
-            say!("vm \"{}\": {cpus} vCPUs, {memory} MiB, made in {ms} ms", guest.spec.name);
+            let own = machine.memory.lock().frames.account(guest.account).map_or(0, |a| a.used);
+            let tables = own.saturating_sub(guest.spec.memory) >> 10;
+            say!("vm \"{name}\": {cpus} vCPUs, {memory} MiB and {tables} KiB of tables, starts at tick {now}");
         } else {
-            say!("vm \"{}\": reset {resets}", guest.spec.name);
+            say!("vm \"{name}\": reset {resets}");
         }
+        let free = machine.memory.lock().frames.free_bytes() >> 10;
+        say!("memory: heap {} bytes used, {free} KiB of frames free", crate::HEAP.used());
         machine.start(guest.entity(0));
         Ok(())
     }

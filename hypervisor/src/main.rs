@@ -48,4 +48,4 @@ mod entry {
 }
 
 #[global_allocator]
-static HEAP: sync::heap::Heap = sync::heap::Heap::new();
+pub(crate) static HEAP: sync::heap::Heap = sync::heap::Heap::new();

@@ -80,7 +80,7 @@ impl Cpu {
     }
 
     fn refuse(&mut self, guest: &Arc<Guest>, why: &str) {
-        console::say!("vm \"{}\" refused: {why}", guest.spec.name);
+        console::say!("refused: {why}");
         construct::dismantle(self.machine, guest);
         if self.machine.alive.fetch_sub(1, Ordering::AcqRel) == 1 {
             crate::fatal::fatal(format_args!("no VM could be started"));

@@ -8,7 +8,6 @@ use crate::run::Cpu;
 use crate::{smp, time};
 use addr::{BLOCK_SIZE, PAGE_SIZE, Pa, Span};
 use alloc::boxed::Box;
-use alloc::string::ToString;
 use alloc::vec::Vec;
 use boot::BootInfo;
 use boot::stage1::{Stage1, page_from_heap};
@@ -52,11 +51,7 @@ fn refuse(what: &str, why: impl core::fmt::Display) -> ! {
 pub fn first(info: BootInfo, mut map: Stage1) -> ! {
     time::init();
     let anchor = Box::leak(Box::new(PcpuAnchor::new(0)));
-    let tree = tree(&info);
-    let board = match board::parse(tree) {
-        Ok(board) => board,
-        Err(error) => refuse("the board's device tree", error),
-    };
+    let board = board(&info);
     if let Some(psci) = board.psci {
         fatal::set_firmware(match psci.conduit {
             board::Conduit::Smc => Conduit::Smc,
@@ -76,7 +71,7 @@ pub fn first(info: BootInfo, mut map: Stage1) -> ! {
     if let Err(error) = redistributor.start(smp::PPIS) {
         fatal(format_args!("the redistributor does not answer: {error:?}"));
     }
-    let frames = frames(&info, &board, tree, bundle);
+    let frames = frames(&info, &board, bundle);
     let common = smp::bring_up(&board, firmware, &own, &mut map);
     own.settle(&common.features, common.errata);
     say!(
@@ -107,13 +102,26 @@ pub fn first(info: BootInfo, mut map: Stage1) -> ! {
     cpu.run()
 }
 
-fn tree(info: &BootInfo) -> &'static [u8] {
-    match boot::tree(info.fdt) {
-        Some(tree) => tree,
-        None => fatal(format_args!(
+/// The board, from its tree. What seeds the tree holds are wiped there: they are for one use.
+fn board(info: &BootInfo) -> Board {
+    let read = boot::with_tree(info.fdt, |tree| {
+        let board = board::parse(tree);
+        let seed = board.as_ref().ok().and_then(|b| b.rng_seed.clone()).filter(|s| s.len() >= 16);
+        let at = seed.as_ref().and_then(|seed| tree.windows(seed.len()).position(|part| part == seed.as_slice()));
+        (board, at.zip(seed.map(|s| s.len())))
+    });
+    let Some((board, seed)) = read else {
+        fatal(format_args!(
             "no device tree at {:#x} (x0 at entry); start the image with one, as Linux' boot protocol says",
             info.fdt.as_u64()
-        )),
+        ));
+    };
+    if let Some((offset, size)) = seed {
+        boot::wipe_in_tree(info.fdt, offset, size);
+    }
+    match board {
+        Ok(board) => board,
+        Err(error) => refuse("the board's device tree", error),
     }
 }
 
@@ -156,10 +164,10 @@ fn bundle(board: &Board, map: &mut Stage1) -> &'static [u8] {
 }
 
 /// RAM that is nobody's: not the image's, the tree's, the bundle's, nor reserved by the firmware.
-fn frames(info: &BootInfo, board: &Board, tree: &[u8], bundle: &[u8]) -> Frames {
-    let own = |bytes: &[u8]| Span::new(Pa::new(bytes.as_ptr() as u64), bytes.len() as u64);
+fn frames(info: &BootInfo, board: &Board, bundle: &[u8]) -> Frames {
+    let bundle = Span::new(Pa::new(bundle.as_ptr() as u64), bundle.len() as u64);
     let mut holes: Vec<Span<Pa>> = board.reserved.clone();
-    holes.extend([Some(info.image), own(tree), own(bundle)].into_iter().flatten());
+    holes.extend([Some(info.image), boot::tree_bytes(info.fdt), bundle].into_iter().flatten());
     let mut free = board.ram.clone();
     for hole in holes.iter().filter_map(|h| h.align_outwards(PAGE_SIZE)) {
         free = free.iter().flat_map(|span| span.minus(&hole)).flatten().collect();
@@ -237,7 +245,7 @@ fn assemble(
         geometry,
         vmids,
         vmid_allocator: SpinLock::new(Rank::Stage2, allocator),
-        entropy: SpinLock::new(Rank::Vm, entropy(board)),
+        entropy: SpinLock::new(Rank::Vm, entropy(board, firmware)),
         env: workarounds(firmware),
         firmware,
         bundle,
@@ -249,9 +257,17 @@ fn assemble(
     })
 }
 
-/// The machine's generator, from whatever it has: the CPU's, the firmware's seed.
-fn entropy(board: &Board) -> Option<Drbg> {
+/// The machine's generator, from whatever it has: the tree's seed, the CPU's generator, the firmware's (Arm DEN 0098).
+fn entropy(board: &Board, firmware: Option<Firmware>) -> Option<Drbg> {
+    const TRNG_VERSION: u32 = 0x8400_0050;
+    const TRNG_RND: u32 = 0xc400_0053;
     let mut seed: Vec<u8> = board.rng_seed.clone().unwrap_or_default();
+    if let Some(firmware) = firmware.filter(|f| f.call(TRNG_VERSION, [0; 3])[0] as i32 >= 0x1_0000) {
+        let [status, words @ ..] = firmware.call(TRNG_RND, [192, 0, 0]);
+        if status == 0 {
+            words.iter().for_each(|word| seed.extend(word.to_le_bytes()));
+        }
+    }
     for _ in 0..8 {
         if let Some(word) = el2::features::random() {
             seed.extend(word.to_le_bytes());
@@ -296,11 +312,10 @@ fn begin(cpu: &mut Cpu, specs: Vec<VmSpec>) {
     let count = specs.len();
     let mut refused = 0;
     for (number, (spec, first)) in specs.into_iter().zip(places).enumerate() {
-        let name = spec.name.to_string();
         match construct::begin(machine, spec, first, number as u16) {
             Ok(work) => cpu.work.insert(0, work),
             Err(why) => {
-                say!("vm \"{name}\" refused: {why}");
+                say!("refused: {why}");
                 refused += 1;
                 machine.alive.fetch_sub(1, Ordering::AcqRel);
             }
@@ -314,9 +329,7 @@ fn begin(cpu: &mut Cpu, specs: Vec<VmSpec>) {
 /// There is no hypervisor mode: says so on the UART that the tree names, and stops. The MMU is off.
 pub fn entered_at_el1(fdt: u64) -> ! {
     time::init();
-    if let Some(tree) = boot::tree(Pa::new(fdt))
-        && let Ok(board) = board::parse(tree)
-    {
+    if let Some(Ok(board)) = boot::with_tree(Pa::new(fdt), board::parse) {
         if let Some(psci) = board.psci {
             fatal::set_firmware(match psci.conduit {
                 board::Conduit::Smc => Conduit::Smc,

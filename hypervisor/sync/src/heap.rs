@@ -30,6 +30,13 @@ impl Heap {
     }
 }
 
+impl Heap {
+    /// Bytes that are allocated now.
+    pub fn used(&self) -> usize {
+        self.0.lock().counters().allocated_bytes
+    }
+}
+
 impl Default for Heap {
     fn default() -> Self {
         Self::new()

@@ -14,7 +14,7 @@ pub const SPURIOUS: u32 = 1023;
 /// The virtual CPU interface of one pCPU.
 #[derive(Clone, Debug)]
 pub struct Cpu {
-    /// ICH_LR<n>_EL2.
+    /// `ICH_LR<n>_EL2`.
     pub lr: Vec<u64>,
     /// ICH_HCR_EL2.
     pub hcr: u64,

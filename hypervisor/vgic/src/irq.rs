@@ -6,7 +6,7 @@
 //! ([`LATCH`], [`LEVEL`], [`FIRED`]). [`Irq::leave`] moves the truth back here, [`Irq::enter`] moves it into the register.
 //!
 //! # References
-//! Arm IHI 0069 (GICv3/v4), "ICH_LR<n>_EL2, Interrupt Controller List Registers", "Maintenance interrupts".
+//! Arm IHI 0069 (GICv3/v4), "`ICH_LR<n>_EL2`, Interrupt Controller List Registers", "Maintenance interrupts".
 
 /// No vCPU.
 pub(crate) const NONE: u8 = 0xff;

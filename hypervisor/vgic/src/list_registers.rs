@@ -21,7 +21,7 @@
 //!    (NPIE) and when the guest deactivates what is outside (LRENPIE, TDIR).
 //!
 //! # References
-//! Arm IHI 0069, "ICH_LR<n>_EL2", "ICH_HCR_EL2", "ICH_ELRSR_EL2", "ICH_EISR_EL2", "Maintenance interrupts".
+//! Arm IHI 0069, "`ICH_LR<n>_EL2`", "ICH_HCR_EL2", "ICH_ELRSR_EL2", "ICH_EISR_EL2", "Maintenance interrupts".
 
 use crate::bits::ones;
 use crate::irq::{ACTIVE, LR_PENDING, LR_PRIORITY_SHIFT, LR_STATE};
@@ -42,13 +42,13 @@ pub mod hcr {
 }
 
 /// The virtual CPU interface of the pCPU that runs this code: ICH_* registers, and one physical register. List registers
-/// are in the format of ICH_LR<n>_EL2. On a pCPU that has run no vCPU yet they have been written with 0.
+/// are in the format of `ICH_LR<n>_EL2`. On a pCPU that has run no vCPU yet they have been written with 0.
 pub trait ListRegs {
     /// How many list registers there are (ICH_VTR_EL2.ListRegs + 1).
     fn count(&self) -> usize;
-    /// ICH_LR<n>_EL2.
+    /// `ICH_LR<n>_EL2`.
     fn read(&self, n: usize) -> u64;
-    /// Writes ICH_LR<n>_EL2.
+    /// Writes `ICH_LR<n>_EL2`.
     fn write(&mut self, n: usize, value: u64);
     /// ICH_ELRSR_EL2: registers that can be overwritten.
     fn empty(&self) -> u16;
@@ -64,13 +64,13 @@ pub trait ListRegs {
     fn vmcr(&self) -> u64;
     /// Writes ICH_VMCR_EL2.
     fn set_vmcr(&mut self, value: u64);
-    /// ICH_AP0R<n>_EL2; `n` below [`ListRegs::ap_count`].
+    /// `ICH_AP0R<n>_EL2`; `n` below [`ListRegs::ap_count`].
     fn ap0r(&self, n: usize) -> u32;
-    /// Writes ICH_AP0R<n>_EL2.
+    /// Writes `ICH_AP0R<n>_EL2`.
     fn set_ap0r(&mut self, n: usize, value: u32);
-    /// ICH_AP1R<n>_EL2.
+    /// `ICH_AP1R<n>_EL2`.
     fn ap1r(&self, n: usize) -> u32;
-    /// Writes ICH_AP1R<n>_EL2.
+    /// Writes `ICH_AP1R<n>_EL2`.
     fn set_ap1r(&mut self, n: usize, value: u32);
     /// How many active-priorities registers of each group there are: 1, 2 or 4 for 5, 6 or 7 preemption bits
     /// (ICH_VTR_EL2.PREbits + 1).

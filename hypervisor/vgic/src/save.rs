@@ -32,9 +32,9 @@ pub struct VcpuState {
     pub affinity: u32,
     /// ICH_VMCR_EL2.
     pub vmcr: u64,
-    /// ICH_AP0R<n>_EL2.
+    /// `ICH_AP0R<n>_EL2`.
     pub ap0r: [u32; 4],
-    /// ICH_AP1R<n>_EL2.
+    /// `ICH_AP1R<n>_EL2`.
     pub ap1r: [u32; 4],
     /// GICR_WAKER.ProcessorSleep.
     pub asleep: bool,

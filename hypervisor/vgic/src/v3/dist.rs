@@ -134,7 +134,7 @@ impl Vgic {
         if intid >= FIRST_SPI && intid < self.intids() { act(self, intid) } else { Ok(()) }
     }
 
-    /// GICD_IROUTER<n>; 0 for what is no SPI.
+    /// `GICD_IROUTER<n>`; 0 for what is no SPI.
     fn router(&self, intid: u32) -> u64 {
         let Some(route) = intid.checked_sub(FIRST_SPI).and_then(|n| self.routes.get(n as usize)) else { return 0 };
         let any = self.irq(0, intid).is_some_and(|irq| irq.has(ANY));
