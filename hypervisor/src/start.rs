@@ -51,15 +51,19 @@ fn refuse(what: &str, why: impl core::fmt::Display) -> ! {
 pub fn first(info: BootInfo, mut map: Stage1) -> ! {
     time::init();
     let anchor = Box::leak(Box::new(PcpuAnchor::new(0)));
+    let (uart, psci) = boot::with_tree(info.fdt, board::last_resort).unwrap_or_default();
+    // Entered at EL3, Merus found no firmware, whatever the tree says.
+    let psci = psci.filter(|_| !info.from_el3);
+    use_psci(psci);
+    attach(uart, &mut map);
     let board = board(&info);
-    if let Some(psci) = board.psci {
-        fatal::set_firmware(match psci.conduit {
-            board::Conduit::Smc => Conduit::Smc,
-            board::Conduit::Hvc => Conduit::Hvc,
-        });
-    }
-    let firmware = board.psci.filter(|_| !info.from_el3).map(|_| Firmware::new(Conduit::Smc));
-    uart(&board, &mut map);
+    let firmware = match psci.map(|p| p.conduit) {
+        Some(board::Conduit::Smc) => Some(Firmware::new(Conduit::Smc)),
+        Some(board::Conduit::Hvc) => {
+            fatal(format_args!("the board's tree says that PSCI is called by HVC: another hypervisor owns EL2 here"))
+        }
+        None => None,
+    };
     say!("Merus {} on {}", env!("CARGO_PKG_VERSION"), board.model);
     let distributor = gic(&board, &mut map);
     let bundle = bundle(&board, &mut map);
@@ -125,8 +129,8 @@ fn board(info: &BootInfo) -> Board {
     }
 }
 
-fn uart(board: &Board, map: &mut Stage1) {
-    if let Some(uart) = board.uart {
+fn attach(uart: Option<board::Uart>, map: &mut Stage1) {
+    if let Some(uart) = uart {
         match map.device(uart.base, &mut page_from_heap) {
             Ok(registers) => console::attach(Pl011::new(registers)),
             Err(error) => refuse("the UART", format_args!("{error:?}")),
@@ -329,14 +333,9 @@ fn begin(cpu: &mut Cpu, specs: Vec<VmSpec>) {
 /// There is no hypervisor mode: says so on the UART that the tree names, and stops. The MMU is off.
 pub fn entered_at_el1(fdt: u64) -> ! {
     time::init();
-    if let Some(Ok(board)) = boot::with_tree(Pa::new(fdt), board::parse) {
-        if let Some(psci) = board.psci {
-            fatal::set_firmware(match psci.conduit {
-                board::Conduit::Smc => Conduit::Smc,
-                board::Conduit::Hvc => Conduit::Hvc,
-            });
-        }
-        if let Some(uart) = board.uart {
+    if let Some((uart, psci)) = boot::with_tree(Pa::new(fdt), board::last_resort) {
+        use_psci(psci);
+        if let Some(uart) = uart {
             console::attach(Pl011::new(boot::stage1::unmapped_device(uart.base)));
         }
     }
@@ -344,4 +343,13 @@ pub fn entered_at_el1(fdt: u64) -> ! {
         "started at EL1, and a hypervisor needs EL2; on QEMU add virtualization=on to -M virt, on a board start Merus from the \
          firmware at EL2"
     ))
+}
+
+fn use_psci(psci: Option<board::Psci>) {
+    if let Some(psci) = psci {
+        fatal::set_firmware(match psci.conduit {
+            board::Conduit::Smc => Conduit::Smc,
+            board::Conduit::Hvc => Conduit::Hvc,
+        });
+    }
 }

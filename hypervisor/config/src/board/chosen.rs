@@ -43,7 +43,7 @@ pub(super) fn read<'a>(root: &Place<'a>) -> Result<Chosen<'a>, BoardError> {
 /// The serial port: the chosen one if Merus knows it, else the one that `serial0` names, else the first that is on.
 ///
 /// A tree whose serial port makes no sense is one without a serial port: there would be nowhere to say so.
-pub(super) fn uart(root: &Place<'_>, stdout: Option<&str>, gic: &Place<'_>) -> Option<Uart> {
+pub(super) fn uart(root: &Place<'_>, stdout: Option<&str>, gic: Option<u32>) -> Option<Uart> {
     let named = [stdout, Some("serial0")].into_iter().flatten();
     let mut named = named.filter_map(|name| by_name(root, name)).filter_map(|place| known(&place, gic));
     named.next().or_else(|| known(&root.search(&is_pl011)?, gic))
@@ -61,11 +61,11 @@ fn is_pl011(place: &Place<'_>) -> bool {
     place.is_compatible(&["arm,pl011", "arm,sbsa-uart"])
 }
 
-fn known(place: &Place<'_>, gic: &Place<'_>) -> Option<Uart> {
+fn known(place: &Place<'_>, gic: Option<u32>) -> Option<Uart> {
     if !is_pl011(place) || !place.is_usable() {
         return None;
     }
     let base = place.reg().ok()?.first().copied()?;
-    let intids = gic::interrupts(place, gic.phandle()).ok().flatten();
+    let intids = gic::interrupts(place, gic).ok().flatten();
     Some(Uart { kind: UartKind::Pl011, base, intid: intids.and_then(|intids| intids.first().copied()) })
 }

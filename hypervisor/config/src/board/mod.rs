@@ -193,7 +193,7 @@ pub fn parse(fdt: &[u8]) -> Result<Board, BoardError> {
         reserved: memory::reserved(&root, fdt)?,
         cpus: cpus::cpus(&root)?,
         gic,
-        uart: chosen::uart(&root, chosen.stdout, &gic_place),
+        uart: chosen::uart(&root, chosen.stdout, gic_place.phandle()),
         timer: cpus::timer(&root)?,
         psci: cpus::psci(&root)?,
         initrd: chosen.initrd,
@@ -201,6 +201,15 @@ pub fn parse(fdt: &[u8]) -> Result<Board, BoardError> {
         rng_seed: chosen.rng_seed,
         kaslr_seed: chosen.kaslr_seed,
     })
+}
+
+/// What it takes to say that something is wrong with the board, and to stop: its serial port (without an interrupt) and its
+/// PSCI firmware, from a tree that may be good for nothing else.
+pub fn last_resort(fdt: &[u8]) -> (Option<Uart>, Option<Psci>) {
+    let Ok(fdt) = tree::open(fdt) else { return (None, None) };
+    let root = Place::root(fdt);
+    let stdout = chosen::read(&root).ok().and_then(|chosen| chosen.stdout);
+    (chosen::uart(&root, stdout, None).map(|uart| Uart { intid: None, ..uart }), cpus::psci(&root).ok().flatten())
 }
 
 #[cfg(test)]

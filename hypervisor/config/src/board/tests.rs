@@ -261,3 +261,17 @@ proptest! {
         let _ = parse(&blob);
     }
 }
+
+#[test]
+fn a_board_that_cannot_be_used_can_still_be_told_so() {
+    // The board's own tree, its interrupt controller renamed to something unknown.
+    let mut tree = VIRT_V3.to_vec();
+    let name = b"arm,gic-v3";
+    let at = tree.windows(name.len()).position(|w| w == name).unwrap();
+    tree[at] = b'x';
+    assert!(parse(&tree).is_err());
+    let (uart, psci) = last_resort(&tree);
+    assert_eq!(uart.unwrap().base.start(), Pa::new(0x0900_0000));
+    assert_eq!(psci.unwrap().conduit, Conduit::Smc);
+    assert_eq!(last_resort(&[0; 64]), (None, None));
+}
