@@ -34,6 +34,7 @@ static STARTS: [Start; MAX] =
     [const { Start { stack: AtomicU64::new(0), index: AtomicUsize::new(0), work: AtomicUsize::new(0) } }; MAX];
 static MPIDRS: [AtomicU64; MAX] = [const { AtomicU64::new(0) }; MAX];
 static COUNT: AtomicUsize = AtomicUsize::new(1);
+static ENTERED: AtomicU64 = AtomicU64::new(0);
 
 /// CNTKCTL_EL1: EL0 may read the counter; the event stream ends a WFE that nobody else ends, every 2^12 ticks.
 const CNTKCTL: u64 = 3 | 1 << 2 | 11 << 4;
@@ -45,8 +46,9 @@ unsafe extern "C" {
 
 /// The first CPU's first Rust.
 #[unsafe(no_mangle)]
-extern "C" fn rt_main(tree: u64) -> ! {
+extern "C" fn rt_main(tree: u64, entered: u64) -> ! {
     init_this(0);
+    ENTERED.store(entered, Ordering::Relaxed);
     console::init();
     let mut count = 0;
     fdt::init(tree, |mpidr| {
@@ -92,6 +94,11 @@ fn init_this(index: usize) {
 pub fn index() -> usize {
     // A hostile test may have written anything there.
     mrs!("TPIDR_EL1") as usize % MAX
+}
+
+/// The physical counter at the payload's very first instruction.
+pub fn entered() -> u64 {
+    ENTERED.load(Ordering::Relaxed)
 }
 
 /// How many CPUs there are, [`MAX`] at most.

@@ -105,6 +105,7 @@ rt_mmu_on:
     ret
 
 rt_primary:
+    mrs     x22, CNTPCT_EL0         // the first instruction's time
     msr     daifset, #0xf
     mov     x21, x0                 // the device tree
     mrs     x9, CurrentEL
@@ -160,6 +161,7 @@ rt_primary:
     mov     sp, x9
     mov     x29, #0
     mov     x0, x21
+    mov     x1, x22
     bl      rt_main
     b       .
 
