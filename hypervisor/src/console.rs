@@ -38,9 +38,15 @@ impl Console {
     fn drain(&mut self) {
         let Some(uart) = self.uart.as_mut() else { return };
         let result = self.mux.drain(crate::time::now_ns(), uart);
-        DEADLINE.store(result.next_deadline.unwrap_or(u64::MAX), Ordering::Relaxed);
+        let deadline = result.next_deadline.unwrap_or(u64::MAX);
+        let sooner = deadline < DEADLINE.swap(deadline, Ordering::Relaxed);
         if result.relieved {
             RELIEVED.store(true, Ordering::Relaxed);
+        }
+        if sooner || result.relieved {
+            // Whoever prints is in the middle of something: this pCPU sets its timer, and wakes the transmitters that
+            // waited, when it takes its own kick.
+            el2::gic::send_sgi(platform::gicv3::sgi1r(crate::machine::KICK, el2::features::mpidr()));
         }
         uart.0.interrupts(true, result.uart_full);
     }
@@ -48,6 +54,7 @@ impl Console {
 
 /// Takes the board's UART into use and prints what has been waiting.
 pub fn attach(uart: Pl011) {
+    UART.call_once(|| uart);
     let mut console = console().lock();
     console.uart = Some(Wire(uart));
     console.drain();
@@ -108,24 +115,52 @@ fn finish_locked(console: &mut Console) {
     }
 }
 
-/// Last words: everything that waits, then these lines, whoever holds the lock (it may be this pCPU, in the middle of a print,
-/// and then only the UART itself is used).
+/// Last words: everything that waits, then these. If the lock does not come free (whoever holds it may be dead, or be this
+/// pCPU in the middle of a print), they go to the UART as it is.
 pub fn last_words(text: fmt::Arguments<'_>) {
-    if let Some(mut console) = console().try_lock() {
-        console.mux.merus_fmt(text);
-        finish_locked(&mut console);
+    for _ in 0..LAST_PATIENCE {
+        if let Some(mut console) = console().try_lock() {
+            console.mux.merus_fmt(text);
+            finish_locked(&mut console);
+            return;
+        }
+        sync::relax();
+    }
+    if let Some(uart) = UART.get() {
+        let _ = fmt::Write::write_fmt(&mut Raw(*uart), format_args!("\r\nmerus: {text}\r\n"));
     }
 }
 
-/// What the UART has received, for `deliver`: (VM's place, byte). Stops where `deliver` has no room; the byte then stays in the
-/// UART and the receive interrupt is off until [`input_again`]. Returns whether that was so.
+/// How often last words try for the lock.
+const LAST_PATIENCE: u32 = 100_000;
+/// The UART itself, for last words.
+static UART: Once<Pl011> = Once::new();
+
+struct Raw(Pl011);
+
+impl fmt::Write for Raw {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for byte in text.bytes() {
+            while !self.0.try_put(byte) {
+                sync::relax();
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What the UART has received, for `deliver`: (VM's place, byte). Stops where there is no `room`; the byte then stays in the UART
+/// and the receive interrupt is off until the next print or call. Returns whether that was so.
+///
+/// Neither is called with the console's lock held: they take devices' locks, which come before it.
 pub fn input(room: impl Fn(SourceId) -> bool, mut deliver: impl FnMut(SourceId, u8)) -> bool {
     loop {
+        let focus = console().lock().mux.focus();
+        let full = focus.is_some_and(|f| !room(f));
         let mut console = console().lock();
-        let focus = console.mux.focus();
         let Some(uart) = console.uart.as_ref().map(|w| w.0) else { return false };
         uart.acknowledge();
-        if focus.is_some_and(|f| !room(f)) {
+        if full {
             uart.interrupts(false, false);
             return true;
         }

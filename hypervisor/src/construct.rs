@@ -23,7 +23,7 @@ use el2::space::GuestSpace;
 use el2::world::GuestState;
 use guest_smccc::psci::{Psci, StartState};
 use memory::{Dirty, GuestRam, Scrub};
-use sched::Weight;
+use sched::{EntityId, Kind, TimerId, Weight};
 use sync::{Rank, SpinLock};
 use vgic::{Config, Vgic};
 use vm::{DeviceHandle, Parts, SpiLine, Vcpu, VgicPort, Vm};
@@ -93,7 +93,30 @@ pub fn begin(machine: &'static Machine, spec: VmSpec, first: u32, number: u16) -
             return Err(no_memory(error));
         }
     };
-    let guest = assemble(machine, spec, layout, first, number, account, &extents).map_err(named)?;
+    let told = spec.cpu.max.is_some();
+    let guest = match assemble(machine, spec, layout, first, number, account, &extents) {
+        Ok(guest) => guest,
+        Err(why) => {
+            let mut memory = machine.memory.lock();
+            for extent in &extents {
+                let _ = memory.frames.free_extent(account, extent.span());
+            }
+            let _ = memory.frames.close_account(account);
+            return Err(named(why));
+        }
+    };
+    if told {
+        say!("vm \"{}\": key cpu.max is not enforced yet; its vCPUs may take more", guest.spec.name);
+    }
+    let mut guests = machine.guests.lock();
+    let place = guest.source.index();
+    if guests.len() <= place {
+        guests.resize(place + 1, None);
+    }
+    if let Some(slot) = guests.get_mut(place) {
+        *slot = Some(guest.clone());
+    }
+    drop(guests);
     admit(machine, &guest);
     let next = guest.ram.span().start();
     Ok(Construction { guest, stage: Stage::Scrub { extents, next } })
@@ -141,6 +164,10 @@ fn assemble(
         waker,
         fwb: machine.features.fwb,
     });
+    // What can fail comes before the place at the console, which is for good.
+    let mut pages = TablePages { memory: &machine.memory, account };
+    let space = GuestSpace::new(machine.geometry, &mut pages, machine.errata)
+        .map_err(|_| "no memory for its translation tables".to_string())?;
     let source = console::add_source(&spec.name);
     let uart =
         Arc::new(SpinLock::new(Rank::Device, Pl011::new(SpiLine::new(port.clone(), map::PL011_INTID), VmSink(source))));
@@ -151,9 +178,6 @@ fn assemble(
     for (base, size, device) in devices {
         vm.attach(window(base, size)?, device).map_err(|e| format!("a device has no place: {e:?}"))?;
     }
-    let mut pages = TablePages { memory: &machine.memory, account };
-    let space = GuestSpace::new(machine.geometry, &mut pages, machine.errata)
-        .map_err(|_| "no memory for its translation tables".to_string())?;
     Ok(Arc::new(Guest {
         vm,
         space,
@@ -212,6 +236,7 @@ impl Construction {
             if let Some(pcpu) = machine.pcpus.get(home) {
                 let _ = pcpu.sched.lock().queue.reset(id);
             }
+            cancel_timers(machine, id);
         }
         Self { guest, stage: Stage::Wipe { at: 0 } }
     }
@@ -347,6 +372,16 @@ impl Construction {
     }
 }
 
+/// Forgets every deadline of a vCPU that has stopped.
+fn cancel_timers(machine: &Machine, id: EntityId) {
+    for pcpu in &machine.pcpus {
+        let mut sched = pcpu.sched.lock();
+        for kind in [Kind::Virtual, Kind::Physical] {
+            sched.timers.cancel(TimerId { id, kind });
+        }
+    }
+}
+
 /// Takes a VM apart: its vCPUs have stopped, no pCPU holds anything of it.
 pub fn dismantle(machine: &Machine, guest: &Arc<Guest>) {
     for id in guest.entities() {
@@ -355,6 +390,7 @@ pub fn dismantle(machine: &Machine, guest: &Arc<Guest>) {
         if let Some(pcpu) = machine.pcpus.get(home) {
             let _ = pcpu.sched.lock().queue.remove(id);
         }
+        cancel_timers(machine, id);
         *slot.runner.lock() = None;
         *slot.owner.lock() = None;
     }

@@ -6,13 +6,14 @@
 use crate::console::{self, last_words};
 use core::fmt;
 use core::panic::PanicInfo;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use platform::firmware::{Conduit, Firmware};
 use trap::GuestFrame;
 
 /// How the firmware is reached, once known: 0 not yet or not at all, 1 SMC, 2 HVC.
 static CONDUIT: AtomicU64 = AtomicU64::new(0);
-static DYING: AtomicBool = AtomicBool::new(false);
+/// The pCPU that is dying, plus one; 0 while none is.
+static DYING: AtomicUsize = AtomicUsize::new(0);
 
 /// Makes the firmware known to the last words.
 pub fn set_firmware(conduit: Conduit) {
@@ -37,10 +38,23 @@ fn firmware() -> Option<Firmware> {
     }
 }
 
+/// Whether this is the first fatal error of the machine. A second one of the same pCPU answers `false`; another pCPU stays here,
+/// so that the first one's words come out.
+fn first_to_die() -> bool {
+    let own = el2::number() + 1;
+    match DYING.compare_exchange(0, own, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => true,
+        Err(first) if first == own => false,
+        Err(_) => loop {
+            el2::gic::wait_for_interrupt();
+        },
+    }
+}
+
 /// Merus cannot go on: says why, and ends.
 pub fn fatal(why: fmt::Arguments<'_>) -> ! {
-    if DYING.swap(true, Ordering::AcqRel) {
-        // Dying already, here or on another pCPU.
+    if !first_to_die() {
+        // Dying already, here, in the middle of the last words.
         power_off(firmware());
     }
     last_words(format_args!("fatal: {why}"));
@@ -59,7 +73,7 @@ fn backtrace(first: Option<u64>, fp: u64) {
 
 #[panic_handler]
 fn panic(info: &PanicInfo<'_>) -> ! {
-    if !DYING.load(Ordering::Acquire) {
+    if DYING.load(Ordering::Acquire) == 0 {
         backtrace(None, el2::backtrace::frame_pointer());
     }
     match info.location() {

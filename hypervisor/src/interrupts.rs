@@ -23,8 +23,8 @@ use vm::Requests;
 pub const MAINTENANCE: u32 = 25;
 /// CNTHP's PPI.
 pub const HYP_TIMER: u32 = 26;
-/// How often held-back input is tried again, in ns.
-const INPUT_RETRY: u64 = 1_000_000;
+/// How often held-back input is tried again, and how long a guest runs between two steps of a VM's construction, in ns.
+const RETRY: u64 = 1_000_000;
 
 /// An interrupt while a guest ran. The virtual timer's is the frequent one and goes straight to the list registers.
 #[inline]
@@ -37,6 +37,11 @@ pub fn taken(cpu: &mut Cpu, guest: &Arc<Guest>, runner: &mut Box<Runner>) {
         let mut vgic = guest.vm.vgic().lock();
         vgic.hw_timer_fired(index);
         vgic.flush(index, &mut cpu.pcpu.lists);
+        let whom = vgic.take_notify();
+        drop(vgic);
+        if !whom.is_empty() {
+            guest.vm.vgic().tell(whom);
+        }
         return;
     }
     if intid == MAINTENANCE {
@@ -91,7 +96,10 @@ fn serve(cpu: &mut Cpu, intid: u32) {
         HYP_TIMER => timer(cpu),
         _ if Some(intid) == cpu.machine.uart_intid => input(cpu),
         // A kick says no more than "look up", and nothing else is switched on.
-        _ => cpu.timer_changed = true,
+        _ => {
+            cpu.timer_changed = true;
+            relieve(cpu);
+        }
     }
     gic::deactivate(intid);
 }
@@ -110,6 +118,9 @@ fn timer(cpu: &mut Cpu) {
     }
     let now_ns = crate::time::ns(now);
     if cpu.shared.sched.lock().queue.slice_end().is_some_and(|end| now_ns >= end) {
+        cpu.shared.resched.store(true, Ordering::Relaxed);
+    }
+    if !cpu.work.is_empty() {
         cpu.shared.resched.store(true, Ordering::Relaxed);
     }
     if now_ns >= console::deadline() {
@@ -161,12 +172,12 @@ fn relieve(cpu: &Cpu) {
     }
 }
 
-/// Sets CNTHP to the next thing that has to be done here.
-pub fn set_timer(cpu: &mut Cpu) {
+/// Sets CNTHP to the next thing that has to be done here. Returns whether other vCPUs wait for this pCPU.
+pub fn set_timer(cpu: &mut Cpu) -> bool {
     cpu.timer_changed = false;
-    let (timers, slice) = {
+    let (timers, slice, waiting) = {
         let sched = cpu.shared.sched.lock();
-        (sched.timers.next(), sched.queue.slice_end())
+        (sched.timers.next(), sched.queue.slice_end(), sched.queue.ready_count() != 0)
     };
     let mut next = timers.unwrap_or(u64::MAX);
     if let Some(end) = slice {
@@ -176,8 +187,10 @@ pub fn set_timer(cpu: &mut Cpu) {
     if console != u64::MAX {
         next = next.min(crate::time::ticks(console));
     }
-    if cpu.input_waits {
-        next = next.min(crate::time::ticks(crate::time::now_ns().saturating_add(INPUT_RETRY)));
+    // Input that waits is tried again, and a VM that is being made gets its steps, however busy the guests are.
+    if cpu.input_waits || !cpu.work.is_empty() {
+        next = next.min(crate::time::ticks(crate::time::now_ns().saturating_add(RETRY)));
     }
     el2::timer::set_deadline((next != u64::MAX).then_some(next));
+    waiting
 }

@@ -21,7 +21,7 @@ use stage2::{Geometry, VmidAllocator, Vmids};
 use sync::{Rank, SpinLock};
 
 /// vCPUs of all VMs together.
-pub const MAX_ENTITIES: u32 = 256;
+pub const MAX_ENTITIES: u32 = 128;
 /// The SGI that makes a pCPU look up from what it does.
 pub const KICK: u8 = 1;
 
@@ -70,6 +70,8 @@ pub struct Slot {
     pub runner: SpinLock<Option<Box<Runner>>>,
     /// The pCPU whose runqueue it is in.
     pub home: AtomicUsize,
+    /// It is switched on (counted in [`Machine::wanting`]).
+    pub on: AtomicBool,
     /// Whose it is, and its index there.
     pub owner: SpinLock<Option<(Arc<Guest>, u32)>>,
 }
@@ -222,9 +224,17 @@ impl Machine {
     }
     fn preempt(&self, number: usize) {
         if let Some(pcpu) = self.pcpus.get(number) {
-            pcpu.resched.store(true, Ordering::Release);
+            pcpu.resched.store(true, Ordering::SeqCst);
         }
         self.kick(number);
+    }
+    /// A vCPU waits on pCPU `home`: an idle one is asked to take it.
+    pub fn offer(&self, home: usize) {
+        if let Some(idle) = self.pcpus.iter().position(|p| p.idle.load(Ordering::SeqCst))
+            && idle != home
+        {
+            self.kick(idle);
+        }
     }
     /// A vCPU has become ready on pCPU `home`.
     fn enqueued(&self, home: usize, effect: sched::Enqueued) {
@@ -232,12 +242,14 @@ impl Machine {
             self.preempt(home);
             return;
         }
-        // It has to wait there. If another pCPU is idle, that one may take it.
-        if let Some(idle) = self.pcpus.iter().position(|p| p.idle.load(Ordering::Relaxed)) {
-            self.kick(idle);
-        }
+        self.offer(home);
         if effect.tick.is_some() {
-            self.preempt(home);
+            // The one that runs there was alone and has an end of slice now: its pCPU's timer has to be set.
+            if home == el2::number() {
+                self.preempt(home);
+            } else {
+                self.kick(home);
+            }
         }
     }
     /// Wakes a vCPU, or kicks its pCPU.
@@ -259,7 +271,9 @@ impl Machine {
     /// Makes a vCPU ready that was off. What it starts with is in its port.
     pub fn start(&self, id: EntityId) {
         let Some(slot) = self.slot(id) else { return };
-        self.wanting.fetch_add(1, Ordering::Relaxed);
+        if !slot.on.swap(true, Ordering::AcqRel) {
+            self.wanting.fetch_add(1, Ordering::Relaxed);
+        }
         loop {
             let home = slot.home.load(Ordering::Acquire);
             let Some(pcpu) = self.pcpus.get(home) else { return };
@@ -272,15 +286,18 @@ impl Machine {
                 Ok(Started::WhenPut) => break,
                 Err(sched::Error::NotHere) => sync::relax(),
                 // Stopping: the VM's reset or end comes first.
-                Err(_) => {
-                    self.wanting.fetch_sub(1, Ordering::Relaxed);
-                    return;
-                }
+                Err(_) => return self.off(id),
             }
         }
         if self.crowded() {
             // A vCPU in a native WFI must not keep its pCPU from the newcomer.
             self.kick_others();
+        }
+    }
+    /// A vCPU is off, or its VM has ended.
+    pub fn off(&self, id: EntityId) {
+        if self.slot(id).is_some_and(|slot| slot.on.swap(false, Ordering::AcqRel)) {
+            self.wanting.fetch_sub(1, Ordering::Relaxed);
         }
     }
     /// Whether there are more vCPUs on than pCPUs.

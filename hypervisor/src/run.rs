@@ -23,7 +23,7 @@ use el2::vectors::Left;
 use el2::world::{GuestState, LoadedEl1};
 use platform::gicv3::Redistributor;
 use sched::{EntityId, Kind, RunState, TimerId, Why};
-use trap::{Exit, RawExit, Vector, decode};
+use trap::{Exit, RawExit, SErrorSyndrome, Vector, decode};
 use vm::{Life, Next, Requests, StopReason, handle};
 
 /// What a pCPU keeps for itself.
@@ -56,10 +56,11 @@ impl Cpu {
     /// For ever.
     pub fn run(&mut self) -> ! {
         loop {
+            // First of all: whoever asks from here on is seen below, or makes the next guest leave at once.
+            self.shared.resched.store(false, Ordering::SeqCst);
             interrupts::poll(self);
             self.evictions();
             self.step_work();
-            self.shared.resched.store(false, Ordering::Relaxed);
             let now = crate::time::now_ns();
             let picked = self.shared.sched.lock().queue.pick(now);
             match picked {
@@ -88,13 +89,10 @@ impl Cpu {
     }
 
     fn idle(&mut self) {
-        if self.steal() {
-            return;
-        }
         self.shared.idle.store(true, Ordering::SeqCst);
-        // Whoever makes a vCPU ready from here on sees `idle` (or sends its kick later): both end the WFI below.
-        let nothing = self.shared.sched.lock().queue.ready_count() == 0;
-        if nothing && !self.shared.evict_asked.load(Ordering::Acquire) {
+        // Whoever makes a vCPU ready from here on, here or elsewhere, sees `idle` and kicks: that ends the WFI below.
+        let nothing = !self.steal() && self.shared.sched.lock().queue.ready_count() == 0;
+        if nothing && !self.shared.evict_asked.load(Ordering::SeqCst) {
             interrupts::set_timer(self);
             el2::gic::wait_for_interrupt();
         }
@@ -133,7 +131,7 @@ impl Cpu {
         let asked = core::mem::take(&mut *self.shared.evict.lock());
         for guest in asked {
             if self.resident.as_ref().is_some_and(|(_, g, _)| Arc::ptr_eq(g, &guest)) {
-                self.evict();
+                self.evict(false);
             }
             self.let_go(&guest);
         }
@@ -162,8 +160,8 @@ impl Cpu {
         }
     }
 
-    /// Saves the resident vCPU's registers.
-    pub fn evict(&mut self) {
+    /// Saves the resident vCPU's registers. `goes_on`: it will want them again, so its timer's deadline is kept as well.
+    pub fn evict(&mut self, goes_on: bool) {
         let Some((id, guest, vcpu)) = self.resident.take() else { return };
         let Some(slot) = self.machine.slot(id) else { return };
         let mut place = slot.runner.lock();
@@ -175,7 +173,7 @@ impl Cpu {
         self.machine.vmids.put(self.pcpu.number());
         self.redistributor.set_active(vgic::TIMER_PPI, false);
         let Some(runner) = place.as_ref() else { return };
-        let deadline = runner.state.timer.deadline();
+        let deadline = runner.state.timer.deadline().filter(|_| goes_on);
         drop(place);
         // A timer that has fired and is not done with needs no deadline: its state is in the vGIC.
         let fired = guest.vm.vgic().lock().timer_active(vcpu);
@@ -212,15 +210,20 @@ impl Cpu {
         };
         *slot.runner.lock() = Some(runner);
         let state = self.shared.sched.lock().queue.put(id, crate::time::now_ns(), why);
-        if why == Why::Off || state == Ok(RunState::Stopped) {
-            machine.wanting.fetch_sub(1, Ordering::Relaxed);
-        }
         match state {
             Ok(RunState::Stopped) => {
-                self.evict();
+                machine.off(id);
+                self.evict(false);
+                self.shared.sched.lock().queue.set_resident(None);
                 self.let_go(&guest);
             }
-            Ok(RunState::Off) => self.evict(),
+            Ok(RunState::Off) => {
+                machine.off(id);
+                self.evict(false);
+                self.shared.sched.lock().queue.set_resident(None);
+            }
+            // It waits here; a pCPU that has nothing to do may take it.
+            Ok(RunState::Ready) => machine.offer(self.pcpu.number()),
             _ => {}
         }
     }
@@ -241,11 +244,16 @@ impl Cpu {
             }
             runner.vcpu.start(&start);
             runner.state = GuestState::reset(config::map::vcpu_mpidr(index));
-            guest.vm.vgic().change(|vgic| vgic.reset_cpu_interface(index));
+            // The timers of its former life are off, and so are their interrupts.
+            guest.vm.vgic().change(|vgic| {
+                vgic.reset_cpu_interface(index);
+                vgic.hw_timer_retracted(index);
+                vgic.set_ppi_level(index, vm::timer::INTID, false);
+            });
             guest.vm.started(index);
         }
         if self.resident.as_ref().is_none_or(|(id, ..)| *id != runner.id) {
-            self.evict();
+            self.evict(true);
             self.cancel_timers(runner);
             let offset = guest.counter_offset.load(Ordering::Acquire);
             let number = self.pcpu.number();
@@ -266,6 +274,7 @@ impl Cpu {
                 self.redistributor.set_active(vgic::TIMER_PPI, true);
             }
             self.resident = Some((runner.id, guest.clone(), index));
+            self.shared.sched.lock().queue.set_resident(Some(runner.id));
             // Its emulated timer's deadline belongs here now.
             if runner.vcpu.ptimer != vm::timer::PhysicalTimer::default() {
                 let mut hardware = hardware(&mut self.pcpu, machine, runner.id, &mut self.timer_changed);
@@ -315,9 +324,13 @@ impl Cpu {
                 Next::Fold(_) => {}
                 Next::Yield => break Ended::Put(Why::Yielded),
                 Next::Block => {
+                    // Nothing was pending when `vm` looked. What has come since has left a request.
                     self.shared.sched.lock().queue.clear_wake(runner.id);
-                    if port.requests().is_empty() && !vm.vgic().lock().has_deliverable(index) {
+                    if port.requests().is_empty() {
                         break Ended::Put(Why::Blocked);
+                    }
+                    if port.starts() {
+                        break Ended::Put(Why::Preempted);
                     }
                 }
                 Next::CleanMemory => self.clean_memory(&guest),
@@ -325,16 +338,22 @@ impl Cpu {
                 Next::Stop(reason) => break Ended::Stop(reason),
             }
         };
-        vm.vgic().change(|vgic| vgic.put(index, &mut self.pcpu.lists));
+        vm.vgic().change(|vgic| {
+            vgic.put(index, &mut self.pcpu.lists);
+            // A guest that moved its timer on before it took the interrupt is not to get it.
+            if !el2::timer::VirtualTimer::asserted() && vgic.hw_timer_retracted(index) {
+                self.redistributor.set_active(vgic::TIMER_PPI, false);
+            }
+        });
         ended
     }
 
     /// Sets the timer and the WFI trap as the queue now has it.
     #[inline(never)]
     fn before_entry(&mut self) {
-        interrupts::set_timer(self);
+        let waiting = interrupts::set_timer(self);
         // A vCPU may sleep natively only while nobody else could want this pCPU.
-        let trap = self.machine.crowded() || !self.work.is_empty();
+        let trap = waiting || self.machine.crowded() || !self.work.is_empty();
         self.pcpu.trap_wfi(trap);
     }
 
@@ -357,7 +376,7 @@ impl Cpu {
             }
         }
         runner.vcpu.flush_due = false;
-        guest.vm.vgic().lock().flush(index, &mut self.pcpu.lists);
+        guest.vm.vgic().change(|vgic| vgic.flush(index, &mut self.pcpu.lists));
         // Someone may have asked to hold still before the flush made the list registers live.
         if port.requests().held() {
             runner.vcpu.flush_due = true;
@@ -369,8 +388,8 @@ impl Cpu {
     /// What an exit leads to.
     #[inline]
     fn exit(&mut self, guest: &Arc<Guest>, runner: &mut Box<Runner>, left: Left) -> Next {
-        if left.serror() {
-            return Next::Stop(StopReason::SystemError { iss: 0 });
+        if let Some(iss) = left.serror() {
+            return self.system_error(iss);
         }
         let vector = left.vector();
         if vector == Vector::Irq {
@@ -385,8 +404,18 @@ impl Cpu {
         let mut hardware = hardware(&mut self.pcpu, self.machine, runner.id, &mut self.timer_changed);
         match handle(&guest.vm, &mut runner.vcpu, &mut hardware, exit) {
             Next::Fold(whom) => self.fold(guest, runner, exit, whom),
+            Next::Stop(StopReason::SystemError { iss }) => self.system_error(iss),
             next => next,
         }
+    }
+
+    /// An SError that came while (or just before) the guest was left: the VM pays, unless the error is not confined to it.
+    #[inline(never)]
+    fn system_error(&self, iss: u32) -> Next {
+        if !(SErrorSyndrome { iss }).is_containable() {
+            crate::fatal::fatal(format_args!("system error that is not confined to the guest, syndrome {iss:#x}"));
+        }
+        Next::Stop(StopReason::SystemError { iss })
     }
 
     /// Repeats `exit` once the vCPUs of `whom` have folded their list registers, while they hold still.
@@ -417,6 +446,7 @@ impl Cpu {
 
     /// All of the guest's RAM to memory, in pieces short enough for interrupts to be seen in between.
     fn clean_memory(&mut self, guest: &Arc<Guest>) {
+        // 64-byte lines at some three instructions each: within the budget of 10,000 for one stretch.
         const STEP: u64 = 128 << 10;
         for (_, extent) in guest.ram.extents() {
             let mut at = extent.start().as_u64();
@@ -426,6 +456,7 @@ impl Cpu {
                     el2::ram::clean_invalidate(span, self.pcpu.features().dline);
                 }
                 at += size;
+                interrupts::poll(self);
             }
         }
     }
@@ -452,8 +483,8 @@ impl Cpu {
         }
         for (number, pcpu) in self.machine.pcpus.iter().enumerate().filter(|(n, _)| *n != self.pcpu.number()) {
             pcpu.evict.lock().push(guest.clone());
-            pcpu.evict_asked.store(true, Ordering::Release);
-            pcpu.resched.store(true, Ordering::Release);
+            pcpu.evict_asked.store(true, Ordering::SeqCst);
+            pcpu.resched.store(true, Ordering::SeqCst);
             self.machine.kick(number);
         }
         true
@@ -467,7 +498,6 @@ impl Cpu {
             let home = slot.home.load(Ordering::Acquire);
             let Some(pcpu) = self.machine.pcpus.get(home) else { return true };
             let mut sched = pcpu.sched.lock();
-            let before = sched.queue.state(id);
             let stopped = sched.queue.stop(id);
             drop(sched);
             match stopped {
@@ -476,9 +506,7 @@ impl Cpu {
                     return false;
                 }
                 Ok(_) => {
-                    if before != Some(RunState::Off) {
-                        self.machine.wanting.fetch_sub(1, Ordering::Relaxed);
-                    }
+                    self.machine.off(id);
                     return true;
                 }
                 Err(sched::Error::NotHere) => sync::relax(),

@@ -23,6 +23,8 @@ use sync::{Rank, SpinLock};
 pub const PPIS: u32 = 1 << 25 | 1 << 26 | 1 << 27;
 /// Bytes of a pCPU's stack, guard page not counted.
 const STACK: u64 = 16 << 10;
+/// Bytes of heap below which no further pCPU is started (each takes some 40 KiB).
+const HEAP_KEPT: usize = 384 << 10;
 /// How long a pCPU has to come up, in ns.
 const PATIENCE: u64 = 2_000_000_000;
 
@@ -68,16 +70,15 @@ fn ids() -> HostIds {
     ids.ctr = features::ctr();
     ids.dczid = features::dczid();
     ids.clidr = features::clidr();
-    let ccidx = features::id_register(7, 2) >> 20 & 0xf != 0;
+    ids.aidr = features::aidr();
     for selector in 0..14_u64 {
         // CLIDR's three bits a level: 1 instruction, 2 data, 3 both, 4 unified.
         let kind = ids.clidr >> (selector / 2 * 3) & 7;
         let there = if selector & 1 == 1 { matches!(kind, 1 | 3) } else { matches!(kind, 2..=4) };
         if there {
-            ids.ccsidr[selector as usize] = features::ccsidr(selector);
+            (ids.ccsidr[selector as usize], ids.ccsidr2[selector as usize]) = features::ccsidr(selector);
         }
     }
-    let _ = ccidx;
     ids
 }
 
@@ -99,6 +100,10 @@ pub fn bring_up(board: &Board, firmware: Option<Firmware>, own: &el2::Pcpu, map:
             continue;
         };
         let number = common.mpidrs.len() as u64;
+        if sync::heap::RESERVE.saturating_sub(crate::HEAP.used()) < HEAP_KEPT {
+            stay("its stack and runqueue would take what the VMs need of the heap");
+            continue;
+        }
         let Some(top) = stack(map) else {
             stay("no memory for its stack");
             continue;
@@ -168,7 +173,7 @@ pub fn secondary(number: usize) -> ! {
     let (Some(machine), true) = (machine(), ACCEPTED.load(Ordering::Acquire) as usize >= number) else { stay() };
     // A pCPU that was turned away may have had the same number as one that was taken.
     let Some(shared) = machine.pcpus.get(number).filter(|p| p.mpidr == mpidr) else { stay() };
-    pcpu.settle(&machine.features, machine.errata);
+    pcpu.settle(&machine.features, machine.errata, machine.ids.midr);
     let Some(redistributor) = REDISTRIBUTORS.get().and_then(|r| r.find(mpidr)) else {
         crate::fatal::fatal(format_args!("no redistributor for CPU {mpidr:#x}"));
     };

@@ -14,7 +14,7 @@ use boot::stage1::{Stage1, page_from_heap};
 use config::board::{self, Board, Gic};
 use config::bundle::Bundle;
 use config::spec::{Machine as Offer, VmSpec, admit, faults};
-use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use el2::PcpuAnchor;
 use guest_smccc::Env;
 use guest_smccc::entropy::Drbg;
@@ -77,7 +77,7 @@ pub fn first(info: BootInfo, mut map: Stage1) -> ! {
     }
     let frames = frames(&info, &board, bundle);
     let common = smp::bring_up(&board, firmware, &own, &mut map);
-    own.settle(&common.features, common.errata);
+    own.settle(&common.features, common.errata, common.ids.midr);
     say!(
         "{} pCPUs, {} MiB for VMs, {}-bit physical addresses, {}-bit VMIDs, workarounds: {}",
         common.mpidrs.len(),
@@ -86,6 +86,7 @@ pub fn first(info: BootInfo, mut map: Stage1) -> ! {
         if common.features.vmid16 { 16 } else { 8 },
         common.errata.names()
     );
+    die_if_told(&board.bootargs);
     let specs = specs(bundle, common.mpidrs.len(), frames.free_bytes());
     let machine = assemble(&board, common, frames, map, bundle, firmware);
     if let Some(intid) = machine.uart_intid {
@@ -239,6 +240,7 @@ fn assemble(
             .map(|_| Slot {
                 runner: SpinLock::new(Rank::Vcpu, None),
                 home: AtomicUsize::new(0),
+                on: AtomicBool::new(false),
                 owner: SpinLock::new(Rank::Vcpu, None),
             })
             .collect(),
@@ -351,5 +353,17 @@ fn use_psci(psci: Option<board::Psci>) {
             board::Conduit::Smc => Conduit::Smc,
             board::Conduit::Hvc => Conduit::Hvc,
         });
+    }
+}
+
+/// `merus.die=panic`, `=fault` or `=stack` in the board's bootargs: how Merus ends is tested by ending it.
+fn die_if_told(bootargs: &str) {
+    match bootargs.split_whitespace().find_map(|arg| arg.strip_prefix("merus.die=")) {
+        Some("panic") => panic!("told to by merus.die"),
+        Some("fault") => el2::selftest::fault(),
+        Some("stack") => {
+            el2::selftest::overflow(0);
+        }
+        _ => {}
     }
 }

@@ -70,7 +70,8 @@ impl Features {
             ras: field(pfr0, 28) != 0,
             mpam: field(pfr0, 40) != 0 || field(pfr1, 16) != 0,
             amu: field(pfr0, 44) != 0,
-            csv2_2: field(pfr0, 56) >= 2,
+            // FEAT_CSV2_2, or FEAT_CSV2_1p2 by the fraction.
+            csv2_2: field(pfr0, 56) >= 2 || (field(pfr0, 56) == 1 && field(pfr1, 32) >= 2),
             fgt: field(mmfr0, 56) != 0,
             fgt2: field(mmfr0, 56) >= 2,
             hcx: field(mmfr1, 40) != 0,
@@ -224,6 +225,10 @@ pub fn id_register(crm: u8, op2: u8) -> u64 {
     )
 }
 
+/// AIDR_EL1.
+pub fn aidr() -> u64 {
+    mrs!("S3_1_C0_C0_7")
+}
 /// CTR_EL0.
 pub fn ctr() -> u64 {
     mrs!("CTR_EL0")
@@ -236,14 +241,16 @@ pub fn dczid() -> u64 {
 pub fn clidr() -> u64 {
     mrs!("CLIDR_EL1")
 }
-/// CCSIDR_EL1 of the cache that `selector` (CSSELR_EL1's layout) names. Selects it on the way, so: only before guests run.
-pub fn ccsidr(selector: u64) -> u64 {
+/// CCSIDR_EL1 and CCSIDR2_EL1 of the cache that `selector` (CSSELR_EL1's layout) names. Selects it on the way, so: only before guests run.
+pub fn ccsidr(selector: u64) -> (u64, u64) {
     // SAFETY: CSSELR_EL1 chooses what CCSIDR_EL1 shows and nothing else; no guest has put anything there yet.
     unsafe {
         crate::regs::msr!("CSSELR_EL1", selector);
         crate::regs::op!("isb");
     }
-    mrs!("CCSIDR_EL1")
+    // CCSIDR2_EL1 exists with FEAT_CCIDX and AArch32 only.
+    let wide = field(mrs!("S3_0_C0_C7_2"), 20) != 0 && field(mrs!("ID_AA64PFR0_EL1"), 0) == 2;
+    (mrs!("CCSIDR_EL1"), if wide { mrs!("S3_1_C0_C0_2") } else { 0 })
 }
 
 /// ESR_EL2: for the last words.

@@ -12,7 +12,7 @@
 //! | [`tlb`], [`space`] | stage 2 in real memory |
 //! | [`ram`] | RAM that is not Merus' own |
 //! | [`errata`] | workarounds by MIDR |
-//! | [`backtrace`] | for the last words |
+//! | [`backtrace`], [`selftest`] | for the last words, and to test them |
 //!
 //! [`Pcpu`] ties them together for one pCPU and is what the kernel binary drives; its methods are safe to call in any order,
 //! because it keeps track of what is loaded.
@@ -29,6 +29,7 @@ pub mod lists;
 mod pcpu;
 pub mod ram;
 mod regs;
+pub mod selftest;
 pub mod space;
 pub mod start;
 pub mod timer;

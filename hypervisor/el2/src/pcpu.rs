@@ -78,10 +78,13 @@ impl Pcpu {
         &self.features
     }
     /// From now on, what all pCPUs have ([`Features::common`]) and need.
-    pub fn settle(&mut self, common: &Features, errata: Errata) {
+    /// Guests read `midr` as their MIDR_EL1 on every pCPU.
+    pub fn settle(&mut self, common: &Features, errata: Errata, midr: u64) {
         self.features = *common;
         self.errata = errata;
         self.hcr = start::hcr(common);
+        // SAFETY: VPIDR_EL2 is what guests read as MIDR_EL1, and nothing else.
+        unsafe { crate::regs::msr!("VPIDR_EL2", midr) };
     }
     /// The workarounds this pCPU needs.
     pub fn errata(&self) -> Errata {
@@ -93,8 +96,8 @@ impl Pcpu {
         // SAFETY: `Space` comes from `GuestSpace::activate`, whose tables map declared RAM only and whose VMID is current;
         // HCR_EL2 is the start state's.
         unsafe {
-            world::set_hcr(self.hcr);
             state.load(space, &self.features, self.errata);
+            world::set_hcr(self.hcr);
         }
         self.loaded = true;
     }
@@ -105,6 +108,8 @@ impl Pcpu {
         self.set_debug(None);
         self.trap_wfi(true);
         self.watch_stage1(false);
+        // SAFETY: stage 2 off while nobody is loaded; `load` puts it on again with the next vCPU's tables.
+        unsafe { world::set_hcr(self.hcr & !1) };
         tlb::park();
         self.loaded = false;
     }
@@ -135,8 +140,11 @@ impl Pcpu {
     #[inline]
     fn set_hcr_bit(&mut self, bit: u64, on: bool) {
         let hcr = if on { self.hcr | bit } else { self.hcr & !bit };
-        if hcr != self.hcr {
-            self.hcr = hcr;
+        if hcr == self.hcr {
+            return;
+        }
+        self.hcr = hcr;
+        if self.loaded {
             // SAFETY: the start state's value with TWI or TVM changed.
             unsafe { world::set_hcr(hcr) };
         }

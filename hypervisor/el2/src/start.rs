@@ -53,6 +53,9 @@ pub fn hcr(f: &Features) -> u64 {
     if f.mte {
         hcr |= 1 << 58; // TID5
     }
+    if f.csv2_2 {
+        hcr |= 1 << 53; // EnSCXT: SCXTNUM_ELx is the guest's, switched with it
+    }
     hcr
 }
 

@@ -110,9 +110,10 @@ pub fn settle() {
     unsafe { op!("dsb ish") };
 }
 
-/// No VM is loaded: VTTBR_EL2 names the host, so nothing is walked under a VMID that may change hands.
+/// No VM is loaded: VTTBR_EL2 names the host's VMID, so nothing that is cached from here on carries one that may change hands.
+/// The caller has switched stage 2 off (HCR_EL2.VM), so no table is walked at the zero address.
 pub fn park() {
-    // SAFETY: VMID 0 with an empty root; no guest is entered under it.
+    // SAFETY: VMID 0 is no guest's, and none is entered before `GuestState::load` writes another.
     unsafe {
         msr!("VTTBR_EL2", 0);
         op!("isb");

@@ -37,10 +37,10 @@ impl Left {
             _ => trap::Vector::SError,
         }
     }
-    /// Whether the guest also left an SError behind.
+    /// The syndrome (25 bits) of an SError that the guest left behind, if it did.
     #[inline(always)]
-    pub fn serror(self) -> bool {
-        self.cause & 0x10 != 0
+    pub fn serror(self) -> Option<u32> {
+        (self.cause & 0x10 != 0).then_some((self.cause >> 32) as u32)
     }
 }
 
@@ -151,8 +151,10 @@ el2_serror:
     adr     x3, guest_serror_window_end
     cmp     x2, x3
     b.hi    1f
-    ldp     x2, x3, [sp], #16
+    mrs     x2, ESR_EL2
+    bfi     x0, x2, #32, #25
     orr     x0, x0, #0x10
+    ldp     x2, x3, [sp], #16
     eret
 1:  ldp     x2, x3, [sp], #16
     msr     TPIDR_EL0, x0

@@ -119,7 +119,6 @@ impl RunQueue {
         entity.stats.waited_ns = entity.stats.waited_ns.saturating_add(now.saturating_sub(entity.since));
         entity.stats.switches = entity.stats.switches.saturating_add(u64::from(changed));
         self.running = Some(id);
-        self.resident = Some(id);
         self.charged = now;
         self.slice_end = if self.ready.len() == 0 { None } else { Some(self.end_of_request(id, now)) };
         Some(Pick { id, slice_end: self.slice_end })
@@ -254,11 +253,10 @@ impl RunQueue {
         Ok(())
     }
 
-    /// Tells that no vCPU's registers are loaded on the pCPU any more (saved before it idles), so that all may leave.
-    pub fn clear_resident(&mut self) {
-        if self.running.is_none() {
-            self.resident = None;
-        }
+    /// Tells whose registers are in the pCPU from now on: that one stays here until they are saved. Called after a switch, not
+    /// by [`Self::pick`]: between the two the *former* one's registers are still in the pCPU, and it must not leave.
+    pub fn set_resident(&mut self, id: Option<EntityId>) {
+        self.resident = id;
     }
 
     /// Changes a vCPU's weight. What it has used or is owed stays.

@@ -1,6 +1,6 @@
 //! HVC and SMC: the SMC calling convention.
 
-use crate::exit::{Hw, Next, StopReason};
+use crate::exit::{Hw, Next, StopReason, wakes};
 use crate::machine::Vm;
 use crate::vcpu::Vcpu;
 use guest_smccc::entropy::NoEntropy;
@@ -23,7 +23,7 @@ pub(crate) fn handle<H: Hw>(vm: &Vm, vcpu: &mut Vcpu, hw: &mut H, imm: u16) -> N
             hw.firmware(function, vcpu.frame.reg(1));
             answer(vcpu, [0; 4])
         }
-        Fast::Stateful => stateful(vm, vcpu),
+        Fast::Stateful => stateful(vm, vcpu, hw),
     }
 }
 
@@ -36,7 +36,7 @@ fn answer(vcpu: &mut Vcpu, regs: Regs) -> Next {
 }
 
 #[inline(never)]
-fn stateful(vm: &Vm, vcpu: &mut Vcpu) -> Next {
+fn stateful<H: Hw>(vm: &Vm, vcpu: &mut Vcpu, hw: &mut H) -> Next {
     let [x0, x1, x2, x3, x4, x5, x6, ..] = vcpu.frame.x;
     let call = Call::new(x0, [x1, x2, x3, x4, x5, x6]);
     if call.is_trng() {
@@ -60,8 +60,10 @@ fn stateful(vm: &Vm, vcpu: &mut Vcpu) -> Next {
         }
         Outcome::Standby(regs) => {
             answer(vcpu, regs);
-            Next::Block
+            if wakes(vm, vcpu, hw) { Next::Resume } else { Next::Block }
         }
+        // An interrupt that is pending already: nothing is powered down, and the call returns (PSCI, "CPU_SUSPEND").
+        Outcome::PowerDown(_) if wakes(vm, vcpu, hw) => answer(vcpu, [0; 4]),
         Outcome::PowerDown(state) => {
             // It wakes as if it had just been started, whenever an interrupt is pending.
             if let Some(port) = vm.port(vcpu.index) {

@@ -12,8 +12,8 @@ use trap::sysreg;
 /// As many breakpoints (and watchpoints) as the architecture allows.
 pub const MAX: usize = 16;
 
-/// DBGBCR: E, PMC, BAS, LBN, SSC, HMC less what would need EL2; BT.
-const BCR_MASK: u64 = 0x00ff_c1e7;
+/// DBGBCR: E, PMC, BAS, SSC, LBN, BT less its top bit: those types compare VMIDs or EL2's context.
+const BCR_MASK: u64 = 0x007f_c1e7;
 /// DBGWCR: E, PAC, LSC, BAS, LBN, SSC, WT, MASK.
 const WCR_MASK: u64 = 0x1f1f_dfff;
 /// HMC: with it set, EL2 counts as well.

@@ -157,6 +157,19 @@ fn abort<H: Hw>(vm: &Vm, vcpu: &mut Vcpu, hw: &mut H, fault: &Fault) -> Next {
     Next::Resume
 }
 
+/// Whether an interrupt is pending for the vCPU, so that it need not sleep. Folds its list registers.
+pub(crate) fn wakes<H: Hw>(vm: &Vm, vcpu: &mut Vcpu, hw: &mut H) -> bool {
+    let mut vgic = vm.parts.vgic.lock();
+    let wakes = vgic.wfi_wakes(vcpu.index, hw.lists());
+    let whom = vgic.take_notify();
+    drop(vgic);
+    vcpu.flush_due = true;
+    if !whom.is_empty() {
+        vm.parts.vgic.tell(whom);
+    }
+    wakes
+}
+
 /// WFI and WFE. The program counter moves on first: waiting is never longer than architecture allows, so the wait is over
 /// whenever the vCPU runs again.
 fn wait_for<H: Hw>(vm: &Vm, vcpu: &mut Vcpu, hw: &mut H, wait: Wfx) -> Next {
@@ -167,13 +180,11 @@ fn wait_for<H: Hw>(vm: &Vm, vcpu: &mut Vcpu, hw: &mut H, wait: Wfx) -> Next {
     }
     match wait.kind {
         WfxKind::Wfi => {
-            let mut vgic = vm.parts.vgic.lock();
-            if vgic.wfi_wakes(vcpu.index, hw.lists()) {
-                drop(vgic);
-                vcpu.flush_due = true;
-                return Next::Resume;
+            if wakes(vm, vcpu, hw) {
+                Next::Resume
+            } else {
+                Next::Block
             }
-            Next::Block
         }
         // The model hides FEAT_WFxT; a WFE may always wake early.
         WfxKind::Wfe | WfxKind::Wfit | WfxKind::Wfet => Next::Yield,

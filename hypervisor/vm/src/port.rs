@@ -81,6 +81,10 @@ impl Port {
     pub fn set_start(&self, state: StartState) {
         *self.start.lock() = Some(state);
     }
+    /// Whether the vCPU is to start from something.
+    pub fn starts(&self) -> bool {
+        self.start.lock().is_some()
+    }
     /// Takes what the vCPU shall start with, if it is to start.
     pub fn take_start(&self) -> Option<StartState> {
         self.start.lock().take()

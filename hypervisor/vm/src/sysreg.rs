@@ -106,9 +106,12 @@ fn others<H: Hw>(vm: &Vm, vcpu: &mut Vcpu, hw: &mut H, id: SysRegId, write: Opti
         // Group 0 interrupts do not exist: what would raise one raises none.
         (sysreg::ICC_SGI0R_EL1 | sysreg::ICC_ASGI1R_EL1, Some(_)) => Done::Written,
         (sysreg::ICC_DIR_EL1, Some(value)) => deactivate(vm, vcpu, hw, value as u32 & 0xff_ffff),
-        (_, Some(value)) if id.op0() == 3 && vcpu.watch_stage1 => stage1_control(vm, vcpu, hw, id, value),
+        (_, Some(value)) if id.op0() == 3 && id.op1() == 0 && vcpu.watch_stage1 => {
+            stage1_control(vm, vcpu, hw, id, value)
+        }
         (_, Some(_)) if SET_WAY.contains(&id) => {
-            if vm.parts.fwb {
+            // Stage 2 forces write-back, or memory has been cleaned and the guest's caches are watched since: nothing to do.
+            if vm.parts.fwb || vcpu.watch_stage1 {
                 return Done::Written;
             }
             vcpu.watch_stage1 = true;

@@ -188,7 +188,7 @@ impl World {
                 let done = queue.set_weight(EntityId(id), Weight::new(weight).unwrap(), now);
                 assert_eq!(done.is_ok(), model(id, &self.model).is_some());
             }
-            Op::ClearResident => queue.clear_resident(),
+            Op::ClearResident => queue.set_resident(None),
             Op::Steal => {
                 if let Some(stolen) = queue.steal() {
                     let m = self.model.get_mut(&stolen.id().0).unwrap();
@@ -280,6 +280,7 @@ fn an_idle_pcpu_steals_what_may_leave() {
     let mut queues = [ready(&[100, 100, 100, 100]), RunQueue::new(64)];
     let [busy, idle] = &mut queues;
     let first = busy.pick(0).unwrap().id;
+    busy.set_resident(Some(first));
     busy.put(first, 1_000, Why::Preempted).unwrap();
     // `first` is Ready but its registers are still loaded; pin another: two of the four may leave.
     busy.pin(EntityId(3), true).unwrap();
@@ -293,7 +294,13 @@ fn an_idle_pcpu_steals_what_may_leave() {
     assert_eq!(gone, expected);
     assert_eq!((busy.ready_count(), idle.ready_count()), (2, 2));
     assert_eq!(busy.take(first).unwrap_err(), Error::Pinned);
-    busy.clear_resident();
+    // Choosing another changes nothing about whose registers are loaded.
+    let second = busy.pick(2_000).unwrap().id;
+    if second != first {
+        assert_eq!(busy.take(first).unwrap_err(), Error::Pinned);
+    }
+    busy.put(second, 2_000, Why::Preempted).unwrap();
+    busy.set_resident(None);
     assert_eq!(busy.steal().unwrap().id(), first);
 }
 
@@ -303,7 +310,7 @@ fn a_move_carries_credit_and_debt_but_no_more_than_a_request() {
     let id = from.pick(0).unwrap().id;
     // Ran far beyond its slice: deep in debt.
     from.put(id, 1_000_000_000, Why::Preempted).unwrap();
-    from.clear_resident();
+    from.set_resident(None);
     let stolen = from.take(id).unwrap();
     let mut to = ready(&[100, 100, 100]);
     to.remove(id).unwrap();

@@ -140,7 +140,7 @@ fn a_waker_finds_a_vcpu_that_moves() {
     for taken_before_wake in [false, true] {
         let mut queues = [World::new().queue, RunQueue::new(8)];
         queues[0].put(V, 1, Why::Blocked).unwrap();
-        queues[0].clear_resident();
+        queues[0].set_resident(None);
         let mut home = 0;
         if !taken_before_wake {
             assert!(matches!(queues[home].wake(V, 1), Wake::Enqueued(_)));
