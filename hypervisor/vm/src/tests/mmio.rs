@@ -208,7 +208,7 @@ fn unaligned_and_crossing_accesses_are_external_aborts() {
 #[test]
 fn registers_that_are_not_there_read_zero_and_ignore_writes() {
     let mut m = TestMachine::new(1);
-    for ipa in [UART + 0x100, UART + 0x90, GICD + 0x300_c, sgi_frame(0) + 0x700] {
+    for ipa in [UART + 0x100, UART + 0x90, GICD + 0x300c, sgi_frame(0) + 0x700] {
         m.store32(0, ipa, u32::MAX);
         assert_eq!(m.load32(0, ipa), 0, "{ipa:#x}");
     }

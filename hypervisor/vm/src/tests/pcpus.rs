@@ -1,1 +1,1 @@
-
+//! Several pCPUs as the kernel runs them, in random interleavings.

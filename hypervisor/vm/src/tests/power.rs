@@ -49,7 +49,7 @@ fn cpu_on_in_every_wrong_way() {
         (1, ram_end, ids::INVALID_ADDRESS),
         (1, UART, ids::INVALID_ADDRESS),
         (1, good + 1, ids::INVALID_ADDRESS),
-        (1, u64::MAX & !3, ids::INVALID_ADDRESS),
+        (1, !3, ids::INVALID_ADDRESS),
     ] {
         assert_eq!(m.cpu_on(0, target, entry, 0), status, "{target:#x} at {entry:#x}");
     }
