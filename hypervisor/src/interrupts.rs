@@ -58,6 +58,7 @@ pub fn taken(cpu: &mut Cpu, guest: &Arc<Guest>, runner: &mut Box<Runner>) {
         gic::deactivate(intid);
         return;
     }
+    runner.vcpu.flush_due = true;
     serve(cpu, intid);
 }
 

@@ -225,8 +225,9 @@ impl Machine {
     fn preempt(&self, number: usize) {
         if let Some(pcpu) = self.pcpus.get(number) {
             pcpu.resched.store(true, Ordering::SeqCst);
+            // Also to itself: a kick is what makes a pCPU look.
+            el2::gic::send_sgi(platform::gicv3::sgi1r(KICK, pcpu.mpidr));
         }
-        self.kick(number);
     }
     /// A vCPU waits on pCPU `home`: an idle one is asked to take it.
     pub fn offer(&self, home: usize) {

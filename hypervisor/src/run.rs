@@ -24,7 +24,7 @@ use el2::world::{GuestState, LoadedEl1};
 use platform::gicv3::Redistributor;
 use sched::{EntityId, Kind, RunState, TimerId, Why};
 use trap::{Exit, RawExit, SErrorSyndrome, Vector, decode};
-use vm::{Life, Next, Requests, StopReason, handle};
+use vm::{Life, Next, Port, Requests, StopReason, handle};
 
 /// What a pCPU keeps for itself.
 pub struct Cpu {
@@ -304,19 +304,12 @@ impl Cpu {
         let index = runner.vcpu.index;
         let Some(port) = vm.port(index) else { return Ended::Put(Why::Stopped) };
         let ended = loop {
-            // The gate: what others ask, and what the last exit left to do.
-            let mut leave = None;
-            while leave.is_none() && (!port.requests().is_empty() || runner.vcpu.flush_due) {
-                leave = self.gate(&guest, runner);
-            }
-            if let Some(why) = leave {
+            // The gate: what others ask, and what the last exit left to do. Whoever asks sends a kick as well, so one look
+            // at the flag that every interrupt sets is enough.
+            if runner.vcpu.flush_due
+                && let Some(why) = self.gate(&guest, runner)
+            {
                 break Ended::Put(why);
-            }
-            if self.shared.resched.load(Ordering::Acquire) {
-                break Ended::Put(Why::Preempted);
-            }
-            if self.timer_changed {
-                self.before_entry();
             }
             let left = self.pcpu.enter(&mut runner.vcpu.frame);
             match self.exit(&guest, runner, left) {
@@ -329,6 +322,7 @@ impl Cpu {
                     if port.requests().is_empty() {
                         break Ended::Put(Why::Blocked);
                     }
+                    runner.vcpu.flush_due = true;
                     if port.starts() {
                         break Ended::Put(Why::Preempted);
                     }
@@ -357,10 +351,44 @@ impl Cpu {
         self.pcpu.trap_wfi(trap);
     }
 
-    /// Serves what others ask of the vCPU. `Some`: it has to leave.
+    /// Everything that has to be right before the next entry. `Some`: the vCPU has to leave.
+    #[inline(never)]
     fn gate(&mut self, guest: &Arc<Guest>, runner: &mut Box<Runner>) -> Option<Why> {
         let index = runner.vcpu.index;
         let port = guest.vm.port(index)?;
+        if self.shared.resched.load(Ordering::SeqCst) {
+            return Some(Why::Preempted);
+        }
+        loop {
+            runner.vcpu.flush_due = false;
+            if !port.requests().is_empty()
+                && let Some(why) = self.requests(guest, runner, port)
+            {
+                return Some(why);
+            }
+            let mut vgic = guest.vm.vgic().lock();
+            vgic.flush(index, &mut self.pcpu.lists);
+            let mut whom = vgic.take_notify();
+            drop(vgic);
+            whom.remove(index);
+            if !whom.is_empty() {
+                guest.vm.vgic().tell(whom);
+            }
+            // Someone may have asked before the flush made the list registers live, and looks at them now.
+            if port.requests().is_empty() {
+                break;
+            }
+        }
+        if self.timer_changed {
+            self.before_entry();
+        }
+        None
+    }
+
+    /// Serves what others ask of the vCPU. `Some`: it has to leave.
+    #[inline(never)]
+    fn requests(&mut self, guest: &Arc<Guest>, runner: &mut Box<Runner>, port: &Port) -> Option<Why> {
+        let index = runner.vcpu.index;
         let requests = port.take();
         if requests.has(Requests::LIFE) && guest.vm.life() != Life::Running {
             return Some(Why::Preempted);
@@ -375,25 +403,17 @@ impl Cpu {
                 sync::relax();
             }
         }
-        runner.vcpu.flush_due = false;
-        guest.vm.vgic().change(|vgic| vgic.flush(index, &mut self.pcpu.lists));
-        // Someone may have asked to hold still before the flush made the list registers live.
-        if port.requests().held() {
-            runner.vcpu.flush_due = true;
-            guest.vm.vgic().change(|vgic| vgic.sync(index, &mut self.pcpu.lists));
-        }
         None
     }
 
     /// What an exit leads to.
-    #[inline]
+    #[inline(always)]
     fn exit(&mut self, guest: &Arc<Guest>, runner: &mut Box<Runner>, left: Left) -> Next {
         if let Some(iss) = left.serror() {
             return self.system_error(iss);
         }
         let vector = left.vector();
         if vector == Vector::Irq {
-            runner.vcpu.counts.all = runner.vcpu.counts.all.wrapping_add(1);
             runner.vcpu.counts.irq = runner.vcpu.counts.irq.wrapping_add(1);
             interrupts::taken(self, guest, runner);
             return Next::Resume;

@@ -153,16 +153,8 @@ impl Pcpu {
     #[inline(always)]
     pub fn enter(&mut self, frame: &mut GuestFrame) -> Left {
         assert!(self.loaded, "no vCPU is loaded");
-        // SAFETY: `start` set this pCPU up, `load` loaded the vCPU under tables that map declared RAM only. The frame's PSTATE is
-        // a guest's: `frame_is_guests` keeps EL2 and EL3 out of it.
-        unsafe { vectors::enter(frame_is_guests(frame)) }
+        // SAFETY: `start` set this pCPU up, `load` loaded the vCPU under tables that map declared RAM only, and the entry
+        // keeps EL2 and EL3 out of the frame's PSTATE.
+        unsafe { vectors::enter(frame) }
     }
-}
-
-/// Makes sure that the frame returns to EL1 or EL0: whatever a bug wrote there, the `eret` leaves EL2.
-#[inline(always)]
-fn frame_is_guests(frame: &mut GuestFrame) -> &mut GuestFrame {
-    // M[3:2] names the level where M[4] is clear; levels 2 and 3 have bit 3 set.
-    frame.pstate &= !(1 << 3) | (frame.pstate >> 4 & 1) << 3;
-    frame
 }

@@ -83,6 +83,7 @@ el2_enter:
     stp     x27, x28, [sp, #80]
     stp     x29, x30, [sp, #96]
     ldp     x2, x3, [x0, #248]
+    and     x3, x3, #~8             // never EL2 or EL3 (M[3:2]), whatever is in the frame
     msr     ELR_EL2, x2
     msr     SPSR_EL2, x3
     ldp     x2, x3, [x0, #16]

@@ -149,6 +149,13 @@ impl GuestFrame {
         stepped
     }
 
+    /// As [`Self::skip`], for an instruction that only A64 has (MSR, MRS, SYS).
+    #[inline(always)]
+    pub fn skip_a64(&mut self) {
+        self.pc = self.pc.wrapping_add(4);
+        self.pstate &= !(pstate::SS | pstate::BTYPE);
+    }
+
     /// The AArch32 IT state, `IT[7:0]`.
     fn it(&self) -> u8 {
         ((self.pstate & pstate::IT_HIGH) >> 8 | (self.pstate & pstate::IT_LOW) >> 25) as u8

@@ -11,7 +11,7 @@ use guest_smccc::{Call, Fast, Regs, fast, trng};
 const UNKNOWN: Regs = [u64::MAX, 0, 0, 0];
 
 /// Serves a call; the program counter is past the instruction.
-#[inline]
+#[inline(always)]
 pub(crate) fn handle<H: Hw>(vm: &Vm, vcpu: &mut Vcpu, hw: &mut H, imm: u16) -> Next {
     // The convention's immediate is zero; every other is nobody's.
     if imm != 0 {
@@ -27,7 +27,7 @@ pub(crate) fn handle<H: Hw>(vm: &Vm, vcpu: &mut Vcpu, hw: &mut H, imm: u16) -> N
     }
 }
 
-#[inline]
+#[inline(always)]
 fn answer(vcpu: &mut Vcpu, regs: Regs) -> Next {
     let [x0, x1, x2, x3] = regs;
     let [f0, f1, f2, f3, ..] = &mut vcpu.frame.x;

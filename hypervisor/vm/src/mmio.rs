@@ -5,18 +5,34 @@ use crate::machine::Vm;
 use crate::vcpu::Vcpu;
 use bus::{AccessError, Completion};
 use trap::{Injection, Mmio};
-use vgic::Refusal;
+use vgic::{Refusal, Vgic};
+
+/// One of the interrupt controller's frames.
+#[derive(Clone, Copy)]
+enum Frame {
+    Distributor,
+    Redistributor,
+}
 
 /// Completes the guest's load or store.
-#[inline]
+#[inline(always)]
 pub(crate) fn handle<H: Hw>(vm: &Vm, vcpu: &mut Vcpu, hw: &mut H, access: &Mmio) -> Next {
-    let at = access.ipa;
-    let size = access.size.bytes();
-    let dist = vm.parts.gicd.contains_range(at, size);
-    if dist || vm.parts.gicr.contains_range(at, size) {
-        return controller(vm, vcpu, hw, access, dist);
+    let at = access.ipa.as_u64();
+    // An offset below the base wraps to a large one.
+    let in_gicd = at.wrapping_sub(vm.parts.gicd.start().as_u64());
+    if in_gicd < vm.parts.gicd.size() {
+        return controller(vm, vcpu, hw, access, Frame::Distributor, in_gicd);
     }
-    let completion = match vm.bus().find(at, access.size) {
+    device(vm, vcpu, hw, access)
+}
+
+#[inline(never)]
+fn device<H: Hw>(vm: &Vm, vcpu: &mut Vcpu, hw: &mut H, access: &Mmio) -> Next {
+    let in_gicr = access.ipa.as_u64().wrapping_sub(vm.parts.gicr.start().as_u64());
+    if in_gicr < vm.parts.gicr.size() {
+        return controller(vm, vcpu, hw, access, Frame::Redistributor, in_gicr);
+    }
+    let completion = match vm.bus().find(access.ipa, access.size) {
         Some((device, offset)) => {
             let mut device = device.lock();
             if access.write {
@@ -28,6 +44,8 @@ pub(crate) fn handle<H: Hw>(vm: &Vm, vcpu: &mut Vcpu, hw: &mut H, access: &Mmio)
         }
         None => vm.bus().complete_nowhere(),
     };
+    // The device may have raised an interrupt of this very vCPU.
+    vcpu.flush_due |= vm.port(vcpu.index).is_some_and(|port| !port.requests().is_empty());
     complete(vm, vcpu, hw, access, completion)
 }
 
@@ -40,50 +58,49 @@ fn complete<H: Hw>(vm: &Vm, vcpu: &mut Vcpu, hw: &mut H, access: &Mmio, completi
             }
             vcpu.frame.skip(access.il);
         }
-        Completion::ExternalAbort => {
-            let what = Injection::ExternalAbort {
-                instruction: false,
-                write: access.write,
-                va: Some(access.va),
-                on_walk: None,
-            };
-            give(vm, vcpu, hw, what);
-        }
+        Completion::ExternalAbort => abort(vm, vcpu, hw, access),
     }
     Next::Resume
 }
 
+#[cold]
+#[inline(never)]
+fn abort<H: Hw>(vm: &Vm, vcpu: &mut Vcpu, hw: &mut H, access: &Mmio) {
+    let what = Injection::ExternalAbort { instruction: false, write: access.write, va: Some(access.va), on_walk: None };
+    give(vm, vcpu, hw, what);
+}
+
 /// GICD and GICR: these know who asks.
 #[inline]
-fn controller<H: Hw>(vm: &Vm, vcpu: &mut Vcpu, hw: &mut H, access: &Mmio, dist: bool) -> Next {
-    let base = if dist { vm.parts.gicd } else { vm.parts.gicr }.start().as_u64();
-    let offset = access.ipa.as_u64().wrapping_sub(base);
+fn controller<H: Hw>(vm: &Vm, vcpu: &mut Vcpu, hw: &mut H, access: &Mmio, frame: Frame, offset: u64) -> Next {
+    if !access.write {
+        let read = attempt(&mut vm.parts.vgic.lock(), vcpu.index, access, frame, offset, 0);
+        if let Ok(value) = read {
+            return complete(vm, vcpu, hw, access, Completion::Done(value));
+        }
+    }
+    controller_slow(vm, vcpu, hw, access, frame, offset)
+}
+
+/// Writes, and reads that were refused the first time.
+#[inline(never)]
+fn controller_slow<H: Hw>(vm: &Vm, vcpu: &mut Vcpu, hw: &mut H, access: &Mmio, frame: Frame, offset: u64) -> Next {
     let by = vcpu.index;
-    let value = if access.write { access.store_value(&vcpu.frame) } else { 0 };
+    let value = access.store_value(&vcpu.frame);
     let mut vgic = vm.parts.vgic.lock();
-    let mut attempt = || match (dist, access.write) {
-        (true, false) => vgic.dist_read(by, offset, access.size),
-        (true, true) => vgic.dist_write(by, offset, access.size, value).map(|()| 0),
-        (false, false) => vgic.redist_read(by, offset, access.size),
-        (false, true) => vgic.redist_write(by, offset, access.size, value).map(|()| 0),
-    };
-    let mut result = attempt();
+    let mut result = attempt(&mut vgic, by, access, frame, offset, value);
     if let Err(Refusal::Fold(whom)) = result
         && whom.contains(by)
     {
         // One's own list registers are at hand.
         vgic.sync(by, hw.lists());
         vcpu.flush_due = true;
-        result = match (dist, access.write) {
-            (true, false) => vgic.dist_read(by, offset, access.size),
-            (true, true) => vgic.dist_write(by, offset, access.size, value).map(|()| 0),
-            (false, false) => vgic.redist_read(by, offset, access.size),
-            (false, true) => vgic.redist_write(by, offset, access.size, value).map(|()| 0),
-        };
+        result = attempt(&mut vgic, by, access, frame, offset, value);
     }
-    let whom = if access.write { vgic.take_notify() } else { vgic::VcpuSet::default() };
-    vcpu.flush_due |= access.write && vgic.needs_flush(by);
+    let mut whom = vgic.take_notify();
+    vcpu.flush_due |= vgic.needs_flush(by);
     drop(vgic);
+    whom.remove(by);
     if !whom.is_empty() {
         vm.parts.vgic.tell(whom);
     }
@@ -93,6 +110,16 @@ fn controller<H: Hw>(vm: &Vm, vcpu: &mut Vcpu, hw: &mut H, access: &Mmio, dist: 
         Err(Refusal::Access(error)) => refused(vm, access.write, error),
     };
     complete(vm, vcpu, hw, access, completion)
+}
+
+#[inline]
+fn attempt(vgic: &mut Vgic, by: u32, access: &Mmio, frame: Frame, offset: u64, value: u64) -> Result<u64, Refusal> {
+    match (frame, access.write) {
+        (Frame::Distributor, false) => vgic.dist_read(by, offset, access.size),
+        (Frame::Distributor, true) => vgic.dist_write(by, offset, access.size, value).map(|()| 0),
+        (Frame::Redistributor, false) => vgic.redist_read(by, offset, access.size),
+        (Frame::Redistributor, true) => vgic.redist_write(by, offset, access.size, value).map(|()| 0),
+    }
 }
 
 fn refused(vm: &Vm, write: bool, error: AccessError) -> Completion {

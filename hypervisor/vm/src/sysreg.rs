@@ -27,21 +27,47 @@ enum Done {
 }
 
 /// Completes an MSR, MRS or SYS instruction.
-#[inline]
+#[inline(always)]
 pub(crate) fn handle<H: Hw>(vm: &Vm, vcpu: &mut Vcpu, hw: &mut H, access: SysReg) -> Next {
-    let id = access.id;
     // The ID space first: it is the most frequent of all at start-up.
     if access.read
-        && let Some((crm, op2)) = id.feature_id()
+        && let Some((crm, op2)) = access.id.feature_id()
     {
         let value = vm.parts.cpu.id_register(crm, op2);
         vcpu.frame.set_reg(access.rt, value);
-        vcpu.frame.skip(trap::Il::Bytes4);
+        vcpu.frame.skip_a64();
         return Next::Resume;
     }
+    if access.id == sysreg::ICC_SGI1R_EL1 && !access.read {
+        let value = vcpu.frame.reg(access.rt);
+        send_sgi(vm, vcpu, value);
+        vcpu.frame.skip_a64();
+        return Next::Resume;
+    }
+    trapped(vm, vcpu, hw, access)
+}
+
+#[inline(never)]
+fn trapped<H: Hw>(vm: &Vm, vcpu: &mut Vcpu, hw: &mut H, access: SysReg) -> Next {
     let write = (!access.read).then(|| vcpu.frame.reg(access.rt));
-    let done = register(vm, vcpu, hw, id, write);
+    let done = register(vm, vcpu, hw, access.id, write);
     finish(vm, vcpu, hw, access, done)
+}
+
+/// ICC_SGI1R_EL1.
+#[inline]
+fn send_sgi(vm: &Vm, vcpu: &mut Vcpu, value: u64) {
+    let own = vcpu.index;
+    let mut vgic = vm.parts.vgic.lock();
+    vgic.sgi1r(own, value);
+    let mut whom = vgic.take_notify();
+    drop(vgic);
+    // Whether it concerns this vCPU or not costs less to find out at the gate than here.
+    vcpu.flush_due = true;
+    whom.remove(own);
+    if !whom.is_empty() {
+        vm.parts.vgic.tell(whom);
+    }
 }
 
 #[inline]
@@ -59,24 +85,13 @@ fn finish<H: Hw>(vm: &Vm, vcpu: &mut Vcpu, hw: &mut H, access: SysReg, done: Don
             return Next::Resume;
         }
     };
-    vcpu.frame.skip(trap::Il::Bytes4);
+    vcpu.frame.skip_a64();
     next
 }
 
 #[inline]
 fn register<H: Hw>(vm: &Vm, vcpu: &mut Vcpu, hw: &mut H, id: SysRegId, write: Option<u64>) -> Done {
     match (id, write) {
-        (sysreg::ICC_SGI1R_EL1, Some(value)) => {
-            let mut vgic = vm.parts.vgic.lock();
-            vgic.sgi1r(vcpu.index, value);
-            let whom = vgic.take_notify();
-            vcpu.flush_due |= vgic.needs_flush(vcpu.index);
-            drop(vgic);
-            if !whom.is_empty() {
-                vm.parts.vgic.tell(whom);
-            }
-            Done::Written
-        }
         (sysreg::CNTP_CTL_EL0 | sysreg::CNTP_CVAL_EL0 | sysreg::CNTP_TVAL_EL0, _) => {
             physical_timer(vm, vcpu, hw, id, write)
         }
@@ -197,7 +212,8 @@ pub(crate) fn update_physical_timer<H: Hw>(vm: &Vm, vcpu: &mut Vcpu, hw: &mut H)
     let mut vgic = vm.parts.vgic.lock();
     vgic.set_ppi_level(vcpu.index, timer::INTID, level);
     let mut whom = vgic.take_notify();
-    vcpu.flush_due |= whom.contains(vcpu.index) || vgic.needs_flush(vcpu.index);
+    // Also for the new deadline: the pCPU's timer is set on the way to the next entry.
+    vcpu.flush_due = true;
     whom.remove(vcpu.index);
     drop(vgic);
     if !whom.is_empty() {

@@ -9,8 +9,6 @@ use vgic::VcpuId;
 /// How often a vCPU exited, by reason. Wraps after 2^64.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct ExitCounts {
-    /// All exits.
-    pub all: u64,
     /// Physical interrupts.
     pub irq: u64,
     /// Device accesses.
@@ -42,7 +40,7 @@ pub struct Vcpu {
     pub csselr: u64,
     /// Writes of the stage-1 controls trap, because the guest did cache maintenance by set and way with its caches off.
     pub watch_stage1: bool,
-    /// The list registers have to be filled before the next entry.
+    /// Something has to be done before the next entry: list registers to be filled, requests to be looked at.
     pub flush_due: bool,
     /// Exit counts since the VM was made.
     pub counts: ExitCounts,

@@ -1,1 +1,447 @@
-//! Several pCPUs as the kernel runs them, in random interleavings.
+//! Several pCPUs as the kernel runs them, in random interleavings. Each keeps its place in the kernel's loop (gate, entry, exit,
+//! fold, block) as a state, and a schedule says whose next piece is done: a piece is what no other pCPU can see the inside of.
+//!
+//! What has to hold, whatever the schedule: an access that needs others to fold their list registers is served within few
+//! rounds (a round: everybody had a turn); nobody waits for ever; no SGI and no edge is lost, or taken twice; nothing is
+//! shown twice; a vCPU sleeps only with nothing to take.
+
+use std::collections::{BTreeSet, VecDeque};
+use std::vec::Vec;
+
+use addr::AccessSize;
+use proptest::prelude::*;
+use trap::{RawExit, SysRegId, decode, sysreg};
+use vgic::VcpuSet;
+use vgic::fakes::SPURIOUS;
+
+use super::machine::*;
+use crate::{Next, Requests, Vcpu, handle};
+
+/// SPIs in use, all edge triggered.
+const SPIS: core::ops::Range<u32> = 40..46;
+/// An access is served after at most so many rounds.
+const PATIENCE: usize = 12;
+
+/// Where a pCPU is in the kernel's loop.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum At {
+    /// Nothing to run.
+    Idle,
+    /// Before an entry: is anything asked, is a flush due?
+    Gate,
+    /// Folded because others asked; waits until they are done.
+    Held,
+    /// About to make the list registers live.
+    Flush,
+    /// Live; has somebody asked to hold still meanwhile?
+    Recheck,
+    Guest,
+    /// An access was refused: others are asked to fold and hold still.
+    Ask,
+    /// Tries the access again.
+    Try,
+    /// Let go of those asked, to ask more.
+    AskMore,
+    /// Served: those asked may go on.
+    Release,
+    /// The vCPU waits: has anything been asked since?
+    Block,
+    /// It leaves the pCPU.
+    Put { blocked: bool },
+}
+
+struct Pcpu {
+    hw: FakeHw,
+    at: At,
+    current: Option<usize>,
+    kicked: bool,
+    /// The access under way, whom it asks, and how many rounds it has seen.
+    access: Option<RawExit>,
+    whom: VcpuSet,
+    more: VcpuSet,
+    rounds: usize,
+}
+
+/// What the schedule knows of a vCPU.
+struct Runner {
+    vcpu: Vcpu,
+    asleep: bool,
+    wake_pending: bool,
+    /// The guest's handlers, innermost last.
+    handlers: Vec<u32>,
+}
+
+#[derive(Clone, Copy, Default, Debug)]
+struct Edges {
+    sent: usize,
+    taken: usize,
+    sent_at: usize,
+    taken_at: usize,
+}
+
+struct World {
+    m: TestMachine,
+    pcpus: Vec<Pcpu>,
+    runners: Vec<Runner>,
+    ready: VecDeque<usize>,
+    /// Told of by a device that has changed its wire and not said so yet.
+    untold: VecDeque<VcpuSet>,
+    sgis: Vec<[Edges; 4]>,
+    spis: [Edges; 6],
+    now: usize,
+    round: BTreeSet<usize>,
+    longest: usize,
+}
+
+/// A choice of the schedule: which pCPU, which instruction, its operands; and whether a kick comes an instruction late.
+type Turn = (u8, u8, u8, u8, bool);
+
+impl World {
+    fn new(vcpus: usize, pcpus: usize) -> Self {
+        let mut m = TestMachine::new(vcpus as u32);
+        for n in 0..vcpus as u32 {
+            m.enable_private(n);
+            m.store32(n, sgi_frame(n) + 0x400, 0x8060_4020);
+        }
+        m.store32(0, GICD + 0x104, 0x3f << 8);
+        m.store32(0, GICD + 0xc08, 0xffff << 16);
+        m.store32(0, GICD + 0xc0c, u32::MAX);
+        for n in 0..vcpus {
+            let lists = &mut m.cpus[n].hw.lists;
+            m.vm.vgic().change(|vgic| vgic.put(n as u32, lists));
+            m.vm.port(n as u32).unwrap().take();
+        }
+        m.waker.take();
+        let hw = m.cpus[0].hw.clone();
+        let runners = m.cpus.drain(..).map(|cpu| Runner {
+            vcpu: cpu.vcpu,
+            asleep: false,
+            wake_pending: false,
+            handlers: Vec::new(),
+        });
+        let runners = runners.collect();
+        let idle = |_| Pcpu {
+            hw: hw.clone(),
+            at: At::Idle,
+            current: None,
+            kicked: false,
+            access: None,
+            whom: VcpuSet::EMPTY,
+            more: VcpuSet::EMPTY,
+            rounds: 0,
+        };
+        Self {
+            m,
+            pcpus: (0..pcpus).map(idle).collect(),
+            runners,
+            ready: (0..vcpus).collect(),
+            untold: VecDeque::new(),
+            sgis: std::vec![Default::default(); vcpus],
+            spis: Default::default(),
+            now: 0,
+            round: BTreeSet::new(),
+            longest: 0,
+        }
+    }
+
+    /// One piece of what pCPU `p` does.
+    fn turn(&mut self, (p, op, a, b, late): Turn) {
+        self.now += 1;
+        let p = usize::from(p) % self.pcpus.len();
+        let Some(v) = self.pcpus[p].current else {
+            self.pick(p);
+            return self.account(p);
+        };
+        let n = v as u32;
+        let vm = self.m.vm.clone();
+        let port = vm.port(n).unwrap();
+        if self.pcpus[p].at == At::Guest {
+            self.pcpus[p].at = self.guest(p, v, (op, a, b), late);
+            return self.account(p);
+        }
+        let Pcpu { hw, at, current, access, whom, more, rounds, .. } = &mut self.pcpus[p];
+        let runner = &mut self.runners[v];
+        let vcpu = &mut runner.vcpu;
+        *at = match *at {
+            At::Idle | At::Guest => unreachable!(),
+            At::Gate if port.requests().is_empty() && !vcpu.flush_due => {
+                if op % 8 == 0 && !self.ready.is_empty() { At::Put { blocked: false } } else { At::Guest }
+            }
+            At::Gate => {
+                let asked = port.take();
+                if asked.has(Requests::TIMER) {
+                    vcpu.timer_due(&vm, hw);
+                }
+                if asked.held() {
+                    vm.vgic().change(|vgic| vgic.sync(n, &mut hw.lists));
+                    At::Held
+                } else {
+                    At::Flush
+                }
+            }
+            At::Held => if port.requests().held() { At::Held } else { At::Flush },
+            At::Flush => {
+                vcpu.flush_due = false;
+                vm.vgic().change(|vgic| vgic.flush(n, &mut hw.lists));
+                At::Recheck
+            }
+            At::Recheck => {
+                if port.requests().held() {
+                    vcpu.flush_due = true;
+                    vm.vgic().change(|vgic| vgic.sync(n, &mut hw.lists));
+                }
+                At::Gate
+            }
+            At::Ask => {
+                vm.vgic().hold(*whom, n);
+                At::Try
+            }
+            At::Try => match handle(&vm, vcpu, hw, decode(&access.unwrap())) {
+                Next::Fold(again) if again == *whom => At::Try,
+                Next::Fold(again) => {
+                    vm.vgic().release(*whom, n);
+                    *more = again;
+                    At::AskMore
+                }
+                Next::Resume => At::Release,
+                other => panic!("a repeated access led to {other:?}"),
+            },
+            At::AskMore => {
+                *whom = whom.union(*more);
+                vm.vgic().hold(*whom, n);
+                At::Try
+            }
+            At::Release => {
+                vm.vgic().release(*whom, n);
+                self.longest = self.longest.max(*rounds);
+                *access = None;
+                At::Gate
+            }
+            At::Block => {
+                runner.wake_pending = false;
+                if port.requests().is_empty() { At::Put { blocked: true } } else { At::Gate }
+            }
+            At::Put { blocked } => {
+                vm.vgic().change(|vgic| vgic.put(n, &mut hw.lists));
+                runner.asleep = blocked && !runner.wake_pending;
+                runner.wake_pending = false;
+                if !runner.asleep {
+                    self.ready.push_back(v);
+                }
+                *current = None;
+                At::Idle
+            }
+        };
+        self.account(p);
+    }
+
+    /// A piece of the guest's own: it leaves for an interrupt, or executes an instruction.
+    fn guest(&mut self, p: usize, v: usize, (op, a, b): (u8, u8, u8), late: bool) -> At {
+        let pcpu = &mut self.pcpus[p];
+        if pcpu.kicked && !late {
+            pcpu.kicked = false;
+            return At::Gate;
+        }
+        if pcpu.hw.lists.maintenance() && !late {
+            self.m.vm.vgic().change(|vgic| vgic.maintenance(v as u32, &mut pcpu.hw.lists));
+            self.runners[v].vcpu.flush_due = true;
+            return At::Gate;
+        }
+        match self.instruction(p, v, op, a, b) {
+            None => At::Guest,
+            Some(raw) => self.exit(p, v, raw),
+        }
+    }
+
+    fn pick(&mut self, p: usize) {
+        let Some(v) = self.ready.pop_front() else { return };
+        let pcpu = &mut self.pcpus[p];
+        self.m.vm.vgic().lock().load(v as u32, &mut pcpu.hw.lists);
+        self.runners[v].vcpu.flush_due = true;
+        (pcpu.current, pcpu.at) = (Some(v), At::Gate);
+    }
+
+    /// Wake-ups reach their vCPUs, and rounds are counted.
+    fn account(&mut self, p: usize) {
+        for asked in self.m.waker.take() {
+            let Asked::Wake(v) = asked else { panic!("{asked:?}") };
+            let runner = &mut self.runners[v as usize];
+            if core::mem::take(&mut runner.asleep) {
+                self.ready.push_back(v as usize);
+            } else if let Some(on) = self.pcpus.iter().position(|pcpu| pcpu.current == Some(v as usize)) {
+                runner.wake_pending = true;
+                self.pcpus[on].kicked |= on != p;
+            }
+        }
+        self.round.insert(p);
+        if self.round.len() == self.pcpus.len() {
+            self.round.clear();
+            for pcpu in self.pcpus.iter_mut().filter(|pcpu| pcpu.access.is_some()) {
+                pcpu.rounds += 1;
+                assert!(pcpu.rounds <= PATIENCE, "an access waits for {:?} for {PATIENCE} rounds", pcpu.whom);
+            }
+        }
+        let mut shown = BTreeSet::new();
+        for pcpu in &self.pcpus {
+            for lr in pcpu.hw.lists.lr.iter().filter(|lr| **lr >> 62 != 0) {
+                let intid = *lr as u32;
+                let whose = if intid < 32 { pcpu.current } else { None };
+                assert!(shown.insert((whose, intid)), "{intid} is shown twice");
+            }
+        }
+    }
+
+    /// The guest on `p` executes an instruction: an exit comes of it, or not.
+    fn instruction(&mut self, p: usize, v: usize, op: u8, a: u8, b: u8) -> Option<RawExit> {
+        let frame = &mut self.runners[v].vcpu.frame;
+        let (of, spi) = (u32::from(a) % self.sgis.len() as u32, SPIS.start + u32::from(b) % 6);
+        let word = |frame: &mut trap::GuestFrame, ipa, value: u32| {
+            frame.set_reg(1, value.into());
+            Abort::store(ipa).raw()
+        };
+        let bit = 1 << (spi % 32);
+        match op {
+            0..=7 => {
+                self.acknowledge(p, v);
+                None
+            }
+            8..=13 => {
+                if let Some(intid) = self.runners[v].handlers.pop() {
+                    self.pcpus[p].hw.lists.end(intid);
+                }
+                None
+            }
+            14..=17 => {
+                let (list, intid) = (u64::from(a) % (1 << self.sgis.len()), u64::from(b) % 4);
+                frame.set_reg(1, intid << 24 | list);
+                for to in (0..self.sgis.len()).filter(|to| list >> to & 1 != 0) {
+                    Self::send(&mut self.sgis[to][intid as usize], self.now);
+                }
+                Some(msr(sysreg::ICC_SGI1R_EL1))
+            }
+            18..=19 => Some(wait_exit(0)),
+            20..=23 => Some(Abort::load(sgi_frame(of) + 0x200).raw()),
+            24..=25 => Some(Abort::load(sgi_frame(of) + 0x300).raw()),
+            26..=27 => Some(Abort::load(GICD + 0x204).raw()),
+            28 => Some(word(frame, GICD + 0x184, bit)),
+            29..=30 => Some(word(frame, GICD + 0x104, bit)),
+            31 => {
+                frame.set_reg(1, of.into());
+                Some(Abort::store(GICD + 0x6000 + 8 * u64::from(spi)).size(AccessSize::B8).raw())
+            }
+            32 => Some(word(frame, GICD, 0)),
+            33..=35 => Some(word(frame, GICD, 2)),
+            36 => Some(word(frame, sgi_frame(of) + 0x380, 1 << 20)),
+            _ => {
+                self.outside(op, spi);
+                None
+            }
+        }
+    }
+
+    /// A device on nobody's pCPU: it has an edge, and says so later.
+    fn outside(&mut self, op: u8, spi: u32) {
+        if op % 2 == 0 {
+            let mut vgic = self.m.vm.vgic().lock();
+            vgic.pulse_spi(spi);
+            Self::send(&mut self.spis[(spi - SPIS.start) as usize], self.now);
+            let whom = vgic.take_notify();
+            drop(vgic);
+            self.untold.push_back(whom);
+        } else if let Some(whom) = self.untold.pop_front() {
+            self.m.vm.vgic().tell(whom);
+        }
+    }
+
+    /// The exit's first handling.
+    fn exit(&mut self, p: usize, v: usize, raw: RawExit) -> At {
+        let vm = self.m.vm.clone();
+        let pcpu = &mut self.pcpus[p];
+        let vcpu = &mut self.runners[v].vcpu;
+        vcpu.frame.pc = ENTRY.as_u64();
+        match handle(&vm, vcpu, &mut pcpu.hw, decode(&raw)) {
+            Next::Resume => At::Gate,
+            Next::Block => At::Block,
+            Next::Fold(whom) => {
+                vm.vgic().change(|vgic| vgic.sync(v as u32, &mut pcpu.hw.lists));
+                vcpu.flush_due = true;
+                (pcpu.access, pcpu.whom, pcpu.rounds) = (Some(raw), whom, 0);
+                At::Ask
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn send(edges: &mut Edges, now: usize) {
+        edges.sent += 1;
+        edges.sent_at = now;
+    }
+
+    fn acknowledge(&mut self, p: usize, v: usize) -> bool {
+        let intid = self.pcpus[p].hw.lists.acknowledge();
+        if intid == SPURIOUS {
+            return false;
+        }
+        let edges =
+            if intid < 32 { &mut self.sgis[v][intid as usize] } else { &mut self.spis[(intid - SPIS.start) as usize] };
+        edges.taken += 1;
+        edges.taken_at = self.now;
+        assert!(edges.taken <= edges.sent, "{intid} is taken more often than it was sent");
+        assert!(!self.runners[v].handlers.contains(&intid), "{intid} is active already");
+        self.runners[v].handlers.push(intid);
+        true
+    }
+
+    /// Every guest takes what there is, ends it, and sleeps; everybody has a turn in each round.
+    fn settle(&mut self) {
+        while let Some(whom) = self.untold.pop_front() {
+            self.m.vm.vgic().tell(whom);
+        }
+        self.m.vm.vgic().change(|vgic| {
+            vgic.dist_write(0, 0x104, AccessSize::B4, 0x3f << 8).unwrap();
+            vgic.dist_write(0, 0, AccessSize::B4, 2).unwrap();
+        });
+        for _ in 0..400 {
+            for p in 0..self.pcpus.len() {
+                let mut op = 18;
+                if let Some(v) = self.pcpus[p].current
+                    && self.pcpus[p].at == At::Guest
+                    && !self.pcpus[p].kicked
+                    && !self.pcpus[p].hw.lists.maintenance()
+                {
+                    op = if self.acknowledge(p, v) || !self.runners[v].handlers.is_empty() { 8 } else { 18 };
+                }
+                self.turn((p as u8, op, 0, 0, false));
+            }
+            if self.runners.iter().all(|runner| runner.asleep) {
+                break;
+            }
+        }
+        assert!(self.runners.iter().all(|runner| runner.asleep), "somebody never comes to rest");
+        for (v, sgis) in self.sgis.iter().enumerate() {
+            assert!(sgis.iter().all(|e| e.sent_at <= e.taken_at), "an SGI to vCPU {v} is lost: {sgis:?}");
+        }
+        assert!(self.spis.iter().all(|e| e.sent_at <= e.taken_at), "an edge is lost: {:?}", self.spis);
+        assert!(self.runners.iter().all(|runner| runner.handlers.is_empty()));
+    }
+}
+
+fn msr(id: SysRegId) -> RawExit {
+    sysreg_exit(id, 1, false)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nobody_waits_for_ever_and_nothing_is_lost(
+        (vcpus, pcpus) in prop_oneof![Just((2, 2)), Just((3, 3)), Just((4, 4)), Just((4, 2)), Just((3, 1))],
+        turns in proptest::collection::vec((any::<u8>(), 0u8..42, any::<u8>(), any::<u8>(), any::<bool>()), 1..500),
+    ) {
+        let mut w = World::new(vcpus, pcpus);
+        for turn in turns {
+            w.turn(turn);
+        }
+        w.settle();
+    }
+}

@@ -24,11 +24,11 @@ fn cpu_on_leaves_a_start_for_whoever_loads_the_vcpu() {
     let start = m.vm.port(2).unwrap().take_start().unwrap();
     let mut vcpu = Vcpu::new(2);
     vcpu.frame.set_reg(5, 5);
-    vcpu.counts.all = 9;
+    vcpu.counts.mmio = 9;
     vcpu.start(&start);
     m.vm.started(2);
     assert_eq!((vcpu.frame.pc, vcpu.frame.reg(0), vcpu.frame.reg(5)), (entry, 77, 0));
-    assert_eq!((vcpu.frame.pstate, vcpu.counts.all, vcpu.index), (StartState::SPSR, 9, 2));
+    assert_eq!((vcpu.frame.pstate, vcpu.counts.mmio, vcpu.index), (StartState::SPSR, 9, 2));
     assert_eq!(m.vm.port(2).unwrap().take_start(), None);
     assert_eq!(m.call(0, affinity), ids::AFFINITY_ON);
     assert_eq!(m.cpu_on(0, 2, entry, 0), ids::ALREADY_ON);
