@@ -74,6 +74,13 @@ fn run_one(test: &Test) {
     }
 }
 
+/// Says how far a test has come, where the boot arguments have `verbose=1`.
+pub fn step(what: &str) {
+    if fdt::argument("verbose") == Some("1") {
+        println!("test {}: {what}", current());
+    }
+}
+
 /// Reports a failure of the test that runs.
 pub fn fail(what: Arguments<'_>) {
     if FAILURES.fetch_add(1, Ordering::Relaxed) < MOST_PRINTED {

@@ -135,7 +135,11 @@ fn doublewords() {
     mmio::write64(ROUTE, 0);
     let base = gic::redistributor(0);
     let typer = mmio::read64(base + 8);
-    check_eq!(typer, u64::from(mmio::read32(base + 8)) | u64::from(mmio::read32(base + 12)) << 32, "halves of GICR_TYPER");
+    check_eq!(
+        typer,
+        u64::from(mmio::read32(base + 8)) | u64::from(mmio::read32(base + 12)) << 32,
+        "halves of GICR_TYPER"
+    );
 }
 
 fn narrow_stores() {
@@ -250,7 +254,9 @@ fn without_syndrome() {
         // ID_AA64ISAR0_EL1.Atomic: LSE.
         if guest_rt::mrs!("ID_AA64ISAR0_EL1") >> 20 & 15 != 0 {
             no_syndrome!(
-                merus, PRIORITIES, 0,
+                merus,
+                PRIORITIES,
+                0,
                 ".arch_extension lse\nldadd {v:w}, {w:w}, [{a}]",
                 ".arch_extension lse\nswp {v:w}, {w:w}, [{a}]"
             );

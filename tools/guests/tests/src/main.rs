@@ -3,9 +3,19 @@
 #![no_main]
 
 mod aborts;
+mod fp;
+mod fuzz;
 mod hello;
 mod loads;
+mod pauth;
+mod priorities;
+mod psci_calls;
 mod registers;
+mod sgi;
+mod smp;
+mod taken;
+mod timers;
+mod wfx;
 
 use guest_rt::guest_test;
 use guest_rt::test::{self, Test};
@@ -14,7 +24,19 @@ static TESTS: &[Test] = &[
     guest_test!("hello", hello::hello),
     guest_test!("registers", registers::registers),
     guest_test!("aborts", aborts::aborts),
+    guest_test!("walks", aborts::walks),
+    guest_test!("sgi", sgi::sgi),
+    guest_test!("priorities", priorities::priorities),
+    guest_test!("timers", timers::timers),
+    guest_test!("psci", psci_calls::psci),
+    guest_test!("suspend", psci_calls::suspend),
+    guest_test!("active-many", priorities::active_many),
+    guest_test!("smp", smp::smp),
     guest_test!("loads", loads::loads),
+    guest_test!("fp", fp::fp),
+    guest_test!("pauth", pauth::pauth),
+    guest_test!("wfx", wfx::wfx),
+    guest_test!("fuzz-sysreg", fuzz::fuzz_sysreg, alone),
     guest_test!("reset", hello::reset, alone),
 ];
 

@@ -116,12 +116,20 @@ fn hidden_fields() {
             check_eq!(value >> shift & 15, 0, "{register}.{field}");
         }
     };
-    absent("ID_AA64PFR0_EL1", mrs!("ID_AA64PFR0_EL1"), &[("RAS", 28), ("SVE", 32), ("MPAM", 40), ("AMU", 44), ("RME", 52)]);
+    absent(
+        "ID_AA64PFR0_EL1",
+        mrs!("ID_AA64PFR0_EL1"),
+        &[("RAS", 28), ("SVE", 32), ("MPAM", 40), ("AMU", 44), ("RME", 52)],
+    );
     absent("ID_AA64PFR1_EL1", mrs!("ID_AA64PFR1_EL1"), &[("MTE", 8), ("RAS_frac", 12), ("MPAM_frac", 16), ("SME", 24)]);
     absent("ID_AA64ZFR0_EL1", mrs!("S3_0_C0_C4_4"), &[("SVEver", 0), ("AES", 4), ("F32MM", 52), ("F64MM", 56)]);
     check_eq!(mrs!("S3_0_C0_C4_5"), 0, "ID_AA64SMFR0_EL1");
     let dfr0 = mrs!("ID_AA64DFR0_EL1");
-    absent("ID_AA64DFR0_EL1", dfr0, &[("TraceVer", 4), ("PMUVer", 8), ("PMSVer", 32), ("TraceFilt", 40), ("TraceBuffer", 44)]);
+    absent(
+        "ID_AA64DFR0_EL1",
+        dfr0,
+        &[("TraceVer", 4), ("PMUVer", 8), ("PMSVer", 32), ("TraceFilt", 40), ("TraceBuffer", 44)],
+    );
     absent("ID_AA64DFR0_EL1", dfr0, &[("MTPMU", 48), ("BRBE", 52)]);
     absent("ID_AA64MMFR2_EL1", mrs!("S3_0_C0_C7_2"), &[("NV", 24)]);
     let mmfr0 = mrs!("ID_AA64MMFR0_EL1");
@@ -131,6 +139,10 @@ fn hidden_fields() {
 }
 
 fn hidden_registers() {
+    // EL1's own traps of SVE and SME out of the way (CPACR_EL1.ZEN and SMEN): they would come first.
+    let cpacr = mrs!("CPACR_EL1");
+    msr!("CPACR_EL1", cpacr | 3 << 16 | 3 << 20 | 3 << 24);
+    isb();
     for (name, encoding) in HIDDEN {
         let (value, fault) = expect(|| execute(encoding.read_instruction(), 0, 0));
         check_class(format_args!("read of {name} (value {value:#x})"), fault, class::UNKNOWN);
@@ -141,6 +153,8 @@ fn hidden_registers() {
         let (_, fault) = expect(|| execute(*instruction, 0, 0));
         check_class(format_args!("{name}"), fault, class::UNKNOWN);
     }
+    msr!("CPACR_EL1", cpacr);
+    isb();
 }
 
 fn identity(cpu: usize) {
@@ -171,7 +185,7 @@ macro_rules! keeps {
 }
 
 fn kept(cpu: usize) {
-    let p = 0x1122_3344_5566_0000 * (cpu as u64 + 1) | 0xabc0;
+    let p = (0x1122_3344_5566_0000 * (cpu as u64 + 1)) | 0xabc0;
     keeps!(
         cpu,
         "TPIDR_EL0" = p,
@@ -210,7 +224,7 @@ fn exits(cpu: usize) {
     check!(typer != 0, "GICD_TYPER is 0");
     let pfr0 = mrs!("ID_AA64PFR0_EL1");
     check!(pfr0 != 0, "ID_AA64PFR0_EL1 is 0");
-    if cpu % 2 == 0 {
+    if cpu.is_multiple_of(2) {
         timer::wait_for(1, || false);
     } else {
         psci::affinity_info(cpu::mpidr(0));
