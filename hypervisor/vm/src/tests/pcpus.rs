@@ -47,7 +47,9 @@ enum At {
     /// The vCPU waits: has anything been asked since?
     Block,
     /// It leaves the pCPU.
-    Put { blocked: bool },
+    Put {
+        blocked: bool,
+    },
 }
 
 struct Pcpu {
@@ -165,7 +167,11 @@ impl World {
         *at = match *at {
             At::Idle | At::Guest => unreachable!(),
             At::Gate if port.requests().is_empty() && !vcpu.flush_due => {
-                if op % 8 == 0 && !self.ready.is_empty() { At::Put { blocked: false } } else { At::Guest }
+                if op % 8 == 0 && !self.ready.is_empty() {
+                    At::Put { blocked: false }
+                } else {
+                    At::Guest
+                }
             }
             At::Gate => {
                 let asked = port.take();
@@ -179,7 +185,13 @@ impl World {
                     At::Flush
                 }
             }
-            At::Held => if port.requests().held() { At::Held } else { At::Flush },
+            At::Held => {
+                if port.requests().held() {
+                    At::Held
+                } else {
+                    At::Flush
+                }
+            }
             At::Flush => {
                 vcpu.flush_due = false;
                 vm.vgic().change(|vgic| vgic.flush(n, &mut hw.lists));
@@ -197,7 +209,9 @@ impl World {
                 At::Try
             }
             At::Try => match handle(&vm, vcpu, hw, decode(&access.unwrap())) {
-                Next::Fold(again) if again == *whom => At::Try,
+                // Nobody new: those who have folded stay so. (Letting go of all to ask all again can go on for ever, each
+                // time somebody else slipping into its guest.)
+                Next::Fold(again) if whom.union(again) == *whom => At::Try,
                 Next::Fold(again) => {
                     vm.vgic().release(*whom, n);
                     *more = again;
@@ -281,6 +295,8 @@ impl World {
                 assert!(pcpu.rounds <= PATIENCE, "an access waits for {:?} for {PATIENCE} rounds", pcpu.whom);
             }
         }
+        let left = self.m.vm.vgic().lock().take_notify();
+        assert!(left.is_empty(), "{left:?} have news that nobody tells them of");
         let mut shown = BTreeSet::new();
         for pcpu in &self.pcpus {
             for lr in pcpu.hw.lists.lr.iter().filter(|lr| **lr >> 62 != 0) {
@@ -319,7 +335,8 @@ impl World {
                 }
                 Some(msr(sysreg::ICC_SGI1R_EL1))
             }
-            18..=19 => Some(wait_exit(0)),
+            // In a handler it would wait for something better than what it is at.
+            18..=19 => self.runners[v].handlers.is_empty().then(|| wait_exit(0)),
             20..=23 => Some(Abort::load(sgi_frame(of) + 0x200).raw()),
             24..=25 => Some(Abort::load(sgi_frame(of) + 0x300).raw()),
             26..=27 => Some(Abort::load(GICD + 0x204).raw()),
@@ -341,7 +358,7 @@ impl World {
 
     /// A device on nobody's pCPU: it has an edge, and says so later.
     fn outside(&mut self, op: u8, spi: u32) {
-        if op % 2 == 0 {
+        if op.is_multiple_of(2) {
             let mut vgic = self.m.vm.vgic().lock();
             vgic.pulse_spi(spi);
             Self::send(&mut self.spis[(spi - SPIS.start) as usize], self.now);
@@ -396,6 +413,10 @@ impl World {
     fn settle(&mut self) {
         while let Some(whom) = self.untold.pop_front() {
             self.m.vm.vgic().tell(whom);
+        }
+        // What switches something off comes first.
+        while self.pcpus.iter().any(|pcpu| pcpu.access.is_some()) {
+            (0..self.pcpus.len()).for_each(|p| self.turn((p as u8, 18, 0, 0, false)));
         }
         self.m.vm.vgic().change(|vgic| {
             vgic.dist_write(0, 0x104, AccessSize::B4, 0x3f << 8).unwrap();
