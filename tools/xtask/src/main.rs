@@ -4,6 +4,7 @@
 //! failed build) is an error whose text names the remedy.
 
 mod arrows;
+mod bench;
 mod build;
 mod bundle;
 mod cpio;
@@ -46,13 +47,10 @@ enum Command {
     /// Put function names and lines beside the addresses of a console log
     Symbolize(symbolize::Args),
     /// Count instructions per operation (in QEMU)
-    Bench(BenchArgs),
+    Bench(bench::Args),
     /// Run the pure rooms' tests under Miri
     Miri(MiriArgs),
 }
-
-#[derive(clap::Args)]
-struct BenchArgs {}
 
 #[derive(clap::Args)]
 struct MiriArgs {}
@@ -67,7 +65,7 @@ fn main() -> ExitCode {
         Command::Deny(args) => lint::deny(&ctx, args),
         Command::Setup(args) => setup::main(&ctx, args),
         Command::Symbolize(args) => symbolize::main(&ctx, args),
-        Command::Bench(BenchArgs {}) => anyhow::bail!("not built yet: there is no benchmark payload"),
+        Command::Bench(args) => bench::main(&ctx, args),
         Command::Miri(MiriArgs {}) => anyhow::bail!("not built yet: Miri needs a nightly toolchain"),
     });
     match done {

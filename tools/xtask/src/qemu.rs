@@ -59,7 +59,10 @@ impl Machine {
     pub fn command(&self, qemu: &Qemu, serial: &str) -> Command {
         let mut command = with_parent(qemu.command());
         command.args(["-M", &self.machine, "-cpu", &self.cpu, "-smp", &self.smp.to_string(), "-m", &self.memory]);
-        command.args(["-accel", "tcg,thread=multi", "-display", "none", "-monitor", "none", "-nic", "none"]);
+        if !self.extra.iter().any(|arg| arg == "-accel") {
+            command.args(["-accel", "tcg,thread=multi"]);
+        }
+        command.args(["-display", "none", "-monitor", "none", "-nic", "none"]);
         // `mon:` brings its own monitor, which `-monitor none` would not take away.
         command.args(["-serial", serial, "-kernel"]).arg(&self.kernel);
         if let Some(initrd) = &self.initrd {

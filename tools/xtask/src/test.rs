@@ -6,6 +6,7 @@
 
 mod rows;
 
+use crate::bench;
 use crate::ctx::{Ctx, Step};
 use crate::lint;
 use crate::setup;
@@ -37,6 +38,11 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<()> {
     host_tests(ctx, &mut tally);
     if let Err(error) = rows::run(ctx, target.as_ref().ok(), args.all, &mut tally) {
         tally.failed("set-up of the QEMU table", Duration::ZERO, &format!("{error:#}"));
+    }
+    match &target {
+        Ok(kind) => tally.check("bench", |step| bench::check(ctx, kind, step)),
+        Err(_) if tally.selects("bench") => tally.skipped(1),
+        Err(_) => {}
     }
     tally.close()
 }
