@@ -134,18 +134,23 @@ boot_primary:
     mov     x30, #0
     mov     x0, x21
     cbnz    x22, boot_at_el1
-    // The whole image was written with the caches off (bss, relocations): drop what the caches may hold of it.
-    mov     x9, x19
-    adrp    x10, __image_end
-    add     x10, x10, :lo12:__image_end
+    // Data, relocations and bss were written with the caches off: drop what the caches may hold of them.
+    adrp    x9, __rodata_end
+    add     x9, x9, :lo12:__rodata_end
+    adrp    x10, __bss_end
+    add     x10, x10, :lo12:__bss_end
     bl      boot_invalidate
     mov     x0, x21
     mov     x1, x19
     bl      boot_early              // builds the tables; x0 = &MmuSetup
     mov     x23, x0
-    adrp    x9, __bss_start         // the tables and the set-up lie in bss; and the stack was used
-    adrp    x10, __image_end
-    add     x10, x10, :lo12:__image_end
+    adrp    x9, __bss_start         // the tables and the set-up lie in bss
+    adrp    x10, __bss_end
+    add     x10, x10, :lo12:__bss_end
+    bl      boot_invalidate
+    mov     x9, sp                  // and the stack was used
+    sub     x9, x9, #{stack}
+    mov     x10, sp
     bl      boot_invalidate
     mov     x0, x23
     bl      boot_mmu_on

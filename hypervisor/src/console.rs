@@ -13,6 +13,8 @@ use sync::{Rank, SpinLock};
 struct Console {
     mux: Mux,
     uart: Option<Wire>,
+    /// The UART took no more at the last drain.
+    output_waits: bool,
 }
 
 struct Wire(Pl011);
@@ -31,7 +33,7 @@ static DEADLINE: AtomicU64 = AtomicU64::new(u64::MAX);
 static RELIEVED: AtomicBool = AtomicBool::new(false);
 
 fn console() -> &'static SpinLock<Console> {
-    CONSOLE.call_once(|| SpinLock::new(Rank::Console, Console { mux: Mux::new(), uart: None }))
+    CONSOLE.call_once(|| SpinLock::new(Rank::Console, Console { mux: Mux::new(), uart: None, output_waits: false }))
 }
 
 impl Console {
@@ -48,6 +50,7 @@ impl Console {
             // waited, when it takes its own kick.
             el2::gic::send_sgi(platform::gicv3::sgi1r(crate::machine::KICK, el2::features::mpidr()));
         }
+        self.output_waits = result.uart_full;
         uart.0.interrupts(true, result.uart_full);
     }
 }
@@ -161,7 +164,7 @@ pub fn input(room: impl Fn(SourceId) -> bool, mut deliver: impl FnMut(SourceId, 
         let Some(uart) = console.uart.as_ref().map(|w| w.0) else { return false };
         uart.acknowledge();
         if full {
-            uart.interrupts(false, false);
+            uart.interrupts(false, console.output_waits);
             return true;
         }
         let Some(byte) = uart.get() else {

@@ -11,8 +11,6 @@
 use crate::console;
 use crate::guest::{Guest, Runner};
 use crate::run::Cpu;
-use alloc::boxed::Box;
-use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 use el2::gic;
 use sched::{Kind, TimerId};
@@ -27,38 +25,35 @@ pub const HYP_TIMER: u32 = 26;
 const RETRY: u64 = 1_000_000;
 
 /// An interrupt while a guest ran. The virtual timer's is the frequent one and goes straight to the list registers.
-#[inline]
-pub fn taken(cpu: &mut Cpu, guest: &Arc<Guest>, runner: &mut Box<Runner>) {
+#[inline(always)]
+pub fn taken(cpu: &mut Cpu, guest: &Guest, runner: &mut Runner) {
     let intid = gic::acknowledge();
-    if intid == TIMER_PPI {
-        // Dropped, not deactivated: the guest's own deactivation does that through the list register.
-        gic::drop_priority(intid);
-        let index = runner.vcpu.index;
-        let mut vgic = guest.vm.vgic().lock();
-        vgic.hw_timer_fired(index);
-        vgic.flush(index, &mut cpu.pcpu.lists);
-        let whom = vgic.take_notify();
-        drop(vgic);
-        if !whom.is_empty() {
-            guest.vm.vgic().tell(whom);
-        }
-        return;
+    if intid != TIMER_PPI {
+        return others(cpu, guest, runner, intid);
     }
+    // Dropped, not deactivated: the guest's own deactivation does that through the list register.
+    gic::drop_priority(intid);
+    let index = runner.vcpu.index;
+    let mut vgic = guest.vm.vgic().lock();
+    vgic.hw_timer_fired(index);
+    vgic.flush(index, &mut cpu.pcpu.lists);
+    let whom = vgic.take_notify();
+    drop(vgic);
+    if !whom.is_empty() {
+        guest.vm.vgic().tell(whom);
+    }
+}
+
+#[inline(never)]
+fn others(cpu: &mut Cpu, guest: &Guest, runner: &mut Runner, intid: u32) {
+    runner.vcpu.flush_due = true;
     if intid == MAINTENANCE {
         let index = runner.vcpu.index;
-        let mut vgic = guest.vm.vgic().lock();
-        vgic.maintenance(index, &mut cpu.pcpu.lists);
-        let whom = vgic.take_notify();
-        drop(vgic);
-        runner.vcpu.flush_due = true;
-        if !whom.is_empty() {
-            guest.vm.vgic().tell(whom);
-        }
+        guest.vm.vgic().change(|vgic| vgic.maintenance(index, &mut cpu.pcpu.lists));
         gic::drop_priority(intid);
         gic::deactivate(intid);
         return;
     }
-    runner.vcpu.flush_due = true;
     serve(cpu, intid);
 }
 
@@ -95,6 +90,8 @@ fn serve(cpu: &mut Cpu, intid: u32) {
             return;
         }
         HYP_TIMER => timer(cpu),
+        // While no guest runs, the folded list registers ask for nothing: one that was on its way is gone by itself.
+        MAINTENANCE => quiet(cpu),
         _ if Some(intid) == cpu.machine.uart_intid => input(cpu),
         // A kick says no more than "look up", and nothing else is switched on.
         _ => {
@@ -103,6 +100,13 @@ fn serve(cpu: &mut Cpu, intid: u32) {
         }
     }
     gic::deactivate(intid);
+}
+
+/// A maintenance interrupt outside a guest: whoever is resident has its interface switched off, and the next flush switches it
+/// on again.
+fn quiet(cpu: &mut Cpu) {
+    use vgic::ListRegs;
+    cpu.pcpu.lists.set_hcr(0);
 }
 
 /// CNTHP has fired: deadlines, the end of a slice, the console.
@@ -121,8 +125,11 @@ fn timer(cpu: &mut Cpu) {
     if cpu.shared.sched.lock().queue.slice_end().is_some_and(|end| now_ns >= end) {
         cpu.shared.resched.store(true, Ordering::Relaxed);
     }
-    if !cpu.work.is_empty() {
-        cpu.shared.resched.store(true, Ordering::Relaxed);
+    if cpu.retry_at.is_some_and(|at| now_ns >= at) {
+        cpu.retry_at = None;
+        if !cpu.work.is_empty() {
+            cpu.shared.resched.store(true, Ordering::Relaxed);
+        }
     }
     if now_ns >= console::deadline() {
         console::poll();
@@ -190,7 +197,8 @@ pub fn set_timer(cpu: &mut Cpu) -> bool {
     }
     // Input that waits is tried again, and a VM that is being made gets its steps, however busy the guests are.
     if cpu.input_waits || !cpu.work.is_empty() {
-        next = next.min(crate::time::ticks(crate::time::now_ns().saturating_add(RETRY)));
+        let at = *cpu.retry_at.get_or_insert_with(|| crate::time::now_ns().saturating_add(RETRY));
+        next = next.min(crate::time::ticks(at));
     }
     el2::timer::set_deadline((next != u64::MAX).then_some(next));
     waiting

@@ -112,7 +112,7 @@ pub struct Zero {
 
 impl Scrub for Zero {
     fn zero(&mut self, span: Span<Pa>) {
-        el2::ram::zero(span, self.features.zva);
+        el2::ram::zero(span, self.features.zva, self.features.mops);
         if self.for_guest && !self.features.fwb {
             el2::ram::clean(span, self.features.dline);
         }
@@ -140,7 +140,7 @@ impl FrameSource for TablePages<'_> {
         struct Plain;
         impl Scrub for Plain {
             fn zero(&mut self, span: Span<Pa>) {
-                el2::ram::zero(span, 0);
+                el2::ram::zero(span, 0, false);
             }
         }
         dirty.scrub(pages as u64 * PAGE_SIZE, &mut Plain);
@@ -218,9 +218,11 @@ impl Machine {
             el2::gic::send_sgi(platform::gicv3::sgi1r(KICK, pcpu.mpidr));
         }
     }
-    /// Has every other pCPU look up.
-    pub fn kick_others(&self) {
-        (0..self.pcpus.len()).for_each(|n| self.kick(n));
+    /// Has every pCPU look up, this one as well.
+    fn kick_all(&self) {
+        for pcpu in &self.pcpus {
+            el2::gic::send_sgi(platform::gicv3::sgi1r(KICK, pcpu.mpidr));
+        }
     }
     fn preempt(&self, number: usize) {
         if let Some(pcpu) = self.pcpus.get(number) {
@@ -231,9 +233,8 @@ impl Machine {
     }
     /// A vCPU waits on pCPU `home`: an idle one is asked to take it.
     pub fn offer(&self, home: usize) {
-        if let Some(idle) = self.pcpus.iter().position(|p| p.idle.load(Ordering::SeqCst))
-            && idle != home
-        {
+        let idle = |(n, p): (usize, &Pcpu)| (n != home && p.idle.load(Ordering::SeqCst)).then_some(n);
+        if let Some(idle) = self.pcpus.iter().enumerate().find_map(idle) {
             self.kick(idle);
         }
     }
@@ -291,8 +292,8 @@ impl Machine {
             }
         }
         if self.crowded() {
-            // A vCPU in a native WFI must not keep its pCPU from the newcomer.
-            self.kick_others();
+            // A vCPU in a native WFI must not keep its pCPU from the newcomer, here neither.
+            self.kick_all();
         }
     }
     /// A vCPU is off, or its VM has ended.

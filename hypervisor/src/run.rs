@@ -24,7 +24,7 @@ use el2::world::{GuestState, LoadedEl1};
 use platform::gicv3::Redistributor;
 use sched::{EntityId, Kind, RunState, TimerId, Why};
 use trap::{Exit, RawExit, SErrorSyndrome, Vector, decode};
-use vm::{Life, Next, Port, Requests, StopReason, handle};
+use vm::{Life, Next, Port, Requests, StopReason, handle, quick};
 
 /// What a pCPU keeps for itself.
 pub struct Cpu {
@@ -44,6 +44,8 @@ pub struct Cpu {
     pub work: Vec<Construction>,
     /// The byte in the UART's receiver has no room in its VM.
     pub input_waits: bool,
+    /// When to try again what waits for its turn beside busy guests (`work`, input), in ns.
+    pub retry_at: Option<u64>,
 }
 
 /// Why `run_vcpu` came back.
@@ -327,7 +329,11 @@ impl Cpu {
                         break Ended::Put(Why::Preempted);
                     }
                 }
-                Next::CleanMemory => self.clean_memory(&guest),
+                Next::CleanMemory => {
+                    self.clean_memory(&guest, index);
+                    // What interrupts asked for meanwhile has to be looked at.
+                    runner.vcpu.flush_due = true;
+                }
                 Next::Off => break Ended::Put(Why::Off),
                 Next::Stop(reason) => break Ended::Stop(reason),
             }
@@ -408,19 +414,25 @@ impl Cpu {
 
     /// What an exit leads to.
     #[inline(always)]
-    fn exit(&mut self, guest: &Arc<Guest>, runner: &mut Box<Runner>, left: Left) -> Next {
-        if let Some(iss) = left.serror() {
-            return self.system_error(iss);
+    fn exit(&mut self, guest: &Guest, runner: &mut Runner, left: Left) -> Next {
+        if left.is_plain() && quick(&guest.vm, &mut runner.vcpu, left.esr, el2::world::fault_registers) {
+            return Next::Resume;
         }
-        let vector = left.vector();
-        if vector == Vector::Irq {
+        if left.vector() == Vector::Irq && left.serror().is_none() {
             runner.vcpu.counts.irq = runner.vcpu.counts.irq.wrapping_add(1);
             interrupts::taken(self, guest, runner);
             return Next::Resume;
         }
-        let aborted = vector == Vector::Sync && matches!(left.esr >> 26 & 0x3f, 0x20 | 0x24);
-        let (far, hpfar) = if aborted { el2::world::fault_registers() } else { (0, 0) };
-        let exit = decode(&RawExit { vector, esr: left.esr, far, hpfar });
+        self.exit_slow(guest, runner, left)
+    }
+
+    #[inline(never)]
+    fn exit_slow(&mut self, guest: &Guest, runner: &mut Runner, left: Left) -> Next {
+        if let Some(iss) = left.serror() {
+            return self.system_error(iss);
+        }
+        let (far, hpfar) = el2::world::fault_registers();
+        let exit = decode(&RawExit { vector: left.vector(), esr: left.esr, far, hpfar });
         let mut hardware = hardware(&mut self.pcpu, self.machine, runner.id, &mut self.timer_changed);
         match handle(&guest.vm, &mut runner.vcpu, &mut hardware, exit) {
             Next::Fold(whom) => self.fold(guest, runner, exit, whom),
@@ -440,7 +452,7 @@ impl Cpu {
 
     /// Repeats `exit` once the vCPUs of `whom` have folded their list registers, while they hold still.
     #[inline(never)]
-    fn fold(&mut self, guest: &Arc<Guest>, runner: &mut Box<Runner>, exit: Exit, mut whom: vgic::VcpuSet) -> Next {
+    fn fold(&mut self, guest: &Guest, runner: &mut Runner, exit: Exit, mut whom: vgic::VcpuSet) -> Next {
         let index = runner.vcpu.index;
         let port = guest.vm.vgic();
         // Folded itself, this vCPU is waited for by nobody: two that ask each other both go on.
@@ -465,7 +477,9 @@ impl Cpu {
     }
 
     /// All of the guest's RAM to memory, in pieces short enough for interrupts to be seen in between.
-    fn clean_memory(&mut self, guest: &Arc<Guest>) {
+    fn clean_memory(&mut self, guest: &Arc<Guest>, vcpu: u32) {
+        // Folded, the list registers ask for no maintenance while no guest runs.
+        guest.vm.vgic().change(|vgic| vgic.sync(vcpu, &mut self.pcpu.lists));
         // 64-byte lines at some three instructions each: within the budget of 10,000 for one stretch.
         const STEP: u64 = 128 << 10;
         for (_, extent) in guest.ram.extents() {

@@ -189,6 +189,7 @@ pub fn secondary(number: usize) -> ! {
         timer_changed: true,
         work: Vec::new(),
         input_waits: false,
+        retry_at: None,
     };
     cpu.run()
 }

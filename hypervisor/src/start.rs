@@ -102,6 +102,7 @@ pub fn first(info: BootInfo, mut map: Stage1) -> ! {
         timer_changed: true,
         work: Vec::new(),
         input_waits: false,
+        retry_at: None,
     };
     begin(&mut cpu, specs);
     cpu.run()

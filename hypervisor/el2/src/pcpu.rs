@@ -6,7 +6,6 @@ use crate::features::{Features, id_register};
 use crate::lists::HardwareLists;
 use crate::regs::mrs;
 use crate::start::{self, HCR_TVM, HCR_TWI};
-use crate::tlb;
 use crate::vectors::{self, Left};
 use crate::world::{self, GuestState, Space};
 use trap::GuestFrame;
@@ -95,10 +94,7 @@ impl Pcpu {
         assert!(!self.loaded, "a vCPU is loaded over another");
         // SAFETY: `Space` comes from `GuestSpace::activate`, whose tables map declared RAM only and whose VMID is current;
         // HCR_EL2 is the start state's.
-        unsafe {
-            state.load(space, &self.features, self.errata);
-            world::set_hcr(self.hcr);
-        }
+        unsafe { state.load(space, self.hcr, &self.features, self.errata) };
         self.loaded = true;
     }
     /// Saves the loaded vCPU's state and leaves nothing of it behind that the next could be surprised by.
@@ -108,9 +104,8 @@ impl Pcpu {
         self.set_debug(None);
         self.trap_wfi(true);
         self.watch_stage1(false);
-        // SAFETY: stage 2 off while nobody is loaded; `load` puts it on again with the next vCPU's tables.
-        unsafe { world::set_hcr(self.hcr & !1) };
-        tlb::park();
+        // SAFETY: nobody is loaded from here on; `load` puts stage 2 on again, with the next vCPU's tables.
+        unsafe { world::park(self.hcr, self.errata) };
         self.loaded = false;
     }
     /// Has the loaded vCPU's debug registers in hardware, or none where nothing is switched on.

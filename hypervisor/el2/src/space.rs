@@ -33,7 +33,7 @@ impl Tables for RealTables<'_> {
         let span = Span::new(at, pages as u64 * PAGE_SIZE).ok_or(OutOfTables)?;
         // Table walks are cacheable (VTCR_EL2.IRGN0, ORGN0), so no cleaning is needed; the line size is for guests' RAM.
         let _ = self.line;
-        ram::zero(span, 0);
+        ram::zero(span, 0, false);
         Ok(at)
     }
     fn free(&mut self, at: Pa, pages: usize) {

@@ -109,13 +109,3 @@ pub fn settle() {
     // SAFETY: a barrier.
     unsafe { op!("dsb ish") };
 }
-
-/// No VM is loaded: VTTBR_EL2 names the host's VMID, so nothing that is cached from here on carries one that may change hands.
-/// The caller has switched stage 2 off (HCR_EL2.VM), so no table is walked at the zero address.
-pub fn park() {
-    // SAFETY: VMID 0 is no guest's, and none is entered before `GuestState::load` writes another.
-    unsafe {
-        msr!("VTTBR_EL2", 0);
-        op!("isb");
-    }
-}

@@ -27,6 +27,11 @@ pub struct Left {
 }
 
 impl Left {
+    /// Whether it was by a synchronous exception, and nothing else came with it.
+    #[inline(always)]
+    pub fn is_plain(self) -> bool {
+        self.cause & 0x13 == 0
+    }
     /// The vector that was taken.
     #[inline(always)]
     pub fn vector(self) -> trap::Vector {

@@ -113,8 +113,9 @@ impl GuestState {
     /// Takes the pCPU's registers for this vCPU. `put` of the one before has been called.
     ///
     /// # Safety
-    /// `space` is this vCPU's VM's, its tables are whole, and its VMID is this VM's in the current generation.
-    pub unsafe fn load(&self, space: &Space, f: &Features, errata: Errata) {
+    /// `space` is this vCPU's VM's, its tables are whole, and its VMID is this VM's in the current generation; `hcr` is the start
+    /// state's HCR_EL2, with stage 2 on.
+    pub unsafe fn load(&self, space: &Space, hcr: u64, f: &Features, errata: Errata) {
         // SAFETY: the caller vouches for the tables; the registers are those of the vCPU that comes. With the erratum, EL1's table
         // walks are off (EPD0, EPD1, with M set so that they count) until both stages belong to one guest.
         unsafe {
@@ -126,6 +127,8 @@ impl GuestState {
             msr!("VTCR_EL2", space.vtcr);
             msr!("VTTBR_EL2", space.vttbr);
             msr!("VMPIDR_EL2", self.vmpidr);
+            // Stage 2 is on before EL1's walks are: none is ever made with one stage alone.
+            msr!("HCR_EL2", hcr);
             if errata.has(Errata::SPECULATIVE_AT) {
                 op!("isb");
                 let mut el1 = self.el1.clone();
@@ -249,6 +252,26 @@ el1_registers! {
 pub unsafe fn set_hcr(value: u64) {
     // SAFETY: the caller's promise; takes effect at the latest at the `eret`.
     unsafe { msr!("HCR_EL2", value) };
+}
+
+/// Nobody is loaded: stage 2 is off, and VTTBR_EL2 names the host's VMID, so nothing that is cached from here on carries one that
+/// may change hands. With the erratum EL1's walks are switched off first (they stay so until the next load).
+///
+/// # Safety
+/// No guest is entered before [`GuestState::load`]; the leaving vCPU's EL1 registers have been saved.
+pub(crate) unsafe fn park(hcr: u64, errata: Errata) {
+    // SAFETY: the caller's promise: these registers are nobody's any more.
+    unsafe {
+        if errata.has(Errata::SPECULATIVE_AT) {
+            guest_msr!("TCR_EL1", guest_mrs!("TCR_EL1") | 1 << 7 | 1 << 23);
+            guest_msr!("SCTLR_EL1", guest_mrs!("SCTLR_EL1") | 1);
+            op!("isb");
+        }
+        msr!("HCR_EL2", hcr & !1);
+        op!("isb");
+        msr!("VTTBR_EL2", 0);
+        op!("isb");
+    }
 }
 
 /// FAR_EL2 and HPFAR_EL2 of the last abort.

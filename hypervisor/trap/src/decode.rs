@@ -168,7 +168,13 @@ pub enum Exit {
 }
 
 /// Exception classes (Arm ARM, ESR_EL2, field "EC").
-mod ec {
+/// Exception classes (Arm ARM, "ESR_EL2", EC).
+#[allow(missing_docs)] // Named after what they are the class of.
+pub mod ec {
+    /// Where the class is in the syndrome.
+    pub const SHIFT: u32 = 26;
+    /// How wide it is.
+    pub const MASK: u64 = 0x3f;
     pub const WFX: u8 = 0x01;
     pub const CP15_32: u8 = 0x03;
     pub const CP15_64: u8 = 0x04;
@@ -216,13 +222,11 @@ pub fn decode(raw: &RawExit) -> Exit {
 fn synchronous(raw: &RawExit, iss: u32) -> Exit {
     let il = if raw.esr >> 25 & 1 != 0 { Il::Bytes4 } else { Il::Bytes2 };
     match (raw.esr >> 26 & 0x3f) as u8 {
-        ec::DATA_ABORT => match abort::mmio(iss, il, raw.far, raw.hpfar) {
+        ec::DATA_ABORT => match device_access(raw.esr, raw.far, raw.hpfar) {
             Some(mmio) => Exit::Mmio(mmio),
             None => Exit::Stage2Fault(abort::fault(false, iss, il, raw.far, raw.hpfar)),
         },
-        ec::SYSREG => {
-            Exit::SysReg(SysReg { id: SysRegId::from_iss(iss), rt: (iss >> 5 & 31) as u8, read: iss & 1 != 0 })
-        }
+        ec::SYSREG => Exit::SysReg(register_access(raw.esr)),
         ec::WFX => Exit::Wfx(wfx(iss, il)),
         ec::HVC64 | ec::HVC32 => Exit::Hvc { imm: iss as u16 },
         ec::SMC64 => Exit::Smc { imm: iss as u16, condition: Condition::FromIt, il },
@@ -230,6 +234,20 @@ fn synchronous(raw: &RawExit, iss: u32) -> Exit {
         ec::FP => Exit::FpTrap,
         other => uncommon(other, iss, il),
     }
+}
+
+/// The data abort with syndrome `esr` as a device access, if it is one: what [`decode`] gives for [`ec::DATA_ABORT`].
+#[inline(always)]
+pub fn device_access(esr: u64, far: u64, hpfar: u64) -> Option<Mmio> {
+    let il = if esr >> 25 & 1 != 0 { Il::Bytes4 } else { Il::Bytes2 };
+    abort::mmio((esr & 0x01ff_ffff) as u32, il, far, hpfar)
+}
+
+/// The trapped MSR, MRS or system instruction with syndrome `esr`: what [`decode`] gives for [`ec::SYSREG`].
+#[inline(always)]
+pub fn register_access(esr: u64) -> SysReg {
+    let iss = (esr & 0x01ff_ffff) as u32;
+    SysReg { id: SysRegId::from_iss(iss), rt: (iss >> 5 & 31) as u8, read: iss & 1 != 0 }
 }
 
 /// The classes that do not come in a guest's normal life; out of line to keep [`decode`] small where it is inlined.

@@ -45,7 +45,10 @@ pub mod sysreg;
 
 pub use aarch32::{Coprocessor, CpOp, CpTrap};
 pub use abort::{Access, Fault, FaultIpa, FaultStatus, Mmio};
-pub use decode::{DebugEvent, DebugKind, Exit, RawExit, SErrorSyndrome, SysReg, Vector, Wfx, WfxKind, decode};
+pub use decode::{
+    DebugEvent, DebugKind, Exit, RawExit, SErrorSyndrome, SysReg, Vector, Wfx, WfxKind, decode, device_access, ec,
+    register_access,
+};
 pub use frame::{Condition, GuestFrame, Il, Stepped, pstate};
 pub use inject::{El1Reg, El1State, Injection, PstateFeatures, inject};
 pub use sysreg::SysRegId;

@@ -67,10 +67,6 @@ pub enum StopReason {
 }
 
 /// Handles one exit of `vcpu`, which is loaded on `hw`.
-///
-/// Inlined into the one loop that calls it for every exit, so that an exit of a frequent kind goes from its syndrome to its end
-/// without passing through memory; what is rare is out of line.
-#[inline(always)]
 pub fn handle<H: Hw>(vm: &Vm, vcpu: &mut Vcpu, hw: &mut H, exit: Exit) -> Next {
     match exit {
         Exit::Hvc { imm } => {
@@ -93,7 +89,7 @@ pub fn handle<H: Hw>(vm: &Vm, vcpu: &mut Vcpu, hw: &mut H, exit: Exit) -> Next {
     }
 }
 
-#[inline(always)]
+#[inline]
 fn count(counter: &mut u64) {
     *counter = counter.wrapping_add(1);
 }

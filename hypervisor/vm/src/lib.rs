@@ -5,6 +5,7 @@
 //! | [`Vm`] | the parts that all vCPUs of a VM share: bus, interrupt controller, power states, CPU model |
 //! | [`Vcpu`] | what belongs to the runner of one vCPU |
 //! | [`handle`] | an [`Exit`](trap::Exit) in, a [`Next`] out: total, no wildcard |
+//! | [`quick`] | the same for the most frequent exits, from the syndrome alone |
 //! | [`Port`] | what others ask of a vCPU: look at your interrupts, hold still, stop |
 //! | [`VgicPort`], [`SpiLine`] | the interrupt controller behind its lock, and a device's wire into it |
 //! | [`debug`], [`timer`] | trapped registers that live with the vCPU |
@@ -37,6 +38,7 @@ mod exit;
 mod machine;
 mod mmio;
 mod port;
+mod quick;
 mod sysreg;
 #[cfg(test)]
 mod tests;
@@ -47,5 +49,6 @@ mod wires;
 pub use exit::{Hw, Next, StopReason, handle};
 pub use machine::{BuildError, DeviceHandle, Life, Parts, Vm, VmId, Waker};
 pub use port::{Port, Requests};
+pub use quick::quick;
 pub use vcpu::{ExitCounts, Vcpu};
 pub use wires::{SpiLine, VgicPort};

@@ -27,31 +27,30 @@ enum Done {
 }
 
 /// Completes an MSR, MRS or SYS instruction.
-#[inline(always)]
+#[inline]
 pub(crate) fn handle<H: Hw>(vm: &Vm, vcpu: &mut Vcpu, hw: &mut H, access: SysReg) -> Next {
-    // The ID space first: it is the most frequent of all at start-up.
-    if access.read
-        && let Some((crm, op2)) = access.id.feature_id()
-    {
-        let value = vm.parts.cpu.id_register(crm, op2);
-        vcpu.frame.set_reg(access.rt, value);
-        vcpu.frame.skip_a64();
-        return Next::Resume;
-    }
-    if access.id == sysreg::ICC_SGI1R_EL1 && !access.read {
-        let value = vcpu.frame.reg(access.rt);
-        send_sgi(vm, vcpu, value);
-        vcpu.frame.skip_a64();
-        return Next::Resume;
-    }
-    trapped(vm, vcpu, hw, access)
-}
-
-#[inline(never)]
-fn trapped<H: Hw>(vm: &Vm, vcpu: &mut Vcpu, hw: &mut H, access: SysReg) -> Next {
     let write = (!access.read).then(|| vcpu.frame.reg(access.rt));
     let done = register(vm, vcpu, hw, access.id, write);
     finish(vm, vcpu, hw, access, done)
+}
+
+/// The ID registers, and SGIs; `false` for any other access, and nothing has happened.
+#[inline(always)]
+pub(crate) fn quick(vm: &Vm, vcpu: &mut Vcpu, access: SysReg) -> bool {
+    if access.read {
+        let Some((crm, op2)) = access.id.feature_id() else { return false };
+        let value = vm.parts.cpu.id_register(crm, op2);
+        vcpu.frame.set_reg(access.rt, value);
+    } else {
+        if access.id != sysreg::ICC_SGI1R_EL1 {
+            return false;
+        }
+        let value = vcpu.frame.reg(access.rt);
+        send_sgi(vm, vcpu, value);
+    }
+    vcpu.counts.sysreg = vcpu.counts.sysreg.wrapping_add(1);
+    vcpu.frame.skip_a64();
+    true
 }
 
 /// ICC_SGI1R_EL1.
@@ -91,7 +90,16 @@ fn finish<H: Hw>(vm: &Vm, vcpu: &mut Vcpu, hw: &mut H, access: SysReg, done: Don
 
 #[inline]
 fn register<H: Hw>(vm: &Vm, vcpu: &mut Vcpu, hw: &mut H, id: SysRegId, write: Option<u64>) -> Done {
+    if write.is_none()
+        && let Some((crm, op2)) = id.feature_id()
+    {
+        return Done::Value(vm.parts.cpu.id_register(crm, op2));
+    }
     match (id, write) {
+        (sysreg::ICC_SGI1R_EL1, Some(value)) => {
+            send_sgi(vm, vcpu, value);
+            Done::Written
+        }
         (sysreg::CNTP_CTL_EL0 | sysreg::CNTP_CVAL_EL0 | sysreg::CNTP_TVAL_EL0, _) => {
             physical_timer(vm, vcpu, hw, id, write)
         }

@@ -243,3 +243,48 @@ proptest! {
         prop_assert_eq!(after, fresh);
     }
 }
+
+/// Two machines with one history, one of them with the fast lane.
+fn alike(steps: &[Step]) -> Result<usize, TestCaseError> {
+    let (mut plain, mut fast) = (TestMachine::new(VCPUS), TestMachine::new(VCPUS));
+    let mut ended = 0;
+    for step in steps {
+        let n = step.vcpu;
+        for m in [&mut plain, &mut fast] {
+            if step.enter {
+                serve(m, n);
+            }
+            m.cpus[n as usize].vcpu.frame = GuestFrame { x: step.x, pc: 0x4008_1000, pstate: step.pstate };
+            m.waker.take();
+        }
+        let next = plain.exit(n, step.raw);
+        let vm = fast.vm.clone();
+        let vcpu = &mut fast.cpus[n as usize].vcpu;
+        let quick =
+            step.raw.vector == Vector::Sync && crate::quick(&vm, vcpu, step.raw.esr, || (step.raw.far, step.raw.hpfar));
+        ended += usize::from(quick);
+        prop_assert_eq!(next, if quick { Next::Resume } else { fast.exit(n, step.raw) }, "{:?}", decode(&step.raw));
+        let (a, b) = (&plain.cpus[n as usize], &fast.cpus[n as usize]);
+        prop_assert_eq!(&a.vcpu.frame, &b.vcpu.frame, "{:?}", decode(&step.raw));
+        prop_assert_eq!(std::format!("{:?}", a.vcpu), std::format!("{:?}", b.vcpu), "{:?}", decode(&step.raw));
+        prop_assert_eq!(std::format!("{:?}", a.hw), std::format!("{:?}", b.hw));
+        prop_assert_eq!(plain.waker.take(), fast.waker.take());
+        prop_assert_eq!(plain.vm.vgic().lock().save(), fast.vm.vgic().lock().save());
+    }
+    Ok(ended)
+}
+
+#[test]
+fn the_fast_lane_ends_an_exit_as_any_other() {
+    use proptest::test_runner::TestRunner;
+    let config = ProptestConfig { cases: 40, failure_persistence: None, ..ProptestConfig::default() };
+    let ended = core::cell::Cell::new(0);
+    let steps = proptest::collection::vec(step(), 1..80);
+    TestRunner::new(config)
+        .run(&steps, |steps| {
+            ended.set(ended.get() + alike(&steps)?);
+            Ok(())
+        })
+        .unwrap();
+    assert!(ended.get() > 100, "only {} exits took it", ended.get());
+}
