@@ -17,9 +17,13 @@ use anyhow::{Context as _, Result, bail, ensure};
 use baseline::Baseline;
 use rows::{ROWS, Row};
 use runs::Measured;
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
+
+/// The document that carries the tables.
+const DOCUMENT: &str = "hypervisor/docs/performance.md";
 
 /// Arguments of `cargo xtask bench`.
 #[derive(clap::Args)]
@@ -30,7 +34,7 @@ pub struct Args {
     /// Fail if a row is more than 3 % over tools/ci/baseline.toml, or over a bound that was kept
     #[arg(long)]
     pub check: bool,
-    /// Make what was measured the baseline
+    /// Make what was measured the baseline, and the tables of the document where all rows were
     #[arg(long, conflicts_with = "check")]
     pub accept: bool,
     /// Print where the instructions of the traced exits go: functions, and each instruction with its line
@@ -56,6 +60,9 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<()> {
     let measured = measure(ctx, &kind, &step, &args.rows)?;
     step.done("counted in executed instructions");
     println!("{}", table(&measured));
+    if !measured.kinds.is_empty() {
+        println!("{}", paths(&measured));
+    }
     if args.profile {
         println!("{}", measured.profile);
     }
@@ -69,6 +76,13 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<()> {
         baseline.accept(&measured);
         ctx::write_if_changed(&path, baseline.text().as_bytes())?;
         eprintln!("xtask: wrote {}", path.display());
+        if args.rows.is_empty() {
+            let path = ctx.root.join(DOCUMENT);
+            let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            let text = documented(&text, "rows", &table(&measured))?;
+            ctx::write_if_changed(&path, documented(&text, "exit paths", &paths(&measured))?.as_bytes())?;
+            eprintln!("xtask: wrote {}", path.display());
+        }
     }
     if args.check {
         judge(&Baseline::read(&path)?, &measured)?;
@@ -146,21 +160,43 @@ fn table(measured: &Measured) -> String {
             verdict(row, measured),
         ]);
     }
-    let mut text = columns(&lines);
-    if !measured.kinds.is_empty() {
-        let mut lines = vec![
-            ["exit path", "mrs", "msr", "isb", "dsb", "other system", "loads", "stores", "other", "all"]
-                .map(str::to_owned)
-                .to_vec(),
-        ];
-        for (name, kinds) in &measured.kinds {
-            let counts = kinds.counts().map(|(_, count)| count.to_string());
-            lines.push([(*name).to_owned()].into_iter().chain(counts).collect());
+    columns(&lines)
+}
+
+/// What the traced exits execute, by kind and by room, in the same form.
+fn paths(measured: &Measured) -> String {
+    let mut lines = vec![vec!["exit path".to_owned()]];
+    for (name, kinds) in &measured.kinds {
+        let counts = kinds.counts();
+        if lines.len() == 1 {
+            lines[0].extend(counts.map(|(kind, _)| kind.to_owned()));
         }
-        text.push('\n');
-        text.push_str(&columns(&lines));
+        lines.push([(*name).to_owned()].into_iter().chain(counts.map(|(_, count)| count.to_string())).collect());
     }
+    let mut text = columns(&lines);
+    let mut lines = vec![vec!["room".to_owned()]];
+    lines[0].extend(measured.rooms.keys().map(|name| (*name).to_owned()));
+    for room in measured.rooms.values().flat_map(|rooms| rooms.keys()).collect::<BTreeSet<_>>() {
+        let counts = measured.rooms.values().map(|rooms| rooms.get(room).map_or(String::new(), u64::to_string));
+        lines.push([room.clone()].into_iter().chain(counts).collect());
+    }
+    text.push('\n');
+    text.push_str(&columns(&lines));
     text
+}
+
+/// The text between two marks of the document replaced by what was measured.
+///
+/// # Errors
+/// The document has no such marks.
+fn documented(document: &str, mark: &str, content: &str) -> Result<String> {
+    let (begin, end) = (format!("<!-- {mark}: begin -->\n"), format!("<!-- {mark}: end -->"));
+    let parts = || {
+        let (before, rest) = document.split_once(&begin)?;
+        Some((before, rest.split_once(&end)?.1))
+    };
+    let (before, after) = parts().with_context(|| format!("no place for `{mark}` in the document"))?;
+    Ok(format!("{before}{begin}{content}{end}{after}"))
 }
 
 fn columns(lines: &[Vec<String>]) -> String {

@@ -53,6 +53,19 @@ impl Image {
         format!("{:#}", rustc_demangle::demangle(name))
     }
 
+    /// The room whose code an offset is: that of the innermost inlined function with a file below `root`.
+    pub fn room(&self, at: u64, root: &Path) -> String {
+        let mut frames = self.lines.find_frames(at).ok();
+        while let Some(Some(frame)) = frames.as_mut().and_then(|frames| frames.next().ok()) {
+            let file = frame.location.as_ref().and_then(|location| location.file);
+            if let Some(room) = file.and_then(|file| room_of(Path::new(file).strip_prefix(root).ok()?)) {
+                return room;
+            }
+        }
+        // The assembly on these paths is all in one room, and has no lines.
+        "el2, assembly".to_owned()
+    }
+
     /// The innermost inlined function at an offset, and file and line.
     pub fn place(&self, at: u64) -> (String, String) {
         let frame = self.lines.find_frames(at).ok().and_then(|mut frames| frames.next().ok().flatten());
@@ -71,4 +84,14 @@ impl Image {
 pub fn size_in_memory(image: &[u8]) -> Option<u64> {
     (image.get(56..60)? == b"ARM\x64").then_some(())?;
     Some(u64::from_le_bytes(image.get(16..24)?.try_into().ok()?))
+}
+
+/// The room of a source file, by its path in the workspace.
+pub fn room_of(file: &Path) -> Option<String> {
+    let parts: Vec<_> = file.iter().filter_map(|part| part.to_str()).collect();
+    match parts.as_slice() {
+        ["hypervisor", "src", ..] => Some("src".to_owned()),
+        ["hypervisor", room, ..] | [room @ ("boot" | "platform"), ..] => Some((*room).to_owned()),
+        _ => None,
+    }
 }

@@ -59,6 +59,8 @@ pub struct Measured {
     pub shared: BTreeMap<String, Stat>,
     /// What kinds of instructions an exit executes.
     pub kinds: BTreeMap<&'static str, Kinds>,
+    /// How many of an exit's instructions are whose.
+    pub rooms: BTreeMap<&'static str, BTreeMap<String, u64>>,
     /// Where an exit's instructions are, as text.
     pub profile: String,
     /// The rows that were asked for.
@@ -240,6 +242,7 @@ fn traced(env: &Env<'_>, measured: &mut Measured) -> Result<()> {
     let merus = image::Image::load(&env.built.elf)?;
     for (name, exit) in &exits {
         measured.kinds.insert(name, trace::kinds(exit, &merus)?);
+        measured.rooms.insert(name, trace::rooms(exit, &merus, &env.ctx.root));
         measured.profile.push_str(&trace::profile(name, exit, &merus)?);
     }
     Ok(())

@@ -176,3 +176,27 @@ fn rows_have_names_of_their_own() {
     assert_eq!(names.len(), ROWS.len());
     assert!(rows::TRACED.iter().all(|name| names.contains(name)));
 }
+
+#[test]
+fn the_document_gets_the_tables_between_its_marks() {
+    let old = "a\n<!-- rows: begin -->\nold\n<!-- rows: end -->\nb\n";
+    assert_eq!(documented(old, "rows", "new\n").unwrap(), "a\n<!-- rows: begin -->\nnew\n<!-- rows: end -->\nb\n");
+    assert!(documented(old, "exit paths", "").is_err());
+}
+
+#[test]
+fn a_source_file_belongs_to_a_room() {
+    let room = |path: &str| image::room_of(std::path::Path::new(path));
+    assert_eq!(room("hypervisor/src/run.rs").as_deref(), Some("src"));
+    assert_eq!(room("hypervisor/vm/src/exit.rs").as_deref(), Some("vm"));
+    assert_eq!(room("platform/src/gicv3.rs").as_deref(), Some("platform"));
+    assert_eq!(room("library/core/src/num.rs"), None);
+}
+
+#[test]
+fn paths_are_shown_by_kind_and_by_room() {
+    let mut measured = measured(&[], &[("mmio", Kinds { mrs: 5, stores: 48, ..Kinds::default() })]);
+    measured.rooms.insert("mmio", [("vm".to_owned(), 53)].into());
+    let text = paths(&measured);
+    assert!(text.contains("| vm ") && text.contains("53") && text.contains("48"), "{text}");
+}

@@ -324,6 +324,13 @@ pub fn kinds(exit: &Exit, merus: &Image) -> Result<Kinds> {
     Ok(kinds)
 }
 
+/// How many of an exit's instructions are each room's.
+pub fn rooms(exit: &Exit, merus: &Image, root: &Path) -> BTreeMap<String, u64> {
+    let mut rooms = BTreeMap::new();
+    exit.iter().for_each(|at| *rooms.entry(merus.room(*at, root)).or_default() += 1);
+    rooms
+}
+
 /// Where an exit's instructions are: by function, and one by one.
 ///
 /// # Errors
