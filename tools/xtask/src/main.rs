@@ -12,6 +12,7 @@ mod ctx;
 mod fp_scan;
 mod initramfs;
 mod lint;
+mod miri;
 mod qemu;
 mod run;
 mod setup;
@@ -49,11 +50,8 @@ enum Command {
     /// Count instructions per operation (in QEMU)
     Bench(bench::Args),
     /// Run the pure rooms' tests under Miri
-    Miri(MiriArgs),
+    Miri(miri::Args),
 }
-
-#[derive(clap::Args)]
-struct MiriArgs {}
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
@@ -66,7 +64,7 @@ fn main() -> ExitCode {
         Command::Setup(args) => setup::main(&ctx, args),
         Command::Symbolize(args) => symbolize::main(&ctx, args),
         Command::Bench(args) => bench::main(&ctx, args),
-        Command::Miri(MiriArgs {}) => anyhow::bail!("not built yet: Miri needs a nightly toolchain"),
+        Command::Miri(args) => miri::main(&ctx, args),
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,

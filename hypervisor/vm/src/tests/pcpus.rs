@@ -452,7 +452,7 @@ fn msr(id: SysRegId) -> RawExit {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 2 } else { 300 }, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn nobody_waits_for_ever_and_nothing_is_lost(
