@@ -134,6 +134,7 @@ impl Cpu {
         for guest in asked {
             if self.resident.as_ref().is_some_and(|(_, g, _)| Arc::ptr_eq(g, &guest)) {
                 self.evict(false);
+                self.shared.sched.lock().queue.set_resident(None);
             }
             self.let_go(&guest);
         }

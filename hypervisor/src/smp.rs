@@ -173,7 +173,7 @@ pub fn secondary(number: usize) -> ! {
     let (Some(machine), true) = (machine(), ACCEPTED.load(Ordering::Acquire) as usize >= number) else { stay() };
     // A pCPU that was turned away may have had the same number as one that was taken.
     let Some(shared) = machine.pcpus.get(number).filter(|p| p.mpidr == mpidr) else { stay() };
-    pcpu.settle(&machine.features, machine.errata, machine.ids.midr);
+    pcpu.settle(&machine.features, machine.errata, machine.ids.midr, firmware_wants(machine.firmware));
     let Some(redistributor) = REDISTRIBUTORS.get().and_then(|r| r.find(mpidr)) else {
         crate::fatal::fatal(format_args!("no redistributor for CPU {mpidr:#x}"));
     };
@@ -192,6 +192,13 @@ pub fn secondary(number: usize) -> ! {
         retry_at: None,
     };
     cpu.run()
+}
+
+/// Whether the firmware wants its workarounds 1 and 3 used on *this* pCPU (its answer is about the CPU that asks).
+pub fn firmware_wants(firmware: Option<Firmware>) -> (bool, bool) {
+    use guest_smccc::{Workaround, ids};
+    let wants = |f| crate::start::ask_firmware(firmware, f) == Workaround::FirmwareHas;
+    (wants(ids::ARCH_WORKAROUND_1), wants(ids::ARCH_WORKAROUND_3))
 }
 
 /// Not wanted: sleeps for good.

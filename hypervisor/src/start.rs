@@ -16,8 +16,8 @@ use config::bundle::Bundle;
 use config::spec::{Machine as Offer, VmSpec, admit, faults};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use el2::PcpuAnchor;
-use guest_smccc::Env;
 use guest_smccc::entropy::Drbg;
+use guest_smccc::{Env, Workaround, ids};
 use memory::{Frames, Node};
 use platform::firmware::{Conduit, Firmware};
 use platform::gicv3::{Distributor, Redistributor};
@@ -77,9 +77,10 @@ pub fn first(info: BootInfo, mut map: Stage1) -> ! {
     }
     let frames = frames(&info, &board, bundle);
     let common = smp::bring_up(&board, firmware, &own, &mut map);
-    own.settle(&common.features, common.errata, common.ids.midr);
+    let env = workarounds(firmware);
+    let history = own.settle(&common.features, common.errata, common.ids.midr, smp::firmware_wants(firmware));
     say!(
-        "{} pCPUs, {} MiB for VMs, {}-bit physical addresses, {}-bit VMIDs, workarounds: {}",
+        "{} pCPUs, {} MiB for VMs, {}-bit physical addresses, {}-bit VMIDs, workarounds: {}, branch history: {history:?}",
         common.mpidrs.len(),
         frames.free_bytes() >> 20,
         common.features.pa_bits(),
@@ -88,7 +89,7 @@ pub fn first(info: BootInfo, mut map: Stage1) -> ! {
     );
     die_if_told(&board.bootargs);
     let specs = specs(bundle, common.mpidrs.len(), frames.free_bytes());
-    let machine = assemble(&board, common, frames, map, bundle, firmware);
+    let machine = assemble(&board, env, common, frames, map, bundle, firmware);
     if let Some(intid) = machine.uart_intid {
         distributor.enable_spi(intid, false, el2::features::mpidr());
     }
@@ -219,6 +220,7 @@ fn specs(bundle: &[u8], cpus: usize, free: u64) -> Vec<VmSpec> {
 
 fn assemble(
     board: &Board,
+    env: Env,
     common: smp::Common,
     frames: Frames,
     map: Stage1,
@@ -253,7 +255,7 @@ fn assemble(
         vmids,
         vmid_allocator: SpinLock::new(Rank::Stage2, allocator),
         entropy: SpinLock::new(Rank::Vm, entropy(board, firmware)),
-        env: workarounds(firmware),
+        env,
         firmware,
         bundle,
         uart_intid: board.uart.and_then(|u| u.intid),
@@ -283,30 +285,33 @@ fn entropy(board: &Board, firmware: Option<Firmware>) -> Option<Drbg> {
     Drbg::from_seed(&seed)
 }
 
-/// What the firmware says about the architecture's workarounds (SMCCC, "SMCCC_ARCH_FEATURES").
-fn workarounds(firmware: Option<Firmware>) -> Env {
-    use guest_smccc::{Workaround, ids};
+/// What the firmware says about one of the architecture's workarounds (SMCCC, "SMCCC_ARCH_FEATURES").
+pub fn ask_firmware(firmware: Option<Firmware>, function: u32) -> Workaround {
     const VERSION: u32 = 0x8000_0000;
     const FEATURES: u32 = 0x8000_0001;
     const PSCI_FEATURES: u32 = 0x8400_000a;
-    let Some(firmware) = firmware else { return Env::default() };
+    let Some(firmware) = firmware else { return Workaround::Unknown };
     // SMCCC 1.1 is there only if PSCI 1.0 says that SMCCC_VERSION is.
     let known = firmware.psci_version() >= 1 << 16
         && firmware.call(PSCI_FEATURES, [u64::from(VERSION), 0, 0])[0] as i32 >= 0
         && firmware.call(VERSION, [0; 3])[0] as i32 >= 0x1_0001;
-    let ask = |function: u32| match known.then(|| firmware.call(FEATURES, [u64::from(function), 0, 0])[0] as i32) {
+    match known.then(|| firmware.call(FEATURES, [u64::from(function), 0, 0])[0] as i32) {
         Some(0) => Workaround::FirmwareHas,
         Some(1) => Workaround::NotNeeded,
         _ => Workaround::Unknown,
-    };
+    }
+}
+
+/// What guests may rely on.
+fn workarounds(firmware: Option<Firmware>) -> Env {
     Env {
-        workaround_1: ask(ids::ARCH_WORKAROUND_1),
+        workaround_1: ask_firmware(firmware, ids::ARCH_WORKAROUND_1),
         // What the second one sets belongs to the physical CPU and is not switched: never forwarded.
-        workaround_2: match ask(ids::ARCH_WORKAROUND_2) {
+        workaround_2: match ask_firmware(firmware, ids::ARCH_WORKAROUND_2) {
             Workaround::NotNeeded => Workaround::NotNeeded,
             Workaround::FirmwareHas | Workaround::Unknown => Workaround::Unknown,
         },
-        workaround_3: ask(ids::ARCH_WORKAROUND_3),
+        workaround_3: ask_firmware(firmware, ids::ARCH_WORKAROUND_3),
         trng: false,
     }
 }

@@ -1,7 +1,7 @@
 //! One pCPU: what is loaded on it, and the steps of a switch in their order.
 
 use crate::debug::{self, DebugValues};
-use crate::errata::{self, Errata};
+use crate::errata::{self, BranchHistory, Errata};
 use crate::features::{Features, id_register};
 use crate::lists::HardwareLists;
 use crate::regs::mrs;
@@ -77,13 +77,21 @@ impl Pcpu {
         &self.features
     }
     /// From now on, what all pCPUs have ([`Features::common`]) and need.
-    /// Guests read `midr` as their MIDR_EL1 on every pCPU.
-    pub fn settle(&mut self, common: &Features, errata: Errata, midr: u64) {
+    /// Guests read `midr` as their MIDR_EL1 on every pCPU. `firmware` says whether the firmware wants its workarounds 1 and 3
+    /// used on this core. Returns what is done about the branch history from here on.
+    pub fn settle(&mut self, common: &Features, errata: Errata, midr: u64, firmware: (bool, bool)) -> BranchHistory {
+        let own = |crm, op2| id_register(crm, op2);
+        let history = errata::history(own(0, 0), own(4, 0), own(7, 1), own(6, 2), firmware.0, firmware.1);
         self.features = *common;
         self.errata = errata;
         self.hcr = start::hcr(common);
-        // SAFETY: VPIDR_EL2 is what guests read as MIDR_EL1, and nothing else.
-        unsafe { crate::regs::msr!("VPIDR_EL2", midr) };
+        // SAFETY: VPIDR_EL2 is what guests read as MIDR_EL1, and nothing else; the vectors differ in what precedes an exit.
+        unsafe {
+            crate::regs::msr!("VPIDR_EL2", midr);
+            crate::regs::msr!("VBAR_EL2", vectors::address(history));
+            crate::regs::op!("isb");
+        }
+        history
     }
     /// The workarounds this pCPU needs.
     pub fn errata(&self) -> Errata {

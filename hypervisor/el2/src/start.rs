@@ -5,6 +5,7 @@
 //! CPU model hides the feature, and its registers fall under the traps below wherever the architecture offers one.
 
 use crate::door::{CNTHCTL_GUEST, CPTR_GUEST};
+use crate::errata::BranchHistory;
 use crate::features::Features;
 use crate::regs::{mrs, msr, op};
 
@@ -88,7 +89,7 @@ pub unsafe fn pcpu(f: &Features, pcpu: u64) {
     // Merus' own setting; registers of a feature are written only where the ID registers say that it is there.
     unsafe {
         msr!("TPIDR_EL2", pcpu);
-        msr!("VBAR_EL2", crate::vectors::address());
+        msr!("VBAR_EL2", crate::vectors::address(BranchHistory::Nothing));
         op!("isb");
         // SVE and SME lengths first: with the traps of CPTR_EL2 on, these registers would trap EL2 as well.
         msr!("CPTR_EL2", 0x32ff & !(1 << 12));

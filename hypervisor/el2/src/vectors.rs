@@ -10,10 +10,15 @@
 //! is the window: an SError that is taken there was pending when the guest was left, and is reported as the guest's
 //! ([`Left::serror`]); anywhere else it is Merus' own, and fatal.
 //!
+//! # Branch history
+//! What a guest taught the branch predictors must not steer EL2. Each pCPU gets the vectors that its core needs
+//! ([`BranchHistory`]): nothing, a loop of branches, CLRBHB, or a firmware call before anything indirect is executed.
+//!
 //! # Faults of EL2
 //! Every exception from EL2 itself is fatal. Because the stack may be what is broken, the handler runs on the emergency
 //! stack that TPIDR_EL2 points to.
 
+use crate::errata::BranchHistory;
 use core::arch::global_asm;
 use trap::GuestFrame;
 
@@ -56,6 +61,12 @@ const _: () = assert!(core::mem::offset_of!(GuestFrame, pstate) == 256);
 unsafe extern "C" {
     fn el2_enter(frame: *mut GuestFrame) -> Left;
     fn el2_vectors();
+    fn el2_vectors_loop_8();
+    fn el2_vectors_loop_24();
+    fn el2_vectors_loop_32();
+    fn el2_vectors_clear();
+    fn el2_vectors_firmware_1();
+    fn el2_vectors_firmware_3();
 }
 
 /// Runs the guest whose registers are in `frame` until something happens.
@@ -69,9 +80,18 @@ pub unsafe fn enter(frame: &mut GuestFrame) -> Left {
     unsafe { el2_enter(frame) }
 }
 
-/// The vectors' address, for VBAR_EL2.
-pub fn address() -> u64 {
-    el2_vectors as *const () as u64
+/// The vectors' address, for VBAR_EL2, on a CPU that needs this done about its branch history.
+pub fn address(history: BranchHistory) -> u64 {
+    let table = match history {
+        BranchHistory::Nothing => el2_vectors,
+        BranchHistory::Loop8 => el2_vectors_loop_8,
+        BranchHistory::Loop24 => el2_vectors_loop_24,
+        BranchHistory::Loop32 => el2_vectors_loop_32,
+        BranchHistory::Clear => el2_vectors_clear,
+        BranchHistory::Firmware1 => el2_vectors_firmware_1,
+        BranchHistory::Firmware3 => el2_vectors_firmware_3,
+    };
+    table as *const () as u64
 }
 
 global_asm!(
@@ -204,7 +224,7 @@ el2_fatal:
     bl      merus_el2_fault
     b       .
 
-    .macro from_guest cause
+    .macro from_guest cause count
     .balign 0x80
     stp     x0, x1, [sp, #-16]!
     mov     x1, #\cause
@@ -217,9 +237,49 @@ el2_fatal:
     b       el2_fatal
     .endm
 
+    // The branch history of the guest is overwritten by \count taken branches.
+    .macro from_guest_loop cause count
+    .balign 0x80
+    stp     x0, x1, [sp, #-16]!
+    mov     x0, #\count
+1:  b       2f
+2:  subs    x0, x0, #1
+    b.ne    1b
+    dsb     nsh
+    isb
+    mov     x1, #\cause
+    b       guest_exit
+    .endm
+    // The CPU has an instruction for it: CLRBHB (HINT #22).
+    .macro from_guest_clear cause count
+    .balign 0x80
+    stp     x0, x1, [sp, #-16]!
+    hint    #22
+    isb
+    mov     x1, #\cause
+    b       guest_exit
+    .endm
+    // The firmware does it: SMCCC_ARCH_WORKAROUND_3 (\count = 3) or _1, which keep x4 and up.
+    .macro from_guest_firmware cause count
+    .balign 0x80
+    stp     x0, x1, [sp, #-16]!
+    stp     x2, x3, [sp, #-16]!
+    mov     w0, #0x80000000
+    .if \count == 3
+    orr     w0, w0, #0x3fff
+    .else
+    orr     w0, w0, #0x8000
+    .endif
+    smc     #0
+    ldp     x2, x3, [sp], #16
+    mov     x1, #\cause
+    b       guest_exit
+    .endm
+
+    .macro table name entry count
     .balign 0x800
-    .global el2_vectors
-el2_vectors:
+    .global \name
+\name:
     from_el2 0x10                   // EL2 with SP_EL0: never used
     from_el2 0x11
     from_el2 0x12
@@ -229,13 +289,22 @@ el2_vectors:
     from_el2 2
     .balign 0x80
     b       el2_serror
-    from_guest 0                    // AArch64 below
-    from_guest 1
-    from_guest 2
-    from_guest 3
-    from_guest 0                    // AArch32 below
-    from_guest 1
-    from_guest 2
-    from_guest 3
+    \entry 0 \count                 // AArch64 below
+    \entry 1 \count
+    \entry 2 \count
+    \entry 3 \count
+    \entry 0 \count                 // AArch32 below
+    \entry 1 \count
+    \entry 2 \count
+    \entry 3 \count
+    .endm
+
+    table el2_vectors from_guest 0
+    table el2_vectors_loop_8 from_guest_loop 8
+    table el2_vectors_loop_24 from_guest_loop 24
+    table el2_vectors_loop_32 from_guest_loop 32
+    table el2_vectors_clear from_guest_clear 0
+    table el2_vectors_firmware_1 from_guest_firmware 1
+    table el2_vectors_firmware_3 from_guest_firmware 3
 "#
 );

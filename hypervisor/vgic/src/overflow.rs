@@ -15,6 +15,9 @@ use crate::place::{store, store_hcr};
 use crate::state::MAX_LRS;
 use crate::{TIMER_PPI, VcpuId, Vgic};
 
+/// ICH_VMCR_EL2.VEOIM.
+const VMCR_EOI_MODE: u64 = 1 << 9;
+
 /// The smallest keys offered, ascending.
 struct Best {
     keys: [u32; MAX_LRS],
@@ -133,6 +136,11 @@ impl Vgic {
             return;
         }
         hw.clear_eoi_count();
+        // With EOImode 1 an EOI ends nothing, and the DIR of a spilled interrupt traps: whatever was counted (QEMU counts such
+        // EOIs) is no deactivation.
+        if hw.vmcr() & VMCR_EOI_MODE != 0 {
+            return;
+        }
         for _ in 0..count {
             let Some(v) = self.vcpus.get(vcpu as usize) else { return };
             let outside = v.want.iter().filter_map(|intid| {

@@ -46,6 +46,8 @@ pub struct Machine {
     pub memory: String,
     /// The image to boot.
     pub kernel: PathBuf,
+    /// Put the image there and jump to it, without the boot protocol (x0 = 0): QEMU's `-device loader`. Then there is no bundle.
+    pub load_at: Option<String>,
     /// The bundle, if any.
     pub initrd: Option<PathBuf>,
     /// The board's `/chosen/bootargs`, if any.
@@ -64,7 +66,16 @@ impl Machine {
         }
         command.args(["-display", "none", "-monitor", "none", "-nic", "none"]);
         // `mon:` brings its own monitor, which `-monitor none` would not take away.
-        command.args(["-serial", serial, "-kernel"]).arg(&self.kernel);
+        command.args(["-serial", serial]);
+        match &self.load_at {
+            Some(at) => {
+                let image = format!("loader,file={},addr={at},force-raw=on", self.kernel.display());
+                command.args(["-device", &image, "-device", &format!("loader,addr={at},cpu-num=0")]);
+            }
+            None => {
+                command.arg("-kernel").arg(&self.kernel);
+            }
+        }
         if let Some(initrd) = &self.initrd {
             command.arg("-initrd").arg(initrd);
         }
@@ -132,6 +143,8 @@ pub struct Expect {
     pub lines: Vec<String>,
     /// Patterns of lines that must not come.
     pub forbidden: Vec<String>,
+    /// A pattern of lines that must all be the same, the first one aside.
+    pub constant: Option<String>,
     /// Text to type, in this order.
     pub script: Vec<Send>,
     /// How it must end.
@@ -172,12 +185,14 @@ pub struct Watch<'a> {
     fatal: bool,
     counted: u32,
     last: String,
+    /// What the constant lines say: none yet, the first one, from the second on.
+    constant: Option<Option<String>>,
 }
 
 impl<'a> Watch<'a> {
     /// A watch that has seen nothing.
     pub fn new(expect: &'a Expect) -> Self {
-        Self { expect, next: 0, typed: 0, fatal: false, counted: 0, last: String::new() }
+        Self { expect, next: 0, typed: 0, fatal: false, counted: 0, last: String::new(), constant: None }
     }
 
     /// Takes a complete line.
@@ -188,6 +203,17 @@ impl<'a> Watch<'a> {
         // A line may end a run of expected ones that all match it only once each: order is by line.
         if self.expect.lines.get(self.next).is_some_and(|pattern| matches(pattern, line)) {
             self.next += 1;
+        }
+        if self.expect.constant.as_ref().is_some_and(|pattern| matches(pattern, line)) {
+            match &self.constant {
+                // The first one is from before anything was done twice.
+                None => self.constant = Some(None),
+                Some(None) => self.constant = Some(Some(line.trim().to_owned())),
+                Some(Some(first)) if first != line.trim() => {
+                    return Verdict::Failed(format!("`{}` came after `{first}`", line.trim()));
+                }
+                Some(Some(_)) => {}
+            }
         }
         if line.contains(FATAL) {
             self.fatal = true;
@@ -431,6 +457,7 @@ mod tests {
         Expect {
             lines: lines.iter().map(|line| (*line).to_owned()).collect(),
             forbidden: vec!["Kernel panic".to_owned()],
+            constant: None,
             script: Vec::new(),
             end,
             timeout: Duration::from_secs(5),
@@ -472,6 +499,17 @@ mod tests {
         assert_eq!(watch.ended(Some(0)), Err("no `merus: fatal:` line; nothing was printed".to_owned()));
         assert_eq!(watch.line("merus: fatal: no bundle"), Verdict::Continue);
         assert_eq!(watch.ended(Some(0)), Ok(()));
+    }
+
+    #[test]
+    fn a_constant_line_that_changes_fails() {
+        let mut expect = expect(&[], End::Exit(0));
+        expect.constant = Some("memory: *used".to_owned());
+        let mut watch = Watch::new(&expect);
+        for line in ["memory: 1 used", "memory: 2 used", "other", "memory: 2 used"] {
+            assert_eq!(watch.line(line), Verdict::Continue);
+        }
+        assert!(matches!(watch.line("memory: 3 used"), Verdict::Failed(why) if why.contains("memory: 2 used")));
     }
 
     #[test]
@@ -529,6 +567,7 @@ mod tests {
             smp: 1,
             memory: "1G".to_owned(),
             kernel: "none".into(),
+            load_at: None,
             initrd: None,
             append: None,
             extra: Vec::new(),

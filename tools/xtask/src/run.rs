@@ -64,6 +64,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<()> {
         smp: args.smp,
         memory: args.board_memory.clone(),
         kernel: built.img.clone(),
+        load_at: None,
         initrd: Some(bundle_of(ctx, &args, &built, guest, scripted)?),
         append: None,
         extra: Vec::new(),
@@ -127,6 +128,7 @@ fn expected(demo: bool) -> Expect {
     Expect {
         lines: lines.into_iter().flatten().map(str::to_owned).collect(),
         forbidden: vec!["Kernel panic".to_owned(), "demo: FAILED".to_owned()],
+        constant: None,
         script: Vec::new(),
         end: End::Exit(0),
         timeout: TIMEOUT,

@@ -66,6 +66,10 @@ pub struct Row {
     board_memory: Option<String>,
     /// The board's own `/chosen/bootargs`, which Merus reads.
     append: Option<String>,
+    /// Loads the image there and jumps to it, without the boot protocol.
+    load_at: Option<String>,
+    /// Lines that must all be the same, the first one aside.
+    constant: Option<String>,
     /// Seconds.
     timeout: Option<u64>,
     #[serde(default)]
@@ -295,6 +299,7 @@ impl Row {
                 smp,
                 memory: self.board_memory.as_ref().unwrap_or(&defaults.board_memory).clone(),
                 kernel: PathBuf::new(),
+                load_at: self.load_at.clone(),
                 initrd: None,
                 append: self.append.clone(),
                 extra: Vec::new(),
@@ -302,6 +307,7 @@ impl Row {
             expect: Expect {
                 lines: self.expect.iter().map(fill).collect(),
                 forbidden: defaults.forbid.iter().chain(&self.forbid).map(fill).collect(),
+                constant: self.constant.clone(),
                 script: self
                     .script
                     .iter()

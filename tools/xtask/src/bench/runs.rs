@@ -274,6 +274,7 @@ fn machine(shape: &str, smp: u32, kernel: &Path, initrd: Option<PathBuf>) -> Mac
         smp,
         memory: "1G".to_owned(),
         kernel: kernel.to_owned(),
+        load_at: None,
         initrd,
         append: None,
         extra: ICOUNT.map(str::to_owned).to_vec(),
@@ -310,6 +311,7 @@ fn watch(env: &Env<'_>, name: &str, machine: &Machine, wanted: &str, end: End) -
     let expect = Expect {
         lines: vec![wanted.to_owned()],
         forbidden: vec!["FAILED".to_owned(), "refused".to_owned()],
+        constant: None,
         script: Vec::new(),
         end,
         timeout: TIMEOUT,
