@@ -37,7 +37,7 @@ const WARM: u64 = 20;
 /// From setting the timer to its deadline: long enough to be asleep by then.
 const AHEAD: u64 = 20_000;
 /// Between two rows, so that the console has sent what the last one printed.
-const PAUSE: u64 = 300_000_000;
+const PAUSE: u64 = 20_000_000;
 const SGI: u32 = 3;
 const TIMER: u32 = 27;
 

@@ -165,9 +165,10 @@ pub fn all(env: &Env<'_>, step: &Step, wanted: &dyn Fn(&str) -> bool) -> Result<
         step.say("start-debian");
         debian(env, &mut measured)?;
     }
-    if TRACED.iter().any(|row| wanted(row)) {
+    let exits: Vec<_> = TRACED.iter().copied().filter(|row| wanted(row)).collect();
+    if !exits.is_empty() {
         step.say("trace");
-        traced(env, &mut measured)?;
+        traced(env, &exits, &mut measured)?;
     }
     sizes(env, &mut measured, wanted)?;
     Ok(measured)
@@ -233,12 +234,12 @@ fn debian(env: &Env<'_>, measured: &mut Measured) -> Result<()> {
     Ok(())
 }
 
-fn traced(env: &Env<'_>, measured: &mut Measured) -> Result<()> {
+fn traced(env: &Env<'_>, rows: &[&'static str], measured: &mut Measured) -> Result<()> {
     let bundle = pack(env, "trace", "bench=trace", "16M", 1, 0)?;
     let mut machine = merus(env, 1, bundle);
     machine.extra[1].push_str(",one-insn-per-tb=on");
     machine.extra.extend(["-d", "exec,nochain"].map(str::to_owned));
-    let exits = trace::exits(machine.command(&env.qemu, "null"), &env.payload.with_extension("elf"), TRACED, TIMEOUT)?;
+    let exits = trace::exits(machine.command(&env.qemu, "null"), &env.payload.with_extension("elf"), rows, TIMEOUT)?;
     let merus = image::Image::load(&env.built.elf)?;
     for (name, exit) in &exits {
         measured.kinds.insert(name, trace::kinds(exit, &merus)?);

@@ -61,14 +61,14 @@ fn instructions_are_sorted_by_kind() {
 
 #[test]
 fn the_trace_is_read_and_what_did_not_run_is_taken_back() {
-    let el2 = entry("Trace 0: 0x7fd918000100 [00000000/0000000040200010/00000461/ff022201] \n").unwrap();
+    let el2 = entry(b"Trace 0: 0x7fd918000100 [00000000/0000000040200010/00000461/ff022201] \n").unwrap();
     assert_eq!(el2, Some(Entry::Runs(0x4020_0010, Level::El2)));
-    let el1 = entry("Trace 1: 0x7fd918000100 [00000000/0000000040200010/00001021/ff022201] x").unwrap();
+    let el1 = entry(b"Trace 1: 0x7fd918000100 [00000000/0000000040200010/00001021/ff022201] x").unwrap();
     assert_eq!(el1, Some(Entry::Runs(0x4020_0010, Level::El1)));
-    assert_eq!(entry("Stopped execution of TB chain before 0x1 [0000000040200010] \n").unwrap(), Some(Entry::Stopped));
-    assert_eq!(entry("qemu-system-aarch64: warning: x").unwrap(), None);
-    assert!(entry("Trace 0: 0x1 [00000000/000000004020001").is_err());
-    assert!(entry("Trace 0: 0x1 [00000000/0000000040200010/00000071/0] ").is_err(), "EL3 or something unknown");
+    assert_eq!(entry(b"Stopped execution of TB chain before 0x1 [0000000040200010] \n").unwrap(), Some(Entry::Stopped));
+    assert_eq!(entry(b"qemu-system-aarch64: warning: x").unwrap(), None);
+    assert!(entry(b"Trace 0: 0x1 [00000000/000000004020001").is_err());
+    assert!(entry(b"Trace 0: 0x1 [00000000/0000000040200010/00000071/0] ").is_err(), "EL3 or something unknown");
 
     let mut cutter = Cutter::new([("hypercall".to_owned(), 8)]);
     let (el1, el2) = (Level::El1, Level::El2);

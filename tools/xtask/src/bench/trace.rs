@@ -51,22 +51,20 @@ pub enum Entry {
     Stopped,
 }
 
-/// Reads a line; `Ok(None)` for one of another kind.
+/// Reads a line; `Ok(None)` for one of another kind. There are millions of them: bytes are looked at as few times as will do.
 ///
 /// # Errors
 /// It is one of these, but its form is unknown.
-pub fn entry(line: &str) -> Result<Option<Entry>> {
-    if line.starts_with("Stopped execution of TB chain before") {
+pub fn entry(line: &[u8]) -> Result<Option<Entry>> {
+    if line.starts_with(b"Stopped execution of TB chain before") {
         return Ok(Some(Entry::Stopped));
     }
-    if !line.starts_with("Trace ") {
-        return Ok(None);
-    }
+    let Some(rest) = line.strip_prefix(b"Trace ") else { return Ok(None) };
     let parse = || {
-        let mut fields = line.split_once('[')?.1.split(['/', ']']);
-        let pc = u64::from_str_radix(fields.nth(1)?, 16).ok()?;
-        let flags = u32::from_str_radix(fields.next()?, 16).ok()?;
-        let regime = flags >> REGIME_SHIFT & 15;
+        let fields = rest.get(rest.iter().position(|byte| *byte == b'[')? + 1..)?;
+        let mut fields = fields.split(|byte| *byte == b'/');
+        let (pc, flags) = (hex(fields.nth(1)?)?, hex(fields.next()?)?);
+        let regime = (flags >> REGIME_SHIFT & 15) as u32;
         let level = match regime {
             _ if REGIMES_EL1.contains(&regime) => Level::El1,
             _ if REGIMES_EL2.contains(&regime) => Level::El2,
@@ -74,7 +72,12 @@ pub fn entry(line: &str) -> Result<Option<Entry>> {
         };
         Some(Entry::Runs(pc, level))
     };
-    parse().map(Some).with_context(|| format!("QEMU's log has another form than known: {}", line.trim()))
+    let unknown = || format!("QEMU's log has another form than known: {}", String::from_utf8_lossy(line).trim());
+    parse().map(Some).with_context(unknown)
+}
+
+fn hex(digits: &[u8]) -> Option<u64> {
+    u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
 
 /// Cuts the log at the guest's instructions.
@@ -165,7 +168,7 @@ fn cut(log: impl Read, mut cutter: Cutter) -> Result<HashMap<String, Exit>> {
     let mut log = BufReader::with_capacity(1 << 20, log);
     let mut line = Vec::new();
     while log.read_until(b'\n', &mut line)? != 0 {
-        if let Some(entry) = entry(std::str::from_utf8(&line).unwrap_or_default())? {
+        if let Some(entry) = entry(&line)? {
             cutter.push(entry);
         }
         line.clear();
