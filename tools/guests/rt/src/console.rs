@@ -24,9 +24,13 @@ pub(crate) fn init() {
     mmio::write32(CR, 0x301);
 }
 
-/// From now on the lock is ignored: for panics.
+/// From now on the lock is ignored: for the last words of the first CPU that dies. Others that do wait for the end.
 pub fn take_over() {
-    TAKEN_OVER.store(true, Ordering::Relaxed);
+    if TAKEN_OVER.swap(true, Ordering::Relaxed) {
+        loop {
+            crate::run!("wfi");
+        }
+    }
 }
 
 struct Out;

@@ -64,10 +64,14 @@ fn run_one(test: &Test) {
     NAME.store(test.name.as_ptr() as usize, Ordering::Relaxed);
     NAME_LEN.store(test.name.len(), Ordering::Relaxed);
     FAILURES.store(0, Ordering::Relaxed);
-    (test.run)();
-    cpu::mask_irq();
-    vectors::set_irq(None);
-    vectors::set_hook(None);
+    // Several VMs that are to meet run their tests more than once.
+    let times = fdt::argument("times").and_then(|times| times.parse().ok()).unwrap_or(1);
+    for _ in 0..times {
+        (test.run)();
+        cpu::mask_irq();
+        vectors::set_irq(None);
+        vectors::set_hook(None);
+    }
     match FAILURES.load(Ordering::Relaxed) {
         0 => println!("test {}: ok", test.name),
         count => println!("test {}: FAILED: {count} checks", test.name),

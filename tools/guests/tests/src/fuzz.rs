@@ -25,7 +25,8 @@ const OURS: &[Set] = &[
     (0, 4, Some(2), Some(3), "PAN: the map's devices are EL0's as well"),
 ];
 
-fn ours(encoding: Encoding) -> bool {
+/// Whether it is one of those.
+pub fn ours(encoding: Encoding) -> bool {
     let fits = |want: Option<u8>, got: u8| want.is_none_or(|want| want == got);
     encoding.op0 == 3
         && OURS.iter().any(|(op1, crn, crm, op2, _)| {

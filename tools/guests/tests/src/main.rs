@@ -3,6 +3,9 @@
 #![no_main]
 
 mod aborts;
+mod cache;
+mod cross;
+mod debug;
 mod fp;
 mod fuzz;
 mod hello;
@@ -36,7 +39,13 @@ static TESTS: &[Test] = &[
     guest_test!("fp", fp::fp),
     guest_test!("pauth", pauth::pauth),
     guest_test!("wfx", wfx::wfx),
+    guest_test!("debug", debug::debug),
+    guest_test!("cache", cache::cache),
+    guest_test!("self-modifying", cache::self_modifying),
+    guest_test!("asid", cache::asid),
+    guest_test!("granules", cache::granules),
     guest_test!("fuzz-sysreg", fuzz::fuzz_sysreg, alone),
+    guest_test!("cross", cross::cross, alone),
     guest_test!("reset", hello::reset, alone),
 ];
 
