@@ -384,7 +384,7 @@ fn a_core_with_another_zeroing_block_is_refused() {
 #[test]
 fn reads_outside_the_id_space_wrap_into_it_and_never_panic() {
     let model = CpuModel::new(&max(), 40);
-    for crm in 0..=255 {
+    for crm in (0..=255).step_by(if cfg!(miri) { 19 } else { 1 }) {
         for op2 in 0..=255 {
             assert_eq!(model.id_register(crm, op2), model.id_register(crm & 7, op2 & 7));
         }

@@ -195,7 +195,8 @@ fn system_register_syndromes_name_register_and_direction() {
 
 #[test]
 fn register_numbers_survive_packing_and_print_as_the_assembler_takes_them() {
-    for packed in 0..1u32 << 16 {
+    // Each few of them is enough for Miri.
+    for packed in (0..1u32 << 16).step_by(if cfg!(miri) { 211 } else { 1 }) {
         let [op0, op1, crn, crm, op2] =
             [packed >> 14, packed >> 11 & 7, packed >> 7 & 15, packed >> 3 & 15, packed & 7].map(|n| n as u8);
         let id = SysRegId::new(op0, op1, crn, crm, op2);
@@ -291,7 +292,7 @@ const KNOWN: [u8; 27] = [
 
 #[test]
 fn every_class_decodes_and_the_unknown_ones_keep_their_syndrome() {
-    for ec in 0..64u8 {
+    for ec in (0..64u8).step_by(if cfg!(miri) { 9 } else { 1 }) {
         // Each bit of the syndrome alone, each pair of neighbours, none and all.
         let patterns = (0..25).map(|b| 1u64 << b).chain((0..24).map(|b| 3 << b)).chain([0, 0x01ff_ffff]);
         for iss in patterns {

@@ -197,7 +197,7 @@ fn seen(m: &mut TestMachine) -> Vec<u64> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 2 } else { 40 }, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 2 } else { 30 }, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_exit_from_any_state_is_handled(steps in proptest::collection::vec(step(), 1..120)) {
@@ -292,7 +292,7 @@ fn alike(steps: &[Step]) -> Result<usize, TestCaseError> {
 #[test]
 fn the_fast_lane_ends_an_exit_as_any_other() {
     use proptest::test_runner::TestRunner;
-    let config = ProptestConfig { cases: if cfg!(miri) { 2 } else { 40 }, failure_persistence: None, ..ProptestConfig::default() };
+    let config = ProptestConfig { cases: if cfg!(miri) { 2 } else { 30 }, failure_persistence: None, ..ProptestConfig::default() };
     let ended = core::cell::Cell::new(0);
     let step = (step(), proptest::option::of(frequent()));
     let step = step.prop_map(|(step, raw)| Step { raw: raw.unwrap_or(step.raw), ..step });

@@ -400,7 +400,7 @@ fn starting_leaves_nothing_of_the_registers_that_always_trap() {
 fn every_encoding_is_completed_or_undefined() {
     let mut m = TestMachine::new(1);
     let mut defined = 0;
-    for n in 0..1u32 << 18 {
+    for n in (0..1u32 << 18).step_by(if cfg!(miri) { 997 } else { 1 }) {
         let [op0, op1, crn, crm, op2] = [n & 3, n >> 2 & 7, n >> 5 & 15, n >> 9 & 15, n >> 13 & 7].map(|v| v as u8);
         let (read, el0) = (n >> 16 & 1 != 0, n >> 17 != 0);
         let id = SysRegId::new(op0, op1, crn, crm, op2);
@@ -425,5 +425,5 @@ fn every_encoding_is_completed_or_undefined() {
     }
     // 56 ID registers, 9 more that identify or select (two of them both ways), 3 of the timer both ways, 4 of the interrupt
     // controller, 3 of set and way, 20 of breakpoints and watchpoints both ways, 27 ways to the other debug registers.
-    assert_eq!(defined, 56 + 9 + 2 + 6 + 4 + 3 + 40 + 27);
+    assert!(cfg!(miri) || defined == 56 + 9 + 2 + 6 + 4 + 3 + 40 + 27);
 }
