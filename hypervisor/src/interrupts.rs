@@ -57,6 +57,19 @@ fn others(cpu: &mut Cpu, guest: &Guest, runner: &mut Runner, intid: u32) {
     serve(cpu, intid);
 }
 
+/// The interrupt that has woken a pCPU whose loaded vCPU dozes. `true`: it is that vCPU's own timer.
+#[inline]
+pub fn wakened(cpu: &mut Cpu, guest: &Guest, vcpu: u32) -> bool {
+    let intid = gic::acknowledge();
+    if intid != TIMER_PPI {
+        serve(cpu, intid);
+        return false;
+    }
+    gic::drop_priority(intid);
+    guest.vm.vgic().lock().hw_timer_fired(vcpu);
+    true
+}
+
 /// All interrupts that are pending now, while no guest runs.
 pub fn poll(cpu: &mut Cpu) {
     loop {
@@ -90,23 +103,15 @@ fn serve(cpu: &mut Cpu, intid: u32) {
             return;
         }
         HYP_TIMER => timer(cpu),
-        // While no guest runs, the folded list registers ask for nothing: one that was on its way is gone by itself.
-        MAINTENANCE => quiet(cpu),
         _ if Some(intid) == cpu.machine.uart_intid => input(cpu),
-        // A kick says no more than "look up", and nothing else is switched on.
+        // A kick says no more than "look up", and nothing else is switched on. (A maintenance interrupt that was on its way when
+        // the guest was left is gone: no list registers are live while EL2 waits.)
         _ => {
             cpu.timer_changed = true;
             relieve(cpu);
         }
     }
     gic::deactivate(intid);
-}
-
-/// A maintenance interrupt outside a guest: whoever is resident has its interface switched off, and the next flush switches it
-/// on again.
-fn quiet(cpu: &mut Cpu) {
-    use vgic::ListRegs;
-    cpu.pcpu.lists.set_hcr(0);
 }
 
 /// CNTHP has fired: deadlines, the end of a slice, the console.

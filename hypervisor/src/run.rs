@@ -322,7 +322,7 @@ impl Cpu {
                 Next::Block => {
                     // Nothing was pending when `vm` looked. What has come since has left a request.
                     self.shared.sched.lock().queue.clear_wake(runner.id);
-                    if port.requests().is_empty() {
+                    if port.requests().is_empty() && !self.doze(&guest, index, port) {
                         break Ended::Put(Why::Blocked);
                     }
                     runner.vcpu.flush_due = true;
@@ -331,7 +331,7 @@ impl Cpu {
                     }
                 }
                 Next::CleanMemory => {
-                    self.clean_memory(&guest, index);
+                    self.quietly(&guest, index, |cpu| cpu.clean_memory(&guest));
                     // What interrupts asked for meanwhile has to be looked at.
                     runner.vcpu.flush_due = true;
                 }
@@ -347,6 +347,44 @@ impl Cpu {
             }
         });
         ended
+    }
+
+    /// Does something for the loaded vCPU with its list registers put, so that nothing of them is asked for meanwhile.
+    fn quietly<T>(&mut self, guest: &Guest, vcpu: u32, what: impl FnOnce(&mut Self) -> T) -> T {
+        guest.vm.vgic().change(|vgic| vgic.put(vcpu, &mut self.pcpu.lists));
+        let result = what(self);
+        guest.vm.vgic().lock().load(vcpu, &mut self.pcpu.lists);
+        result
+    }
+
+    /// Sleeps in place of a blocked vCPU while nobody else wants this pCPU: no switch, no queue. `true`: the vCPU goes on.
+    #[inline(never)]
+    fn doze(&mut self, guest: &Guest, vcpu: u32, port: &Port) -> bool {
+        self.quietly(guest, vcpu, |cpu| {
+            cpu.shared.idle.store(true, Ordering::SeqCst);
+            let woken = loop {
+                // As in `idle`: whoever has something for this pCPU sees the flag and kicks.
+                let wanted = cpu.shared.resched.load(Ordering::SeqCst)
+                    || !cpu.work.is_empty()
+                    || cpu.shared.sched.lock().queue.ready_count() != 0
+                    || cpu.steal();
+                if wanted {
+                    break false;
+                }
+                if !port.requests().is_empty() {
+                    break true;
+                }
+                if cpu.timer_changed {
+                    interrupts::set_timer(cpu);
+                }
+                el2::gic::wait_for_interrupt();
+                if interrupts::wakened(cpu, guest, vcpu) {
+                    break true;
+                }
+            };
+            cpu.shared.idle.store(false, Ordering::SeqCst);
+            woken
+        })
     }
 
     /// Sets the timer and the WFI trap as the queue now has it.
@@ -478,9 +516,7 @@ impl Cpu {
     }
 
     /// All of the guest's RAM to memory, in pieces short enough for interrupts to be seen in between.
-    fn clean_memory(&mut self, guest: &Arc<Guest>, vcpu: u32) {
-        // Folded, the list registers ask for no maintenance while no guest runs.
-        guest.vm.vgic().change(|vgic| vgic.sync(vcpu, &mut self.pcpu.lists));
+    fn clean_memory(&mut self, guest: &Arc<Guest>) {
         // 64-byte lines at some three instructions each: within the budget of 10,000 for one stretch.
         const STEP: u64 = 128 << 10;
         for (_, extent) in guest.ram.extents() {

@@ -197,24 +197,30 @@ pub fn copy_crc(from: &[u8], to: Pa, mut crc: u32, hardware: bool) -> u32 {
         return from.iter().fold(crc, |crc, byte| crc_byte(crc, *byte));
     }
     let mut at = to.as_u64();
-    let (words, tail) = from.as_chunks::<32>();
-    for chunk in words {
-        let source = chunk.as_ptr();
-        // SAFETY: reads the 32 bytes of `chunk`, writes 32 bytes of declared RAM (checked for the whole length above).
-        // Device trees promise nothing of alignment, but the bundle's payloads and guest RAM are page aligned.
+    let (rounds, tail) = from.as_chunks::<64>();
+    if !rounds.is_empty() {
+        // SAFETY: reads the 64-byte chunks of `rounds` in order, writes as many bytes of declared RAM (checked for the whole
+        // length above).
         unsafe {
             asm!(
                 ".arch_extension crc",
-                "ldp {a}, {b}, [{s}]", "ldp {c}, {d}, [{s}, #16]",
+                "2:",
+                "ldp {a}, {b}, [{s}], #16", "ldp {c}, {d}, [{s}], #16",
+                "ldp {e}, {f}, [{s}], #16", "ldp {g}, {h}, [{s}], #16",
                 "crc32x {r:w}, {r:w}, {a}", "crc32x {r:w}, {r:w}, {b}",
                 "crc32x {r:w}, {r:w}, {c}", "crc32x {r:w}, {r:w}, {d}",
-                "stp {a}, {b}, [{t}]", "stp {c}, {d}, [{t}, #16]",
-                s = in(reg) source, t = in(reg) at, r = inout(reg) crc,
+                "crc32x {r:w}, {r:w}, {e}", "crc32x {r:w}, {r:w}, {f}",
+                "crc32x {r:w}, {r:w}, {g}", "crc32x {r:w}, {r:w}, {h}",
+                "stp {a}, {b}, [{t}], #16", "stp {c}, {d}, [{t}], #16",
+                "stp {e}, {f}, [{t}], #16", "stp {g}, {h}, [{t}], #16",
+                "subs {n}, {n}, #1",
+                "b.ne 2b",
+                s = inout(reg) rounds.as_ptr() => _, t = inout(reg) at, n = inout(reg) rounds.len() => _, r = inout(reg) crc,
                 a = out(reg) _, b = out(reg) _, c = out(reg) _, d = out(reg) _,
-                options(nostack, preserves_flags)
+                e = out(reg) _, f = out(reg) _, g = out(reg) _, h = out(reg) _,
+                options(nostack)
             );
         }
-        at += 32;
     }
     for byte in tail {
         // SAFETY: the rest of the same span.
