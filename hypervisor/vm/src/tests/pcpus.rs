@@ -27,13 +27,15 @@ const PATIENCE: usize = 12;
 enum At {
     /// Nothing to run.
     Idle,
-    /// Before an entry: is anything asked, is a flush due?
+    /// Before an entry: has anything happened since the last one?
     Gate,
+    /// Something has: what is asked?
+    Serve,
     /// Folded because others asked; waits until they are done.
     Held,
     /// About to make the list registers live.
     Flush,
-    /// Live; has somebody asked to hold still meanwhile?
+    /// Live; has somebody asked for something meanwhile?
     Recheck,
     Guest,
     /// An access was refused: others are asked to fold and hold still.
@@ -46,6 +48,8 @@ enum At {
     Release,
     /// The vCPU waits: has anything been asked since?
     Block,
+    /// It sleeps without leaving the pCPU, as long as nobody else wants that.
+    Doze,
     /// It leaves the pCPU.
     Put {
         blocked: bool,
@@ -166,14 +170,12 @@ impl World {
         let vcpu = &mut runner.vcpu;
         *at = match *at {
             At::Idle | At::Guest => unreachable!(),
-            At::Gate if port.requests().is_empty() && !vcpu.flush_due => {
-                if op % 8 == 0 && !self.ready.is_empty() {
-                    At::Put { blocked: false }
-                } else {
-                    At::Guest
-                }
-            }
-            At::Gate => {
+            // Whoever asks kicks, and a kick leaves a flush due: nothing else is looked at.
+            At::Gate if !vcpu.flush_due => At::Guest,
+            At::Gate if op % 8 == 0 && !self.ready.is_empty() => At::Put { blocked: false },
+            At::Gate => At::Serve,
+            At::Serve => {
+                vcpu.flush_due = false;
                 let asked = port.take();
                 if asked.has(Requests::TIMER) {
                     vcpu.timer_due(&vm, hw);
@@ -193,16 +195,15 @@ impl World {
                 }
             }
             At::Flush => {
-                vcpu.flush_due = false;
                 vm.vgic().change(|vgic| vgic.flush(n, &mut hw.lists));
                 At::Recheck
             }
             At::Recheck => {
-                if port.requests().held() {
-                    vcpu.flush_due = true;
-                    vm.vgic().change(|vgic| vgic.sync(n, &mut hw.lists));
+                if port.requests().is_empty() {
+                    At::Guest
+                } else {
+                    At::Serve
                 }
-                At::Gate
             }
             At::Ask => {
                 vm.vgic().hold(*whom, n);
@@ -233,7 +234,23 @@ impl World {
             }
             At::Block => {
                 runner.wake_pending = false;
-                if port.requests().is_empty() { At::Put { blocked: true } } else { At::Gate }
+                if port.requests().is_empty() {
+                    vm.vgic().change(|vgic| vgic.put(n, &mut hw.lists));
+                    At::Doze
+                } else {
+                    vcpu.flush_due = true;
+                    At::Gate
+                }
+            }
+            At::Doze if !self.ready.is_empty() => {
+                vm.vgic().lock().load(n, &mut hw.lists);
+                At::Put { blocked: true }
+            }
+            At::Doze if port.requests().is_empty() => At::Doze,
+            At::Doze => {
+                vm.vgic().lock().load(n, &mut hw.lists);
+                vcpu.flush_due = true;
+                At::Gate
             }
             At::Put { blocked } => {
                 vm.vgic().change(|vgic| vgic.put(n, &mut hw.lists));
@@ -254,6 +271,7 @@ impl World {
         let pcpu = &mut self.pcpus[p];
         if pcpu.kicked && !late {
             pcpu.kicked = false;
+            self.runners[v].vcpu.flush_due = true;
             return At::Gate;
         }
         if pcpu.hw.lists.maintenance() && !late {
@@ -409,6 +427,13 @@ impl World {
         true
     }
 
+    /// Whether every vCPU sleeps, with nothing asked of it.
+    fn at_rest(&self) -> bool {
+        let quiet = |v: usize| self.m.vm.port(v as u32).unwrap().requests().is_empty();
+        let dozes = |v| self.pcpus.iter().any(|pcpu| pcpu.current == Some(v) && pcpu.at == At::Doze);
+        self.runners.iter().enumerate().all(|(v, runner)| runner.asleep || (dozes(v) && quiet(v)))
+    }
+
     /// Every guest takes what there is, ends it, and sleeps; everybody has a turn in each round.
     fn settle(&mut self) {
         while let Some(whom) = self.untold.pop_front() {
@@ -434,11 +459,11 @@ impl World {
                 }
                 self.turn((p as u8, op, 0, 0, false));
             }
-            if self.runners.iter().all(|runner| runner.asleep) {
+            if self.at_rest() {
                 break;
             }
         }
-        assert!(self.runners.iter().all(|runner| runner.asleep), "somebody never comes to rest");
+        assert!(self.at_rest(), "somebody never comes to rest");
         for (v, sgis) in self.sgis.iter().enumerate() {
             assert!(sgis.iter().all(|e| e.sent_at <= e.taken_at), "an SGI to vCPU {v} is lost: {sgis:?}");
         }
