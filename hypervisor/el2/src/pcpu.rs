@@ -25,8 +25,12 @@ impl PcpuAnchor {
     }
 }
 
-/// The number of this pCPU: 0 is the one that booted. 0 also before [`Pcpu::start`].
+/// The number of this pCPU: 0 is the one that booted. 0 also before [`Pcpu::start`], and at EL1 (on the way to saying that this is
+/// the wrong level).
 pub fn number() -> usize {
+    if mrs!("CurrentEL") >> 2 < 2 {
+        return 0;
+    }
     let anchor = mrs!("TPIDR_EL2") as *const PcpuAnchor;
     if anchor.is_null() {
         return 0;

@@ -153,22 +153,30 @@ fn maintenance() {
 }
 
 /// Tables where there is no memory.
+///
+/// The level in the status is stage 1's on a bare machine. A hypervisor is told the level at which *stage 2* failed and would have to
+/// walk the guest's tables by itself to know stage 1's; Merus reports stage 2's.
 pub fn walks() {
+    let status = |fault: Option<Fault>, what: &str| {
+        let got = fault.map_or(0, |fault| fault.status());
+        let fits = if psci::on_merus() { (0x14..=0x17).contains(&got) } else { got == 0x16 };
+        check!(fits, "status of {what}: got {got:#x}, want an external abort on a walk (level 2: 0x16)");
+    };
     // A table where nothing is: the walk's own access aborts, at the level of the entry that it wanted.
     let at = mmu::table_alias(NO_MEMORY);
     let (_, fault) = expect(|| mmio::read32(at));
     check_class(format_args!("load through a table in nothing"), fault, class::DATA_ABORT);
-    check_eq!(fault.map_or(0, |fault| fault.status()), 0x16, "status of a walk to nothing at level 2");
+    status(fault, "a walk to nothing at level 2");
     check_eq!(fault.map_or(0, |fault| fault.far), at, "FAR of a walk to nothing");
     let (_, fault) = expect(|| mmu::call(at));
     check_class(format_args!("fetch through a table in nothing"), fault, class::INSTRUCTION_ABORT);
-    check_eq!(fault.map_or(0, |fault| fault.status()), 0x16, "status of a fetch's walk to nothing");
+    status(fault, "a fetch's walk to nothing");
     mmu::unalias();
     if psci::on_merus() {
         let at = mmu::table_alias(UART);
         let (_, fault) = expect(|| mmio::read32(at));
         check_class(format_args!("load through a table in a device"), fault, class::DATA_ABORT);
-        check_eq!(fault.map_or(0, |fault| fault.status()), 0x16, "status of a walk to a device");
+        status(fault, "a walk to a device");
         mmu::unalias();
     }
 }
