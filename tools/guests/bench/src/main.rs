@@ -14,6 +14,7 @@
 //! | `sgi` | from the write of ICC_SGI1R_EL1 to the handler's first instruction |
 //! | `timer`, `wfi` | from the virtual timer's deadline to the handler, spinning and in WFI |
 //! | `wfi-blocked` | as `wfi`, with a second CPU on that sleeps: more CPUs than Merus has |
+//! | `wfi-away` | as `wfi-blocked`, but the second CPU runs for a moment while the first one sleeps |
 //! | `ipi`, `ipi-blocked` | as `sgi` to another CPU in WFI; `-blocked` with a third one asleep |
 //! | `loop` | a loop of 20 million instructions |
 //! | `uart` | 200 lines of 50 characters and a newline, each sent when FR.TXFF allows |
@@ -58,6 +59,13 @@ fn main() {
             "wfi-blocked" => {
                 cpu::start(1, sleep);
                 each(row, || events::wfi(AHEAD));
+            }
+            "wfi-away" => {
+                cpu::start(1, later);
+                each(row, || {
+                    gic::write_sgi1r(sgi_to(1));
+                    events::wfi(5 * AHEAD)
+                });
             }
             "ipi" => ipi(row),
             "ipi-blocked" => {
@@ -114,6 +122,17 @@ fn sgi_to(cpu: usize) -> u64 {
 fn sleep(_: usize) {
     loop {
         guest_rt::run!("wfi");
+    }
+}
+
+/// A CPU that an SGI tells to run once more, in the middle of the other one's sleep.
+fn later(number: usize) {
+    events::init();
+    gic::init_cpu();
+    gic::enable(number, TIMER);
+    loop {
+        events::receive(&READY);
+        after(2 * AHEAD);
     }
 }
 

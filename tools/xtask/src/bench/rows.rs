@@ -80,6 +80,7 @@ rows! {
     "timer": "the virtual timer's deadline to the handler, spinning", Instructions, "204", "1088", "2741", Some(250.0);
     "wfi": "the same in WFI, alone on the pCPU", Instructions, "192", "1082", "2339", Some(260.0);
     "wfi-blocked": "the same where WFI gives the pCPU away", Instructions, "", "4353", "9391", Some(900.0);
+    "wfi-away": "the same where another vCPU has run in between", Instructions, "", "", "", None;
     "ipi": "an SGI to another pCPU's vCPU in native WFI", Instructions, "841", "7763", "5120", Some(900.0);
     "ipi-blocked": "the same to a vCPU that is blocked", Instructions, "", "7763", "5120", Some(1500.0);
     "loop": "a loop of 20 million instructions", Ratio, "1.0000", "1.0002", "1.0012", Some(1.0002);

@@ -111,6 +111,7 @@ const RUNS: &[Run] = &[
     Run { name: "bare-ipi", smp: 2, vcpus: 2, load: 0, bare: true, rows: &[("ipi", "ipi")] },
     Run { name: "alone", smp: 1, vcpus: 1, load: 0, bare: false, rows: ALONE },
     Run { name: "blocked", smp: 1, vcpus: 2, load: 0, bare: false, rows: &[("wfi-blocked", "wfi-blocked")] },
+    Run { name: "away", smp: 1, vcpus: 2, load: 0, bare: false, rows: &[("wfi-away", "wfi-away")] },
     Run { name: "ipi", smp: 2, vcpus: 2, load: 0, bare: false, rows: &[("ipi", "ipi")] },
     Run { name: "ipi-blocked", smp: 2, vcpus: 3, load: 0, bare: false, rows: &[("ipi-blocked", "ipi-blocked")] },
     Run { name: "shared", smp: 1, vcpus: 1, load: 1, bare: false, rows: SHARED },
