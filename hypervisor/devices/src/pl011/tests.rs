@@ -89,7 +89,7 @@ fn every_offset_is_a_register_or_none() {
         .into_iter()
         .chain((0xfe0..0x1000).step_by(4))
         .collect();
-    for at in 0..0x1004 {
+    for at in (0..0x1004).step_by(if cfg!(miri) { 13 } else { 1 }) {
         for size in [AccessSize::B1, AccessSize::B2, AccessSize::B4, AccessSize::B8] {
             let expected = if at % size.bytes() != 0 {
                 Err(AccessError::Unaligned)
