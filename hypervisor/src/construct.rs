@@ -2,15 +2,15 @@
 //! meanwhile; a reset takes the same steps over the memory it has.
 
 use crate::console::{self, VmSink, say};
-use crate::guest::{Guest, GuestRamAccess, KernelWaker, Runner, Uptime};
-use crate::machine::{MAX_ENTITIES, Machine, TablePages, Zero};
-use addr::{Address, BLOCK_SIZE, Ipa, Pa, Span};
+use crate::guest::{Guest, KernelWaker, Runner, Uptime};
+use crate::machine::{CpuOps, MAX_ENTITIES, Machine, TablePages};
+use addr::{Address, BLOCK_SIZE, Ipa, Span};
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use alloc::{format, vec};
-use bus::{GuestMemory, MmioDevice};
+use bus::MmioDevice;
 use config::bundle::Bundle;
 use config::cpu_model::CpuModel;
 use config::guest_tree::{self, Inputs};
@@ -22,7 +22,7 @@ use devices::pl031::Pl031;
 use el2::space::GuestSpace;
 use el2::world::GuestState;
 use guest_smccc::psci::{Psci, StartState};
-use memory::{Dirty, GuestRam, Scrub};
+use memory::{Dirty, Filling, GuestRam, HandOver, Prepared};
 use sched::{EntityId, Kind, TimerId, Weight};
 use sync::{Rank, SpinLock};
 use vgic::{Config, Vgic};
@@ -42,14 +42,12 @@ pub struct Construction {
 }
 
 enum Stage {
-    /// Memory that was just handed out: zeroed, then mapped.
-    Scrub { extents: Vec<Dirty>, next: Ipa },
-    /// Memory that the VM had before its reset.
-    Wipe { at: u64 },
+    /// Memory is zeroed, and mapped if it was just handed out.
+    Zero(HandOver),
     /// A payload is copied to RAM and its checksum taken on the way.
-    Copy { payload: Payload, done: usize, crc: u32 },
+    Copy { memory: Filling, payload: Payload, done: usize, crc: u32 },
     /// The device tree.
-    Tree,
+    Tree(Filling),
 }
 
 #[derive(Clone, Copy, PartialEq)]
@@ -118,8 +116,11 @@ pub fn begin(machine: &'static Machine, spec: VmSpec, first: u32, number: u16) -
     }
     drop(guests);
     admit(machine, &guest);
-    let next = guest.ram.span().start();
-    Ok(Construction { guest, stage: Stage::Scrub { extents, next } })
+    let Some(memory) = HandOver::first(&guest.ram, extents, machine.coherency()) else {
+        dismantle(machine, &guest);
+        return Err(named("its memory is another's".into()));
+    };
+    Ok(Construction { guest, stage: Stage::Zero(memory) })
 }
 
 fn assemble(
@@ -238,138 +239,117 @@ impl Construction {
             }
             cancel_timers(machine, id);
         }
-        Self { guest, stage: Stage::Wipe { at: 0 } }
+        let memory = HandOver::again(&guest.ram, machine.coherency());
+        Self { guest, stage: Stage::Zero(memory) }
     }
 
     /// Goes one step on.
-    pub fn step(mut self, machine: &'static Machine) -> Progress {
-        match self.advance(machine) {
-            Ok(Some(stage)) => {
-                self.stage = stage;
-                Progress::More(self)
-            }
+    pub fn step(self, machine: &'static Machine) -> Progress {
+        let Self { guest, stage } = self;
+        match advance(&guest, machine, stage) {
+            Ok(Some(stage)) => Progress::More(Self { guest, stage }),
             Ok(None) => Progress::Runs,
             Err(why) => {
-                let why = format!("vm \"{}\": {why}", self.guest.spec.name);
-                Progress::Refused(self.guest, why)
+                let why = format!("vm \"{}\": {why}", guest.spec.name);
+                Progress::Refused(guest, why)
             }
         }
     }
+}
 
-    fn advance(&mut self, machine: &'static Machine) -> Result<Option<Stage>, String> {
-        let guest = &self.guest;
-        let mut zero = Zero { features: machine.features, for_guest: true };
-        let stage = core::mem::replace(&mut self.stage, Stage::Tree);
-        Ok(Some(match stage {
-            Stage::Scrub { mut extents, next } => {
-                let Some(extent) = extents.first_mut() else {
-                    return Ok(Some(Stage::Copy { payload: Payload::Kernel, done: 0, crc: u32::MAX }));
-                };
-                if !extent.scrub(ZERO_STEP, &mut zero) {
-                    Stage::Scrub { extents, next }
-                } else {
-                    let memory = extents.remove(0).into_clean().map_err(|_| "its memory is not clean")?;
-                    let end = next.checked_add(memory.size()).ok_or("its memory wraps")?;
-                    let span = Span::from_bounds(next, end).ok_or("its memory wraps")?;
-                    let mut pages = TablePages { memory: &machine.memory, account: guest.account };
-                    guest
-                        .space
-                        .map_ram(span, memory.start(), &mut pages)
-                        .map_err(|e| format!("its memory cannot be mapped: {e:?}"))?;
-                    Stage::Scrub { extents, next: end }
-                }
+fn advance(guest: &Arc<Guest>, machine: &'static Machine, stage: Stage) -> Result<Option<Stage>, String> {
+    Ok(Some(match stage {
+        Stage::Zero(mut memory) => {
+            if let Some(extent) = memory.zero(ZERO_STEP, &mut CpuOps(&machine.features)) {
+                map(guest, machine, extent)?;
             }
-            Stage::Wipe { at } => {
-                let size = guest.ram.span().size();
-                if at >= size {
-                    return Ok(Some(Stage::Copy { payload: Payload::Kernel, done: 0, crc: u32::MAX }));
-                }
-                let from = guest.ram.span().start().checked_add(at).ok_or("its memory wraps")?;
-                let (pa, got) = guest.ram.translate(from, ZERO_STEP).ok_or("its memory has a hole")?;
-                zero.zero(Span::new(pa, got).ok_or("its memory wraps")?);
-                Stage::Wipe { at: at + got }
+            match memory.into_zeroed() {
+                Ok(memory) => Stage::Copy { memory, payload: Payload::Kernel, done: 0, crc: u32::MAX },
+                Err(memory) => Stage::Zero(memory),
             }
-            Stage::Copy { payload, done, crc } => self.copy(machine, payload, done, crc)?,
-            Stage::Tree => {
-                self.finish(machine)?;
-                return Ok(None);
-            }
-        }))
-    }
+        }
+        Stage::Copy { memory, payload, done, crc } => copy(guest, machine, memory, payload, done, crc)?,
+        Stage::Tree(memory) => {
+            finish(guest, machine, memory)?;
+            return Ok(None);
+        }
+    }))
+}
 
-    fn copy(&self, machine: &Machine, payload: Payload, done: usize, crc: u32) -> Result<Stage, String> {
-        let guest = &self.guest;
-        let (what, to): (&PayloadRef, Ipa) = match payload {
-            Payload::Kernel => (&guest.spec.kernel, guest.layout.kernel.start()),
-            Payload::Initrd => match (&guest.spec.initrd, &guest.layout.initrd) {
-                (Some(what), Some(span)) => (what, span.start()),
-                _ => return Ok(Stage::Tree),
-            },
-        };
-        let offset = what.offset as usize + done;
-        let left = what.size as usize - done;
-        if left != 0 {
-            let at = to.checked_add(done as u64).ok_or("a payload wraps")?;
-            let step = left.min(COPY_STEP) as u64;
-            let (pa, got) = guest.ram.translate(at, step).ok_or("a payload has no place in its memory")?;
-            let from = machine.bundle.get(offset..offset + got as usize).ok_or("a payload is not in the bundle")?;
-            let crc = el2::ram::copy_crc(from, pa, crc, machine.features.crc32);
-            self.made_visible(machine, pa, got);
-            return Ok(Stage::Copy { payload, done: done + got as usize, crc });
-        }
-        what.check(!crc).map_err(|e| e.to_string())?;
-        Ok(match payload {
-            Payload::Kernel => Stage::Copy { payload: Payload::Initrd, done: 0, crc: u32::MAX },
-            Payload::Initrd => Stage::Tree,
-        })
-    }
+/// The one place that puts RAM into a guest's address space.
+fn map(guest: &Guest, machine: &Machine, extent: Prepared) -> Result<(), String> {
+    let mut pages = TablePages { memory: &machine.memory, account: guest.account };
+    guest
+        .space
+        .map_ram(extent.at(), extent.memory().start(), &mut pages)
+        .map_err(|e| format!("its memory cannot be mapped: {e:?}"))
+}
 
-    /// The guest reads it with its caches off.
-    fn made_visible(&self, machine: &Machine, pa: Pa, size: u64) {
-        if !machine.features.fwb
-            && let Some(span) = Span::new(pa, size)
-        {
-            el2::ram::clean(span, machine.features.dline);
-        }
+fn copy(
+    guest: &Guest,
+    machine: &Machine,
+    mut memory: Filling,
+    payload: Payload,
+    done: usize,
+    crc: u32,
+) -> Result<Stage, String> {
+    let (what, to): (&PayloadRef, Ipa) = match payload {
+        Payload::Kernel => (&guest.spec.kernel, guest.layout.kernel.start()),
+        Payload::Initrd => match (&guest.spec.initrd, &guest.layout.initrd) {
+            (Some(what), Some(span)) => (what, span.start()),
+            _ => return Ok(Stage::Tree(memory)),
+        },
+    };
+    let offset = what.offset as usize + done;
+    let left = what.size as usize - done;
+    if left != 0 {
+        let at = to.checked_add(done as u64).ok_or("a payload wraps")?;
+        let from = machine.bundle.get(offset..offset + left).ok_or("a payload is not in the bundle")?;
+        let (got, crc) = memory
+            .copy_crc(at, from, COPY_STEP, crc, &mut CpuOps(&machine.features))
+            .ok_or("a payload has no place in its memory")?;
+        return Ok(Stage::Copy { memory, payload, done: done + got, crc });
     }
+    what.check(!crc).map_err(|e| e.to_string())?;
+    Ok(match payload {
+        Payload::Kernel => Stage::Copy { memory, payload: Payload::Initrd, done: 0, crc: u32::MAX },
+        Payload::Initrd => Stage::Tree(memory),
+    })
+}
 
-    fn finish(&mut self, machine: &'static Machine) -> Result<(), String> {
-        let guest = &self.guest;
-        // Interrupt controller, devices and power states first: a reset leaves nothing of before.
-        guest.vm.reset();
-        let mut seed = [0; 64];
-        let mut kaslr = [0; 8];
-        let seeded = guest.vm.draw(&mut seed) && guest.vm.draw(&mut kaslr);
-        let inputs =
-            Inputs { rng_seed: seeded.then_some(seed), kaslr_seed: seeded.then_some(u64::from_le_bytes(kaslr)) };
-        let tree = guest_tree::generate(&guest.spec, &guest.layout, &inputs).map_err(|e| e.to_string())?;
-        let at = guest.layout.fdt.start();
-        GuestRamAccess(guest.clone()).write(at, &tree).map_err(|_| "its device tree has no place")?;
-        let (pa, got) = guest.ram.translate(at, tree.len() as u64).ok_or("its device tree has no place")?;
-        self.made_visible(machine, pa, got);
-        if !machine.features.dic {
-            el2::ram::invalidate_instructions();
-        }
-        let now = el2::timer::now();
-        guest.counter_offset.store(now, Ordering::Release);
-        let start = StartState { entry: guest.layout.entry, context: at.as_u64() };
-        if let Some(port) = guest.vm.port(0) {
-            port.set_start(start);
-        }
-        let (name, cpus, memory) = (&guest.spec.name, guest.spec.vcpus, guest.spec.memory >> 20);
-        let resets = guest.resets.load(Ordering::Relaxed);
-        if resets == 0 {
-            let own = machine.memory.lock().frames.account(guest.account).map_or(0, |a| a.used);
-            let tables = own.saturating_sub(guest.spec.memory) >> 10;
-            say!("vm \"{name}\": {cpus} vCPUs, {memory} MiB and {tables} KiB of tables, starts at tick {now}");
-        } else {
-            say!("vm \"{name}\": reset {resets}");
-        }
-        let free = machine.memory.lock().frames.free_bytes() >> 10;
-        say!("memory: heap {} bytes used, {free} KiB of frames free", crate::HEAP.used());
-        machine.start(guest.entity(0));
-        Ok(())
+fn finish(guest: &Guest, machine: &'static Machine, mut memory: Filling) -> Result<(), String> {
+    // Interrupt controller, devices and power states first: a reset leaves nothing of before.
+    guest.vm.reset();
+    let mut seed = [0; 64];
+    let mut kaslr = [0; 8];
+    let seeded = guest.vm.draw(&mut seed) && guest.vm.draw(&mut kaslr);
+    let inputs = Inputs { rng_seed: seeded.then_some(seed), kaslr_seed: seeded.then_some(u64::from_le_bytes(kaslr)) };
+    let tree = guest_tree::generate(&guest.spec, &guest.layout, &inputs).map_err(|e| e.to_string())?;
+    let at = guest.layout.fdt.start();
+    let mut ops = CpuOps(&machine.features);
+    memory.write(at, &tree, &mut ops).ok_or("its device tree has no place")?;
+    let handed = memory.finish(&mut ops);
+    let now = el2::timer::now();
+    guest.counter_offset.store(now, Ordering::Release);
+    let start = StartState { entry: guest.layout.entry, context: at.as_u64() };
+    if let Some(port) = guest.vm.port(0) {
+        port.set_start(start);
     }
+    let (name, cpus, memory) = (&guest.spec.name, guest.spec.vcpus, guest.spec.memory >> 20);
+    let resets = guest.resets.load(Ordering::Relaxed);
+    if resets == 0 {
+        let own = machine.memory.lock().frames.account(guest.account).map_or(0, |a| a.used);
+        let tables = own.saturating_sub(guest.spec.memory) >> 10;
+        say!("vm \"{name}\": {cpus} vCPUs, {memory} MiB and {tables} KiB of tables, starts at tick {now}");
+    } else {
+        say!("vm \"{name}\": reset {resets}");
+    }
+    let free = machine.memory.lock().frames.free_bytes() >> 10;
+    say!("memory: heap {} bytes used, {free} KiB of frames free", crate::HEAP.used());
+    if !machine.launch(guest, handed) {
+        return Err("the memory is another's".into());
+    }
+    Ok(())
 }
 
 /// Forgets every deadline of a vCPU that has stopped.

@@ -13,7 +13,7 @@ use el2::features::Features;
 use el2::space::FrameSource;
 use guest_smccc::Env;
 use guest_smccc::entropy::Drbg;
-use memory::{AccountId, Dirty, Frames, MemoryError, Scrub};
+use memory::{AccountId, Coherency, Dirty, Frames, HandedOver, MemoryError, RamOps, Scrub};
 use platform::firmware::Firmware;
 use sched::{EntityId, RunQueue, Started, Timers, Wake};
 use spin::Once;
@@ -102,20 +102,24 @@ impl Memory {
     }
 }
 
-/// Zeroes memory, and cleans it to the point of coherency where a guest will read it with its caches off.
-pub struct Zero {
-    /// What the pCPUs can do.
-    pub features: Features,
-    /// For a guest: its caches start off.
-    pub for_guest: bool,
-}
+/// What is done to a guest's RAM before it is the guest's.
+pub struct CpuOps<'a>(pub &'a Features);
 
-impl Scrub for Zero {
+impl RamOps for CpuOps<'_> {
     fn zero(&mut self, span: Span<Pa>) {
-        el2::ram::zero(span, self.features.zva, self.features.mops);
-        if self.for_guest && !self.features.fwb {
-            el2::ram::clean(span, self.features.dline);
-        }
+        el2::ram::zero(span, self.0.zva, self.0.mops);
+    }
+    fn copy(&mut self, from: &[u8], to: Pa) {
+        el2::ram::write(to, from);
+    }
+    fn copy_crc(&mut self, from: &[u8], to: Pa, crc: u32) -> u32 {
+        el2::ram::copy_crc(from, to, crc, self.0.crc32)
+    }
+    fn clean(&mut self, span: Span<Pa>) {
+        el2::ram::clean(span, self.0.dline);
+    }
+    fn invalidate_instructions(&mut self) {
+        el2::ram::invalidate_instructions();
     }
 }
 
@@ -210,6 +214,18 @@ impl Machine {
     pub fn slot(&self, id: EntityId) -> Option<&Slot> {
         self.slots.get(id.0 as usize)
     }
+    /// What hand-overs of memory may leave out.
+    pub fn coherency(&self) -> Coherency {
+        Coherency { fwb: self.features.fwb, dic: self.features.dic }
+    }
+    /// Starts a VM by its vCPU 0, with the memory that was handed over to it. `false`: that is another's.
+    pub fn launch(&self, guest: &Guest, memory: HandedOver) -> bool {
+        let own = memory.is(&guest.ram);
+        if own {
+            self.start(guest.entity(0));
+        }
+        own
+    }
     /// Has pCPU `number` look up.
     pub fn kick(&self, number: usize) {
         if number != el2::number()
@@ -270,7 +286,7 @@ impl Machine {
             }
         }
     }
-    /// Makes a vCPU ready that was off. What it starts with is in its port.
+    /// Makes a vCPU ready that was off, of a VM that was launched. What it starts with is in its port.
     pub fn start(&self, id: EntityId) {
         let Some(slot) = self.slot(id) else { return };
         if !slot.on.swap(true, Ordering::AcqRel) {

@@ -2,11 +2,10 @@
 
 use addr::{Pa, Span};
 
-/// Makes memory fit for a new owner.
+/// Makes memory fit for EL2's own use: tables, which are read through the caches. A guest's RAM takes more, see
+/// [`HandOver`](crate::HandOver).
 pub trait Scrub {
-    /// Zeroes `span` and cleans it to the point of coherency: a guest starts with its caches off and would read the
-    /// former content past them. (The clean is not needed where stage 2 forces write-back, FEAT_S2FWB, or the memory is
-    /// for EL2 alone.) Where CTR_EL0.DIC is 0, instructions cached from it are invalidated as well.
+    /// Zeroes `span`.
     fn zero(&mut self, span: Span<Pa>);
 }
 

@@ -7,6 +7,7 @@
 //! | [`Dirty`] | memory just handed out, which nobody may see before it is zeroed |
 //! | [`FrameCache`] | a few pages at hand where nothing may wait for a lock |
 //! | [`GuestRam`] | which memory stands behind a guest's RAM |
+//! | [`HandOver`] -> [`Filling`] -> [`HandedOver`] | how memory becomes a guest's RAM: zeroed, filled, cleaned, invalidated |
 //!
 //! Guests get whole 2 MiB blocks, in as few extents as there can be. Pages come out of blocks that are carved up for
 //! them. There is no record for each frame: a lent extent costs one record, a carved block two bytes a page.
@@ -19,7 +20,8 @@
 //! # What the caller owes
 //! - One caller at a time (a lock of rank `frames`). [`Frames`] uses the heap when it lends and takes back, so neither
 //!   happens on an exit path; [`FrameCache`] uses none.
-//! - The rule of [`Dirty`]: zeroed, and cleaned to the point of coherency, before another owner sees it.
+//! - The rule of [`Dirty`]: zeroed before another owner sees it. A guest gets RAM through [`HandOver`] only, which cleans
+//!   the caches as well.
 //!
 //! # Not modelled
 //! Several nodes (each has a [`Frames`] of its own, and accounts would move above them), shared frames, copy-on-write,
@@ -45,6 +47,7 @@ mod carved;
 mod dirty;
 mod frames;
 mod guest_ram;
+mod handover;
 
 #[cfg(test)]
 mod tests;
@@ -54,6 +57,7 @@ pub use cache::FrameCache;
 pub use dirty::{Dirty, Scrub};
 pub use frames::{Frames, Node};
 pub use guest_ram::GuestRam;
+pub use handover::{Coherency, Filling, HandOver, HandedOver, Prepared, RamOps};
 
 use addr::Pa;
 
