@@ -51,6 +51,9 @@ fn seeds_that_differ_give_streams_that_differ() {
         seed[at] ^= 1;
         seed
     }));
+    if cfg!(miri) {
+        seeds = seeds.into_iter().step_by(60).collect();
+    }
     let mut streams: Vec<_> = seeds.iter().map(|s| draw(&mut Drbg::from_seed(s).unwrap(), 16)).collect();
     streams.sort();
     streams.dedup();
