@@ -26,6 +26,9 @@ use sched::{EntityId, Kind, RunState, TimerId, Why};
 use trap::{Exit, RawExit, SErrorSyndrome, Vector, decode};
 use vm::{Life, Next, Port, Requests, StopReason, handle, quick};
 
+/// Room for VMs under construction on a pCPU, so that a reset need not allocate it.
+pub const WORK: usize = 8;
+
 /// What a pCPU keeps for itself.
 pub struct Cpu {
     /// The machine.
@@ -73,6 +76,7 @@ impl Cpu {
         }
     }
 
+    #[inline(never)]
     fn step_work(&mut self) {
         let Some(work) = self.work.pop() else { return };
         match work.step(self.machine) {
@@ -141,6 +145,7 @@ impl Cpu {
     }
 
     /// One of those who had to let go of a stopping VM has; the last one does what comes then.
+    #[inline(never)]
     fn let_go(&mut self, guest: &Arc<Guest>) {
         if guest.stopping.fetch_sub(1, Ordering::AcqRel) != 1 {
             return;

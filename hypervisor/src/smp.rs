@@ -2,7 +2,7 @@
 
 use crate::console::say;
 use crate::machine::machine;
-use crate::run::Cpu;
+use crate::run::{Cpu, WORK};
 use crate::start::REDISTRIBUTORS;
 use addr::{PAGE_SIZE, Pa};
 use alloc::boxed::Box;
@@ -187,7 +187,7 @@ pub fn secondary(number: usize) -> ! {
         redistributor,
         resident: None,
         timer_changed: true,
-        work: Vec::new(),
+        work: Vec::with_capacity(WORK),
         input_waits: false,
         retry_at: None,
     };

@@ -4,7 +4,7 @@ use crate::console::{self, say};
 use crate::construct::{self};
 use crate::fatal::{self, fatal};
 use crate::machine::{MAX_ENTITIES, Machine, Memory, Pcpu, Slot, publish};
-use crate::run::Cpu;
+use crate::run::{Cpu, WORK};
 use crate::{smp, time};
 use addr::{BLOCK_SIZE, PAGE_SIZE, Pa, Span};
 use alloc::boxed::Box;
@@ -101,7 +101,7 @@ pub fn first(info: BootInfo, mut map: Stage1) -> ! {
         redistributor,
         resident: None,
         timer_changed: true,
-        work: Vec::new(),
+        work: Vec::with_capacity(WORK),
         input_waits: false,
         retry_at: None,
     };

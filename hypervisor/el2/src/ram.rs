@@ -222,14 +222,13 @@ pub fn copy_crc(from: &[u8], to: Pa, mut crc: u32, hardware: bool) -> u32 {
             );
         }
     }
-    for byte in tail {
+    for (n, byte) in tail.iter().enumerate() {
         // SAFETY: the rest of the same span.
         unsafe {
-            (at as *mut u8).write_volatile(*byte);
+            ((at + n as u64) as *mut u8).write_volatile(*byte);
             asm!(".arch_extension crc", "crc32b {r:w}, {r:w}, {b:w}", r = inout(reg) crc, b = in(reg) u32::from(*byte),
                 options(nomem, nostack, preserves_flags));
         }
-        at += 1;
     }
     crc
 }

@@ -292,7 +292,11 @@ fn alike(steps: &[Step]) -> Result<usize, TestCaseError> {
 #[test]
 fn the_fast_lane_ends_an_exit_as_any_other() {
     use proptest::test_runner::TestRunner;
-    let config = ProptestConfig { cases: if cfg!(miri) { 2 } else { 30 }, failure_persistence: None, ..ProptestConfig::default() };
+    let config = ProptestConfig {
+        cases: if cfg!(miri) { 2 } else { 30 },
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    };
     let ended = core::cell::Cell::new(0);
     let step = (step(), proptest::option::of(frequent()));
     let step = step.prop_map(|(step, raw)| Step { raw: raw.unwrap_or(step.raw), ..step });
