@@ -464,7 +464,7 @@ fn run(steps: Vec<Step>, focus_moves: bool) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 100 }))]
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 1 } else { 100 }))]
 
     #[test]
     fn each_source_s_bytes_come_out_whole_and_in_order(steps in steps()) {

@@ -404,7 +404,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 64 }))]
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 1 } else { 64 }))]
 
     #[test]
     fn no_frame_has_two_owners_and_none_is_lost(ops in prop::collection::vec(op(), 1..60)) {

@@ -315,7 +315,7 @@ fn use_all(bytes: &[u8]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 128 }))]
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 1 } else { 128 }))]
 
     #[test]
     fn any_spec_survives_the_bundle(vms in prop::collection::vec(any_vm(), 1..5), sha256: Option<[u8; 32]>) {

@@ -57,7 +57,7 @@ fn nodes_are_not_nested_without_end() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 2000 }))]
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 1 } else { 2000 }))]
 
     /// The accessors panic on a tree that is not sound, so visiting all of it shows that the check is as strict.
     #[test]

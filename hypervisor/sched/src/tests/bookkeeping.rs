@@ -210,7 +210,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 64 }))]
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 1 } else { 64 }))]
 
     /// Any calls in any order on two queues: every answer and every state is what the table says, each vCPU is in exactly
     /// one queue, and the running one's time is all accounted for.

@@ -17,7 +17,7 @@ fn worst_error(queue: &RunQueue, weights: &[u32], total: i128) -> i128 {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 32 }))]
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 1 } else { 32 }))]
 
     /// Slices that end late by up to 200 us, and now and then early (a preemption): the bound holds after each.
     #[test]

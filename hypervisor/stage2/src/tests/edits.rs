@@ -247,7 +247,7 @@ fn step(op: &Op, left: Option<usize>, s: &mut Stage2, t: &mut Handle, model: &mu
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 2 } else { 128 }))]
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 1 } else { 128 }))]
 
     #[test]
     fn edits_agree_with_the_model_and_no_tlb_is_left_stale(

@@ -197,7 +197,7 @@ fn seen(m: &mut TestMachine) -> Vec<u64> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 2 } else { 30 }, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 1 } else { 30 }, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn any_exit_from_any_state_is_handled(steps in proptest::collection::vec(step(), 1..120)) {
@@ -293,7 +293,7 @@ fn alike(steps: &[Step]) -> Result<usize, TestCaseError> {
 fn the_fast_lane_ends_an_exit_as_any_other() {
     use proptest::test_runner::TestRunner;
     let config = ProptestConfig {
-        cases: if cfg!(miri) { 2 } else { 30 },
+        cases: if cfg!(miri) { 1 } else { 30 },
         failure_persistence: None,
         ..ProptestConfig::default()
     };

@@ -477,7 +477,7 @@ fn msr(id: SysRegId) -> RawExit {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 2 } else { 300 }, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 1 } else { 300 }, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn nobody_waits_for_ever_and_nothing_is_lost(
