@@ -1,0 +1,353 @@
+//! What is known of VMs, vCPUs, pCPUs, payloads and events, as it is sent.
+//!
+//! Times are in ns since Merus started; memory is in bytes; counts never go back while the thing exists.
+
+use alloc::string::String;
+use alloc::vec::Vec;
+use core::fmt;
+use serde::de::{self, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Bytes, sent as such. Unlike a sequence, which is made room for before it is read, they take no more memory than was sent.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Bytes(pub Vec<u8>);
+
+impl Serialize for Bytes {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Bytes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_bytes(BytesVisitor)
+    }
+}
+
+struct BytesVisitor;
+
+impl Visitor<'_> for BytesVisitor {
+    type Value = Bytes;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("bytes")
+    }
+    fn visit_bytes<E: de::Error>(self, bytes: &[u8]) -> Result<Bytes, E> {
+        Ok(Bytes(bytes.to_vec()))
+    }
+}
+
+/// A SHA-256.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct Hash(pub [u8; 32]);
+
+impl fmt::Display for Hash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// Why a VM does not run any more.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum StopKind {
+    /// The guest powered off.
+    PoweredOff,
+    /// All its vCPUs are off.
+    AllOff,
+    /// Told to, from outside.
+    Killed,
+    /// A system error that belongs to it.
+    SystemError,
+    /// It could not be made or made anew.
+    Failed,
+}
+
+/// Where a VM is in its life.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum VmState {
+    /// Its memory is being filled.
+    Creating,
+    /// Ready to be started.
+    Created,
+    /// Its vCPUs may run.
+    Running,
+    /// Its vCPUs are off the pCPUs, and its time stands.
+    Paused,
+    /// On its way to Stopped, or (resetting) to Running.
+    Stopping,
+    /// Ended: it has no memory any more, its last output can be read.
+    Stopped(StopKind),
+}
+
+impl fmt::Display for VmState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Creating => "creating",
+            Self::Created => "created",
+            Self::Running => "running",
+            Self::Paused => "paused",
+            Self::Stopping => "stopping",
+            Self::Stopped(StopKind::PoweredOff) => "stopped (powered off)",
+            Self::Stopped(StopKind::AllOff) => "stopped (all vCPUs off)",
+            Self::Stopped(StopKind::Killed) => "stopped (killed)",
+            Self::Stopped(StopKind::SystemError) => "stopped (system error)",
+            Self::Stopped(StopKind::Failed) => "stopped (failed)",
+        })
+    }
+}
+
+/// The machine.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct MachineRow {
+    /// Merus' version.
+    pub merus: String,
+    /// The board's model, from its tree.
+    pub board: String,
+    /// pCPUs that are up.
+    pub pcpus: u32,
+    /// All memory that VMs and Merus' frames are made of.
+    pub memory: u64,
+    /// What of it is free.
+    pub memory_free: u64,
+    /// What Merus' heap uses.
+    pub heap: u64,
+    /// Now.
+    pub now_ns: u64,
+    /// Ticks of the counter a second.
+    pub counter_hz: u64,
+    /// Whether tracing is on.
+    pub tracing: bool,
+    /// The control channel's own rate in bits a second, 0 where it has none.
+    pub line_rate: u32,
+    /// Frames that were refused since Merus started.
+    pub bad_frames: u64,
+}
+
+/// A VM.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct VmRow {
+    /// Its name.
+    pub name: String,
+    /// Its group.
+    pub group: Option<String>,
+    /// Where it is in its life.
+    pub state: VmState,
+    /// vCPUs.
+    pub vcpus: u32,
+    /// RAM.
+    pub memory: u64,
+    /// All that is charged to it: RAM, tables, Merus' own records of it.
+    pub memory_used: u64,
+    /// `memory.max`.
+    pub memory_max: Option<u64>,
+    /// `cpu.weight`.
+    pub weight: u32,
+    /// `cpu.max`: quota and period in microseconds.
+    pub cpu_max: Option<(u64, u64)>,
+    /// `cpu.class`.
+    pub class: String,
+    /// Time on pCPUs, of all its vCPUs together.
+    pub ran_ns: u64,
+    /// Time ready without a pCPU: steal.
+    pub waited_ns: u64,
+    /// Time held back by a cap.
+    pub throttled_ns: u64,
+    /// Exits.
+    pub exits: u64,
+    /// Resets.
+    pub resets: u32,
+    /// Bytes that it has written to its console.
+    pub console: u64,
+}
+
+/// What a vCPU does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum VcpuState {
+    /// Powered off.
+    Off,
+    /// Wants a pCPU.
+    Ready,
+    /// Has one.
+    Running,
+    /// Has one, and sleeps on it in WFI.
+    Native,
+    /// Waits for an interrupt.
+    Blocked,
+    /// Held back by a cap.
+    Throttled,
+    /// Paused.
+    Held,
+    /// Ended.
+    Stopped,
+}
+
+/// Exits of one reason.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ExitRow {
+    /// Why the guest was left.
+    pub reason: String,
+    /// How often.
+    pub count: u64,
+    /// Ticks of the counter spent in Merus, as a histogram: the n-th entry counts exits of 2^n to 2^(n+1) - 1 ticks. Empty unless
+    /// tracing was on.
+    pub ticks: Vec<u32>,
+}
+
+/// A vCPU.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct VcpuRow {
+    /// Its number in the VM.
+    pub index: u32,
+    /// What it does.
+    pub state: VcpuState,
+    /// The pCPU whose runqueue it is in.
+    pub pcpu: u32,
+    /// Time on pCPUs.
+    pub ran_ns: u64,
+    /// Time ready without one.
+    pub waited_ns: u64,
+    /// Time blocked.
+    pub blocked_ns: u64,
+    /// Time held back by a cap.
+    pub throttled_ns: u64,
+    /// Longest time from a wake-up to running.
+    pub wake_max_ns: u64,
+    /// How often it was loaded.
+    pub switches: u64,
+    /// How often it went to another pCPU.
+    pub moves: u64,
+    /// Interrupts injected.
+    pub interrupts: u64,
+    /// Exits by reason, those that happened.
+    pub exits: Vec<ExitRow>,
+}
+
+/// A pCPU.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct PcpuRow {
+    /// Its number.
+    pub number: u32,
+    /// Its affinity.
+    pub mpidr: u64,
+    /// What runs: VM and vCPU.
+    pub running: Option<(String, u32)>,
+    /// How many vCPUs wait for it.
+    pub ready: u32,
+    /// Time that vCPUs have had on it.
+    pub busy_ns: u64,
+    /// How often it took a vCPU from another.
+    pub steals: u64,
+}
+
+/// A group.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct GroupRow {
+    /// Its name.
+    pub name: String,
+    /// `cpu.weight`.
+    pub weight: u32,
+    /// `cpu.max`: quota and period in microseconds.
+    pub cpu_max: Option<(u64, u64)>,
+    /// `memory.max`.
+    pub memory_max: Option<u64>,
+    /// What is charged to its VMs.
+    pub memory_used: u64,
+    /// Its VMs.
+    pub vms: u32,
+}
+
+/// A payload.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ObjectRow {
+    /// What people call it.
+    pub name: String,
+    /// Its hash, where it is known.
+    pub hash: Option<Hash>,
+    /// Its length.
+    pub size: u64,
+    /// How much of it is there.
+    pub there: u64,
+    /// Whether it is in the boot bundle.
+    pub boot: bool,
+    /// How many VMs were made from it and are there.
+    pub users: u32,
+}
+
+/// A piece of a console's output.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ConsolePart {
+    /// Where `bytes` begin: later than asked for if that was gone already.
+    pub from: u64,
+    /// At most [`crate::MAX_CHUNK`] bytes.
+    pub bytes: Bytes,
+    /// Whether the VM may write more.
+    pub live: bool,
+}
+
+/// What happened to a VM.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum EventKind {
+    /// It was made.
+    Created,
+    /// It runs.
+    Started,
+    /// It was paused.
+    Paused,
+    /// It goes on.
+    Resumed,
+    /// It begins again.
+    Reset,
+    /// It was asked to power off.
+    Asked,
+    /// It has ended.
+    Stopped(StopKind),
+    /// It is gone.
+    Destroyed,
+    /// A setting was changed.
+    Set {
+        /// The key.
+        key: String,
+        /// The value.
+        value: String,
+    },
+    /// It could not be made: why.
+    Refused(String),
+}
+
+/// An event.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct EventRow {
+    /// Its number, from 0 on.
+    pub number: u64,
+    /// When.
+    pub at_ns: u64,
+    /// Whose.
+    pub vm: String,
+    /// What.
+    pub kind: EventKind,
+}
+
+/// A line of Merus' own.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct LogRow {
+    /// Its number, from 0 on.
+    pub number: u64,
+    /// When.
+    pub at_ns: u64,
+    /// The line.
+    pub text: String,
+}
+
+/// A trace record; `kind` and `argument` are those of the room `trace`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct TraceRow {
+    /// When, in ticks of the counter.
+    pub tick: u64,
+    /// What.
+    pub kind: u8,
+    /// Whose VM, by its number.
+    pub vm: u16,
+    /// Which vCPU.
+    pub vcpu: u16,
+    /// What it says of itself.
+    pub argument: u64,
+}
