@@ -13,7 +13,7 @@ use alloc::{format, vec};
 use bus::MmioDevice;
 use config::bundle::Bundle;
 use config::cpu_model::CpuModel;
-use config::guest_tree::{self, Inputs};
+use config::guest_tree;
 use config::map;
 use config::spec::{PayloadRef, VmSpec};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -320,14 +320,13 @@ fn copy(
 fn finish(guest: &Guest, machine: &'static Machine, mut memory: Filling) -> Result<(), String> {
     // Interrupt controller, devices and power states first: a reset leaves nothing of before.
     guest.vm.reset();
-    let mut seed = [0; 64];
-    let mut kaslr = [0; 8];
-    let seeded = guest.vm.draw(&mut seed) && guest.vm.draw(&mut kaslr);
-    let inputs = Inputs { rng_seed: seeded.then_some(seed), kaslr_seed: seeded.then_some(u64::from_le_bytes(kaslr)) };
-    let tree = guest_tree::generate(&guest.spec, &guest.layout, &inputs).map_err(|e| e.to_string())?;
+    let mut draw = |seed: &mut [u8]| guest.vm.draw(seed);
+    let tree = guest_tree::generate(&guest.spec, &guest.layout, &mut draw).map_err(|e| e.to_string())?;
     let at = guest.layout.fdt.start();
     let mut ops = CpuOps(&machine.features);
-    memory.write(at, &tree, &mut ops).ok_or("its device tree has no place")?;
+    memory.write(at, tree.as_bytes(), &mut ops).ok_or("its device tree has no place")?;
+    // It holds the seeds: wiped here.
+    drop(tree);
     let handed = memory.finish(&mut ops);
     let now = el2::timer::now();
     guest.counter_offset.store(now, Ordering::Release);

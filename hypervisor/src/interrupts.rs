@@ -3,10 +3,12 @@
 //! | INTID | whose | what |
 //! |---|---|---|
 //! | SGI [`KICK`](crate::machine::KICK) | Merus | look up: requests, preemption |
-//! | 25 | Merus | the virtual CPU interface wants attention (maintenance) |
-//! | 26 | Merus | CNTHP: a slice is over, a deadline has passed |
-//! | 27 | the resident vCPU | its virtual timer, handed on by a hardware-linked list register |
+//! | the GIC's maintenance PPI | Merus | the virtual CPU interface wants attention |
+//! | CNTHP's PPI | Merus | a slice is over, a deadline has passed |
+//! | CNTV's PPI | the resident vCPU | its virtual timer, handed on by a hardware-linked list register |
 //! | the UART's | Merus | console input, or room for output |
+//!
+//! The numbers are the board's ([`Cpu::ppis`]); a guest sees its timer as PPI 27 whatever the board has.
 
 use crate::console;
 use crate::guest::{Guest, Runner};
@@ -14,13 +16,8 @@ use crate::run::Cpu;
 use core::sync::atomic::Ordering;
 use el2::gic;
 use sched::{Kind, TimerId};
-use vgic::TIMER_PPI;
 use vm::Requests;
 
-/// The maintenance interrupt's PPI.
-pub const MAINTENANCE: u32 = 25;
-/// CNTHP's PPI.
-pub const HYP_TIMER: u32 = 26;
 /// How often held-back input is tried again, and how long a guest runs between two steps of a VM's construction, in ns.
 const RETRY: u64 = 1_000_000;
 
@@ -28,7 +25,7 @@ const RETRY: u64 = 1_000_000;
 #[inline(always)]
 pub fn taken(cpu: &mut Cpu, guest: &Guest, runner: &mut Runner) {
     let intid = gic::acknowledge();
-    if intid != TIMER_PPI {
+    if intid != cpu.ppis.virtual_timer {
         return others(cpu, guest, runner, intid);
     }
     // Dropped, not deactivated: the guest's own deactivation does that through the list register.
@@ -47,7 +44,7 @@ pub fn taken(cpu: &mut Cpu, guest: &Guest, runner: &mut Runner) {
 #[inline(never)]
 fn others(cpu: &mut Cpu, guest: &Guest, runner: &mut Runner, intid: u32) {
     runner.vcpu.flush_due = true;
-    if intid == MAINTENANCE {
+    if intid == cpu.ppis.maintenance {
         let index = runner.vcpu.index;
         guest.vm.vgic().change(|vgic| vgic.maintenance(index, &mut cpu.pcpu.lists));
         gic::drop_priority(intid);
@@ -61,7 +58,7 @@ fn others(cpu: &mut Cpu, guest: &Guest, runner: &mut Runner, intid: u32) {
 #[inline]
 pub fn wakened(cpu: &mut Cpu, guest: &Guest, vcpu: u32) -> bool {
     let intid = gic::acknowledge();
-    if intid != TIMER_PPI {
+    if intid != cpu.ppis.virtual_timer {
         serve(cpu, intid);
         return false;
     }
@@ -88,7 +85,7 @@ fn serve(cpu: &mut Cpu, intid: u32) {
     }
     gic::drop_priority(intid);
     match intid {
-        TIMER_PPI => {
+        _ if intid == cpu.ppis.virtual_timer => {
             // The resident vCPU's timer while it sleeps; it stays active until that vCPU deactivates it or leaves.
             match &cpu.resident {
                 Some((_, guest, vcpu)) => guest.vm.vgic().change(|vgic| vgic.hw_timer_fired(*vcpu)),
@@ -102,7 +99,7 @@ fn serve(cpu: &mut Cpu, intid: u32) {
             }
             return;
         }
-        HYP_TIMER => timer(cpu),
+        _ if intid == cpu.ppis.hyp_timer => timer(cpu),
         _ if Some(intid) == cpu.machine.uart_intid => input(cpu),
         // A kick says no more than "look up", and nothing else is switched on. (A maintenance interrupt that was on its way when
         // the guest was left is gone: no list registers are live while EL2 waits.)

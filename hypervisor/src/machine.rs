@@ -6,6 +6,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use boot::stage1::{self, Kind, Stage1};
+use config::board::Ppis;
 use config::cpu_model::HostIds;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use el2::errata::Errata;
@@ -184,6 +185,8 @@ pub struct Machine {
     pub firmware: Option<Firmware>,
     /// The bundle.
     pub bundle: &'static [u8],
+    /// The private interrupts that are Merus' own, the same on each pCPU.
+    pub ppis: Ppis,
     /// The console's interrupt.
     pub uart_intid: Option<u32>,
     /// VMs that exist, by place at the console.

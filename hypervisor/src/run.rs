@@ -18,6 +18,7 @@ use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use config::board::Ppis;
 use core::sync::atomic::Ordering;
 use el2::vectors::Left;
 use el2::world::{GuestState, LoadedEl1};
@@ -27,7 +28,7 @@ use trap::{Exit, RawExit, SErrorSyndrome, Vector, decode};
 use vm::{Life, Next, Port, Requests, StopReason, handle, quick};
 
 /// Room for VMs under construction on a pCPU, so that a reset need not allocate it.
-pub const WORK: usize = 8;
+const WORK: usize = 8;
 
 /// What a pCPU keeps for itself.
 pub struct Cpu {
@@ -39,6 +40,8 @@ pub struct Cpu {
     pub pcpu: el2::Pcpu,
     /// Its redistributor.
     pub redistributor: Redistributor,
+    /// The private interrupts that are Merus' own, by the board's numbers.
+    pub ppis: Ppis,
     /// Whose registers are in the hardware.
     pub resident: Option<(EntityId, Arc<Guest>, u32)>,
     /// CNTHP has to be set again before the next entry or sleep.
@@ -58,6 +61,33 @@ enum Ended {
 }
 
 impl Cpu {
+    /// A pCPU that has nothing to do yet.
+    pub fn new(
+        machine: &'static Machine,
+        shared: &'static Pcpu,
+        mut pcpu: el2::Pcpu,
+        redistributor: Redistributor,
+    ) -> Self {
+        pcpu.lists.link_timer(machine.ppis.virtual_timer);
+        Self {
+            machine,
+            shared,
+            pcpu,
+            redistributor,
+            ppis: machine.ppis,
+            resident: None,
+            timer_changed: true,
+            work: Vec::with_capacity(WORK),
+            input_waits: false,
+            retry_at: None,
+        }
+    }
+
+    /// Whether the guest's timer interrupt is active here, for hardware.
+    fn set_timer_active(&self, active: bool) {
+        self.redistributor.set_active(self.ppis.virtual_timer, active);
+    }
+
     /// For ever.
     pub fn run(&mut self) -> ! {
         loop {
@@ -179,7 +209,7 @@ impl Cpu {
             None => self.pcpu.put(&mut GuestState::default()),
         }
         self.machine.vmids.put(self.pcpu.number());
-        self.redistributor.set_active(vgic::TIMER_PPI, false);
+        self.set_timer_active(false);
         let Some(runner) = place.as_ref() else { return };
         let deadline = runner.state.timer.deadline().filter(|_| goes_on);
         drop(place);
@@ -248,7 +278,7 @@ impl Cpu {
                 // What it left in the registers is not wanted any more.
                 self.resident = None;
                 self.pcpu.put(&mut runner.state);
-                self.redistributor.set_active(vgic::TIMER_PPI, false);
+                self.set_timer_active(false);
             }
             runner.vcpu.start(&start);
             runner.state = GuestState::reset(config::map::vcpu_mpidr(index));
@@ -279,7 +309,7 @@ impl Cpu {
             }
             let active = guest.vm.vgic().lock().timer_active(index);
             if active {
-                self.redistributor.set_active(vgic::TIMER_PPI, true);
+                self.set_timer_active(true);
             }
             self.resident = Some((runner.id, guest.clone(), index));
             self.shared.sched.lock().queue.set_resident(Some(runner.id));
@@ -348,7 +378,7 @@ impl Cpu {
             vgic.put(index, &mut self.pcpu.lists);
             // A guest that moved its timer on before it took the interrupt is not to get it.
             if !el2::timer::VirtualTimer::asserted() && vgic.hw_timer_retracted(index) {
-                self.redistributor.set_active(vgic::TIMER_PPI, false);
+                self.set_timer_active(false);
             }
         });
         ended

@@ -2,7 +2,7 @@
 
 use crate::console::say;
 use crate::machine::machine;
-use crate::run::{Cpu, WORK};
+use crate::run::Cpu;
 use crate::start::REDISTRIBUTORS;
 use addr::{PAGE_SIZE, Pa};
 use alloc::boxed::Box;
@@ -19,8 +19,6 @@ use el2::features::{self, Features};
 use platform::firmware::Firmware;
 use sync::{Rank, SpinLock};
 
-/// PPIs that are switched on on every pCPU: maintenance, hypervisor timer, virtual timer.
-pub const PPIS: u32 = 1 << 25 | 1 << 26 | 1 << 27;
 /// Bytes of a pCPU's stack, guard page not counted.
 const STACK: u64 = 16 << 10;
 /// Bytes of heap below which no further pCPU is started (each takes some 40 KiB).
@@ -177,21 +175,10 @@ pub fn secondary(number: usize) -> ! {
     let Some(redistributor) = REDISTRIBUTORS.get().and_then(|r| r.find(mpidr)) else {
         crate::fatal::fatal(format_args!("no redistributor for CPU {mpidr:#x}"));
     };
-    if let Err(error) = redistributor.start(PPIS) {
+    if let Err(error) = redistributor.start(machine.ppis.mask()) {
         crate::fatal::fatal(format_args!("the redistributor of CPU {mpidr:#x} does not answer: {error:?}"));
     }
-    let mut cpu = Cpu {
-        machine,
-        shared,
-        pcpu,
-        redistributor,
-        resident: None,
-        timer_changed: true,
-        work: Vec::with_capacity(WORK),
-        input_waits: false,
-        retry_at: None,
-    };
-    cpu.run()
+    Cpu::new(machine, shared, pcpu, redistributor).run()
 }
 
 /// Whether the firmware wants its workarounds 1 and 3 used on *this* pCPU (its answer is about the CPU that asks).

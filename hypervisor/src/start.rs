@@ -4,7 +4,7 @@ use crate::console::{self, say};
 use crate::construct::{self};
 use crate::fatal::{self, fatal};
 use crate::machine::{MAX_ENTITIES, Machine, Memory, Pcpu, Slot, publish};
-use crate::run::{Cpu, WORK};
+use crate::run::Cpu;
 use crate::{smp, time};
 use addr::{BLOCK_SIZE, PAGE_SIZE, Pa, Span};
 use alloc::boxed::Box;
@@ -13,6 +13,7 @@ use boot::BootInfo;
 use boot::stage1::{Stage1, page_from_heap};
 use config::board::{self, Board, Gic};
 use config::bundle::Bundle;
+use config::seed::Seed;
 use config::spec::{Machine as Offer, VmSpec, admit, faults};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use el2::PcpuAnchor;
@@ -26,6 +27,7 @@ use platform::pl011::Pl011;
 use spin::Once;
 use stage2::{Geometry, HostLimits, Vmids};
 use sync::{Rank, SpinLock};
+use zeroize::Zeroizing;
 
 /// What the other pCPUs need for their own start: the redistributors.
 pub struct Redistributors {
@@ -56,7 +58,7 @@ pub fn first(info: BootInfo, mut map: Stage1) -> ! {
     let psci = psci.filter(|_| !info.from_el3);
     use_psci(psci);
     attach(uart, &mut map);
-    let board = board(&info);
+    let mut board = board(&info);
     let firmware = match psci.map(|p| p.conduit) {
         Some(board::Conduit::Smc) => Some(Firmware::new(Conduit::Smc)),
         Some(board::Conduit::Hvc) => {
@@ -72,7 +74,7 @@ pub fn first(info: BootInfo, mut map: Stage1) -> ! {
         Some(redistributor) => redistributor,
         None => fatal(format_args!("no redistributor for this CPU (MPIDR {:#x})", el2::features::mpidr())),
     };
-    if let Err(error) = redistributor.start(smp::PPIS) {
+    if let Err(error) = redistributor.start(board.ppis.mask()) {
         fatal(format_args!("the redistributor does not answer: {error:?}"));
     }
     let frames = frames(&info, &board, bundle);
@@ -89,42 +91,27 @@ pub fn first(info: BootInfo, mut map: Stage1) -> ! {
     );
     die_if_told(&board.bootargs);
     let specs = specs(bundle, common.mpidrs.len(), frames.free_bytes());
-    let machine = assemble(&board, env, common, frames, map, bundle, firmware);
+    let machine = assemble(&mut board, env, common, frames, map, bundle, firmware);
     if let Some(intid) = machine.uart_intid {
         distributor.enable_spi(intid, false, el2::features::mpidr());
     }
     smp::release();
-    let mut cpu = Cpu {
-        machine,
-        shared: &machine.pcpus[0],
-        pcpu: own,
-        redistributor,
-        resident: None,
-        timer_changed: true,
-        work: Vec::with_capacity(WORK),
-        input_waits: false,
-        retry_at: None,
-    };
+    let mut cpu = Cpu::new(machine, &machine.pcpus[0], own, redistributor);
     begin(&mut cpu, specs);
     cpu.run()
 }
 
 /// The board, from its tree. What seeds the tree holds are wiped there: they are for one use.
 fn board(info: &BootInfo) -> Board {
-    let read = boot::with_tree(info.fdt, |tree| {
-        let board = board::parse(tree);
-        let seed = board.as_ref().ok().and_then(|b| b.rng_seed.clone()).filter(|s| s.len() >= 16);
-        let at = seed.as_ref().and_then(|seed| tree.windows(seed.len()).position(|part| part == seed.as_slice()));
-        (board, at.zip(seed.map(|s| s.len())))
-    });
+    let read = boot::with_tree(info.fdt, |tree| (board::parse(tree), board::rng_seed_in(tree)));
     let Some((board, seed)) = read else {
         fatal(format_args!(
             "no device tree at {:#x} (x0 at entry); start the image with one, as Linux' boot protocol says",
             info.fdt.as_u64()
         ));
     };
-    if let Some((offset, size)) = seed {
-        boot::wipe_in_tree(info.fdt, offset, size);
+    if let Some(seed) = seed {
+        boot::wipe_in_tree(info.fdt, seed.start, seed.len());
     }
     match board {
         Ok(board) => board,
@@ -219,7 +206,7 @@ fn specs(bundle: &[u8], cpus: usize, free: u64) -> Vec<VmSpec> {
 }
 
 fn assemble(
-    board: &Board,
+    board: &mut Board,
     env: Env,
     common: smp::Common,
     frames: Frames,
@@ -254,10 +241,11 @@ fn assemble(
         geometry,
         vmids,
         vmid_allocator: SpinLock::new(Rank::Stage2, allocator),
-        entropy: SpinLock::new(Rank::Vm, entropy(board, firmware)),
+        entropy: SpinLock::new(Rank::Vm, entropy(board.rng_seed.take().unwrap_or_default(), firmware)),
         env,
         firmware,
         bundle,
+        ppis: board.ppis,
         uart_intid: board.uart.and_then(|u| u.intid),
         guests: SpinLock::new(Rank::Control, Vec::new()),
         alive: AtomicU32::new(0),
@@ -266,23 +254,20 @@ fn assemble(
     })
 }
 
-/// The machine's generator, from whatever it has: the tree's seed, the CPU's generator, the firmware's (Arm DEN 0098).
-fn entropy(board: &Board, firmware: Option<Firmware>) -> Option<Drbg> {
+/// The machine's generator, from whatever it has: the tree's seed, the CPU's generator, the firmware's (Arm DEN 0098). What it
+/// was made of is wiped behind it.
+fn entropy(mut seed: Seed, firmware: Option<Firmware>) -> Option<Drbg> {
     const TRNG_VERSION: u32 = 0x8400_0050;
     const TRNG_RND: u32 = 0xc400_0053;
-    let mut seed: Vec<u8> = board.rng_seed.clone().unwrap_or_default();
+    let mut add = |word: u64| seed.append(Zeroizing::new(word.to_le_bytes()).as_slice());
     if let Some(firmware) = firmware.filter(|f| f.call(TRNG_VERSION, [0; 3])[0] as i32 >= 0x1_0000) {
-        let [status, words @ ..] = firmware.call(TRNG_RND, [192, 0, 0]);
-        if status == 0 {
-            words.iter().for_each(|word| seed.extend(word.to_le_bytes()));
+        let answer = Zeroizing::new(firmware.call(TRNG_RND, [192, 0, 0]));
+        if let [0, words @ ..] = answer.as_slice() {
+            words.iter().for_each(|word| add(*word));
         }
     }
-    for _ in 0..8 {
-        if let Some(word) = el2::features::random() {
-            seed.extend(word.to_le_bytes());
-        }
-    }
-    Drbg::from_seed(&seed)
+    (0..8).filter_map(|_| el2::features::random()).for_each(add);
+    Drbg::from_seed(seed.as_bytes())
 }
 
 /// What the firmware says about one of the architecture's workarounds (SMCCC, "SMCCC_ARCH_FEATURES").

@@ -14,8 +14,12 @@ use addr::{Address, Span};
 use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::ops::Range;
+use dtoolkit::fdt::Fdt;
 use dtoolkit::model::DeviceTree;
+use dtoolkit::{Node, Property};
 use thiserror::Error;
+use zeroize::Zeroize;
 
 const GIC_PHANDLE: u32 = 1;
 const CLOCK_PHANDLE: u32 = 2;
@@ -27,22 +31,47 @@ const SPI: u32 = 0;
 const PPI: u32 = 1;
 const LEVEL_HIGH: u32 = 4;
 
-/// What a guest's tree holds beyond its spec: fresh at each boot, resets included.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Inputs {
-    /// Seeds the guest's random number generator (`rng-seed`); `None` leaves the property out.
-    pub rng_seed: Option<[u8; 64]>,
-    /// Seeds the guest kernel's choice of its own address (`kaslr-seed`); `None` leaves the property out.
-    pub kaslr_seed: Option<u64>,
+/// Bytes of a guest's `rng-seed`.
+const RNG_SEED: usize = 64;
+/// Bytes of a guest's `kaslr-seed`.
+const KASLR_SEED: usize = 8;
+
+/// A guest's tree as a blob. It holds seeds, so it is wiped when it is dropped, and its `Debug` shows its length only.
+#[derive(PartialEq, Eq)]
+pub struct GuestTree(Vec<u8>);
+
+impl GuestTree {
+    /// The blob. Whoever copies it owes the wiping of the copy.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// Has `draw` write the seeds, in their place. `false` where it has none.
+    fn seed(&mut self, draw: &mut dyn FnMut(&mut [u8]) -> bool) -> bool {
+        ["rng-seed", "kaslr-seed"].into_iter().all(|name| {
+            let at = self.place_of(name);
+            at.and_then(|at| self.0.get_mut(at)).is_some_and(&mut *draw)
+        })
+    }
+
+    /// Where the value of this property of `/chosen` lies.
+    fn place_of(&self, name: &str) -> Option<Range<usize>> {
+        let tree = Fdt::new(&self.0).ok()?;
+        let value: &[u8] = tree.find_node("/chosen")?.property(name)?.value_as().ok()?;
+        let start = value.as_ptr().addr().checked_sub(self.0.as_ptr().addr())?;
+        Some(start..start.checked_add(value.len())?)
+    }
 }
 
-impl core::fmt::Debug for Inputs {
-    /// Does not show the seeds.
+impl Drop for GuestTree {
+    fn drop(&mut self) {
+        self.0.as_mut_slice().zeroize();
+    }
+}
+
+impl core::fmt::Debug for GuestTree {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("Inputs")
-            .field("rng_seed", &self.rng_seed.is_some())
-            .field("kaslr_seed", &self.kaslr_seed.is_some())
-            .finish()
+        write!(f, "GuestTree({} bytes)", self.0.len())
     }
 }
 
@@ -65,15 +94,27 @@ pub enum TreeError {
     },
 }
 
-/// The device tree of a guest, to be copied to `layout.fdt`.
-pub fn generate(spec: &VmSpec, layout: &GuestLayout, inputs: &Inputs) -> Result<Vec<u8>, TreeError> {
+/// The device tree of a guest, to be copied to `layout.fdt`. `draw` fills in what seeds the guest's random number generator
+/// (`rng-seed`) and its choice of its own address (`kaslr-seed`), straight into the tree's bytes, so that there is no other
+/// copy to wipe; it is called anew for each tree. Where it has nothing (`false`), both properties are left out.
+pub fn generate(
+    spec: &VmSpec,
+    layout: &GuestLayout,
+    draw: &mut dyn FnMut(&mut [u8]) -> bool,
+) -> Result<GuestTree, TreeError> {
+    let mut tree = write(spec, layout, true)?;
+    if tree.seed(draw) { Ok(tree) } else { write(spec, layout, false) }
+}
+
+/// The tree, with zeroes for seeds.
+fn write(spec: &VmSpec, layout: &GuestLayout, seeded: bool) -> Result<GuestTree, TreeError> {
     let root = NodeWriter::new("")
         .property("compatible", "linux,dummy-virt")
         .property("model", "linux,dummy-virt")
         .property("#address-cells", 2u32)
         .property("#size-cells", 2u32)
         .property("interrupt-parent", GIC_PHANDLE)
-        .child(chosen(spec, layout, inputs))
+        .child(chosen(spec, layout, seeded))
         .child(NodeWriter::new("aliases").property("serial0", uart_path().as_str()))
         .child(memory(layout))
         .child(cpus(spec.vcpus))
@@ -87,7 +128,7 @@ pub fn generate(spec: &VmSpec, layout: &GuestLayout, inputs: &Inputs) -> Result<
     tree.root = root.build();
     let blob = tree.to_dtb();
     let (size, room) = (blob.len() as u64, layout.fdt.size());
-    if size > room { Err(TreeError::TooLarge { size, room }) } else { Ok(blob) }
+    if size > room { Err(TreeError::TooLarge { size, room }) } else { Ok(GuestTree(blob)) }
 }
 
 fn reg<A: Address>(span: Span<A>) -> [u64; 2] {
@@ -98,7 +139,7 @@ fn uart_path() -> alloc::string::String {
     format!("/pl011@{:x}", map::PL011_BASE)
 }
 
-fn chosen(spec: &VmSpec, layout: &GuestLayout, inputs: &Inputs) -> NodeWriter {
+fn chosen(spec: &VmSpec, layout: &GuestLayout, seeded: bool) -> NodeWriter {
     let mut node = NodeWriter::new("chosen")
         .property("bootargs", spec.cmdline.as_str())
         .property("stdout-path", uart_path().as_str());
@@ -107,13 +148,10 @@ fn chosen(spec: &VmSpec, layout: &GuestLayout, inputs: &Inputs) -> NodeWriter {
             .property("linux,initrd-start", initrd.start().as_u64())
             .property("linux,initrd-end", initrd.end().as_u64());
     }
-    if let Some(seed) = &inputs.rng_seed {
-        node = node.property("rng-seed", seed.as_slice());
+    if !seeded {
+        return node;
     }
-    match inputs.kaslr_seed {
-        Some(seed) => node.property("kaslr-seed", seed),
-        None => node,
-    }
+    node.property("rng-seed", [0u8; RNG_SEED]).property("kaslr-seed", [0u8; KASLR_SEED])
 }
 
 fn memory(layout: &GuestLayout) -> NodeWriter {

@@ -73,9 +73,7 @@ impl Mux {
         }
         let source = SourceId::from_index(index);
         self.set_focus(Some(source));
-        if let Some(label) = self.label(self.focus).map(alloc::string::String::from) {
-            self.merus_fmt(format_args!("console: {label} has the focus"));
-        }
+        self.merus_focus(self.focus);
         InputAction::FocusChanged(Some(source))
     }
 }

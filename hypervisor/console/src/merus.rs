@@ -24,6 +24,19 @@ impl Mux {
         fits
     }
 
+    /// Queues the line that says which VM has the focus. Its name stays where it is: nothing is allocated, because whoever takes
+    /// input holds the console's lock.
+    pub(crate) fn merus_focus(&mut self, index: usize) -> bool {
+        let Some(entry) = self.sources.get_mut(index) else { return false };
+        let prefix = core::mem::take(&mut entry.prefix);
+        let label = core::str::from_utf8(&prefix).unwrap_or_default().trim_end();
+        let fits = self.merus_fmt(format_args!("console: {label} has the focus"));
+        if let Some(entry) = self.sources.get_mut(index) {
+            entry.prefix = prefix;
+        }
+        fits
+    }
+
     fn merus_write(&mut self, text: fmt::Arguments<'_>) -> bool {
         let Some(entry) = self.sources.get_mut(MERUS) else { return false };
         let before = entry.ring.len();

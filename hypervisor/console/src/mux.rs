@@ -77,7 +77,7 @@ const NONE: usize = usize::MAX;
 
 pub(crate) struct Source {
     /// `[name] ` and `[name]+ `; empty for Merus, whose prefix is in its ring.
-    prefix: Box<[u8]>,
+    pub(crate) prefix: Box<[u8]>,
     continuation: Box<[u8]>,
     pub(crate) ring: Ring,
     /// Line ends in the ring.
@@ -280,10 +280,5 @@ impl Mux {
             (NONE, _) => NONE,
             (owner, _) => owner,
         };
-    }
-
-    /// The name of a VM, as its prefix has it.
-    pub(crate) fn label(&self, index: usize) -> Option<&str> {
-        core::str::from_utf8(&self.sources.get(index)?.prefix).ok().map(str::trim_end)
     }
 }

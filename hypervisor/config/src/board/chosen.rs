@@ -4,15 +4,14 @@ use super::nodes::Place;
 use super::{BoardError, Uart, UartKind, gic};
 use addr::{Pa, Span};
 use alloc::string::{String, ToString};
-use alloc::vec::Vec;
 
 /// The parts of `/chosen` that Merus uses.
 #[derive(Default)]
 pub(super) struct Chosen<'a> {
     pub(super) initrd: Option<Span<Pa>>,
     pub(super) bootargs: String,
-    pub(super) rng_seed: Option<Vec<u8>>,
-    pub(super) kaslr_seed: Option<u64>,
+    /// Not copied: each copy has to be wiped.
+    pub(super) rng_seed: Option<&'a [u8]>,
     /// The console's path or alias, options cut off.
     pub(super) stdout: Option<&'a str>,
 }
@@ -34,8 +33,7 @@ pub(super) fn read<'a>(root: &Place<'a>) -> Result<Chosen<'a>, BoardError> {
     Ok(Chosen {
         initrd: initrd.filter(|span| !span.is_empty()),
         bootargs: node.string("bootargs").unwrap_or_default().to_string(),
-        rng_seed: node.value("rng-seed").filter(|seed| !seed.is_empty()).map(<[u8]>::to_vec),
-        kaslr_seed: node.number("kaslr-seed").ok().flatten(),
+        rng_seed: node.value("rng-seed").filter(|seed| !seed.is_empty()),
         stdout: stdout.and_then(|path| path.split(':').next()),
     })
 }

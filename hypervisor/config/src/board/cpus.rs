@@ -1,7 +1,7 @@
 //! CPUs, how they are started, and their timers.
 
 use super::nodes::Place;
-use super::{BoardError, Conduit, CpuNode, Enable, Psci, TimerIrqs, gic};
+use super::{BoardError, Conduit, CpuNode, Enable, Ppis, Psci, TimerIrqs, gic};
 use addr::Pa;
 use alloc::vec::Vec;
 
@@ -38,8 +38,9 @@ fn enable(cpu: &Place<'_>) -> Result<Enable, BoardError> {
     }
 }
 
-/// The per-CPU timers' INTIDs, told apart by name or, without names, by position.
-pub(super) fn timer(root: &Place<'_>) -> Result<TimerIrqs, BoardError> {
+/// The per-CPU timers' INTIDs, told apart by name or, without names, by position; and those that Merus takes, which have to
+/// be private and must not be one another's or the GIC's `maintenance` interrupt.
+pub(super) fn timer(root: &Place<'_>, maintenance: u32) -> Result<(TimerIrqs, Ppis), BoardError> {
     let place = root.search(&|place| place.is_compatible(&["arm,armv8-timer", "arm,armv7-timer"]));
     let place = place.ok_or(BoardError::Absent { what: "architected timer" })?;
     // The GIC is the only controller that PPIs can come from.
@@ -49,13 +50,23 @@ pub(super) fn timer(root: &Place<'_>) -> Result<TimerIrqs, BoardError> {
         let position = if names.is_empty() { Some(position) } else { names.iter().position(|n| *n == name) };
         position.and_then(|position| intids.get(position)).copied()
     };
-    let lacks = |what| place.error("interrupts", what);
-    Ok(TimerIrqs {
-        phys: find(1, "phys").ok_or_else(|| lacks("lacks the physical timer's"))?,
-        virt: find(2, "virt").ok_or_else(|| lacks("lacks the virtual timer's"))?,
-        hyp: find(3, "hyp-phys").ok_or_else(|| lacks("lacks the hypervisor timer's"))?,
+    let fault = |what| place.error("interrupts", what);
+    let timer = TimerIrqs {
+        phys: find(1, "phys").ok_or_else(|| fault("lacks the physical timer's"))?,
+        virt: find(2, "virt").ok_or_else(|| fault("lacks the virtual timer's"))?,
+        hyp: find(3, "hyp-phys").ok_or_else(|| fault("lacks the hypervisor timer's"))?,
         hyp_virt: find(4, "hyp-virt"),
-    })
+    };
+    if ![timer.virt, timer.hyp].into_iter().all(gic::is_ppi) {
+        return Err(fault("has a timer's interrupt that is no PPI, so not each CPU's own"));
+    }
+    if timer.virt == timer.hyp {
+        return Err(fault("has one interrupt for the virtual and the hypervisor timer"));
+    }
+    if [timer.virt, timer.hyp].contains(&maintenance) {
+        return Err(fault("has the interrupt controller's maintenance interrupt for a timer"));
+    }
+    Ok((timer, Ppis { maintenance, hyp_timer: timer.hyp, virtual_timer: timer.virt }))
 }
 
 /// Firmware's power interface: 0.2 and later only, because 0.1 has no fixed function numbers.

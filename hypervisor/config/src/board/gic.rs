@@ -20,6 +20,9 @@ pub(super) fn find<'a>(root: &Place<'a>) -> Result<(Gic, Place<'a>), BoardError>
     let maintenance_irq = own_interrupts(&place)?.first().copied();
     let maintenance_irq = maintenance_irq
         .ok_or_else(|| place.error("interrupts", "has no maintenance interrupt, which virtualization needs"))?;
+    if !is_ppi(maintenance_irq) {
+        return Err(place.error("interrupts", "has a maintenance interrupt that is no PPI, so not each CPU's own"));
+    }
     let gic = if place.is_compatible(&V3) {
         let regions = place.number("#redistributor-regions")?.unwrap_or(1);
         let count = usize::try_from(regions).ok().filter(|count| *count >= 1 && *count < regs.len());
@@ -30,6 +33,11 @@ pub(super) fn find<'a>(root: &Place<'a>) -> Result<(Gic, Place<'a>), BoardError>
         Gic::V2 { dist: part(0)?, cpu: part(1)?, hyp: part(2)?, vcpu: part(3)?, maintenance_irq }
     };
     Ok((gic, place))
+}
+
+/// Whether each CPU has this interrupt for itself.
+pub(super) fn is_ppi(intid: u32) -> bool {
+    (crate::map::PPI_BASE..crate::map::SPI_BASE).contains(&intid)
 }
 
 /// INTIDs of the GIC's own interrupts, which are in its own terms.

@@ -16,15 +16,17 @@ mod gic;
 mod memory;
 mod nodes;
 
+use crate::seed::Seed;
 use crate::tree;
 use addr::{Pa, Span};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use core::ops::Range;
 use nodes::Place;
 use thiserror::Error;
 
 /// What the board's tree says.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Debug)]
 pub struct Board {
     /// The board's name (`model`, else its first `compatible`); may be empty.
     pub model: String,
@@ -41,16 +43,16 @@ pub struct Board {
     pub uart: Option<Uart>,
     /// The per-CPU timers.
     pub timer: TimerIrqs,
+    /// What Merus takes of the private interrupts.
+    pub ppis: Ppis,
     /// The firmware's power interface, if it has one.
     pub psci: Option<Psci>,
     /// What the boot loader loaded beside Merus.
     pub initrd: Option<Span<Pa>>,
     /// Merus' own command line; may be empty.
     pub bootargs: String,
-    /// Entropy from the boot loader, to be used once and wiped.
-    pub rng_seed: Option<Vec<u8>>,
-    /// Entropy from the boot loader for address space layout.
-    pub kaslr_seed: Option<u64>,
+    /// Entropy from the boot loader, to be used once; [`rng_seed_in`] says where the tree has it, to be wiped.
+    pub rng_seed: Option<Seed>,
 }
 
 /// A CPU.
@@ -123,6 +125,26 @@ pub struct Uart {
     pub intid: Option<u32>,
 }
 
+/// INTIDs of the private interrupts that Merus itself takes, on every pCPU: PPIs (16 to 31), all different.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ppis {
+    /// The GIC's maintenance interrupt.
+    pub maintenance: u32,
+    /// The EL2 physical timer's.
+    pub hyp_timer: u32,
+    /// The EL1 virtual timer's, which guests use; they see it as [`crate::map::VIRTUAL_TIMER_INTID`] whatever it is.
+    pub virtual_timer: u32,
+}
+
+impl Ppis {
+    /// All of them, as a bit mask by INTID.
+    pub fn mask(&self) -> u32 {
+        [self.maintenance, self.hyp_timer, self.virtual_timer]
+            .into_iter()
+            .fold(0, |mask, n| mask | 1u32.wrapping_shl(n))
+    }
+}
+
 /// INTIDs of the per-CPU timers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TimerIrqs {
@@ -187,6 +209,8 @@ pub fn parse(fdt: &[u8]) -> Result<Board, BoardError> {
     let root = Place::root(fdt);
     let (gic, gic_place) = gic::find(&root)?;
     let chosen = chosen::read(&root)?;
+    let (Gic::V3 { maintenance_irq: maintenance, .. } | Gic::V2 { maintenance_irq: maintenance, .. }) = gic;
+    let (timer, ppis) = cpus::timer(&root, maintenance)?;
     Ok(Board {
         model: root.string("model").or_else(|| root.strings("compatible").next()).unwrap_or_default().to_string(),
         ram: memory::ram(&root)?,
@@ -194,13 +218,22 @@ pub fn parse(fdt: &[u8]) -> Result<Board, BoardError> {
         cpus: cpus::cpus(&root)?,
         gic,
         uart: chosen::uart(&root, chosen.stdout, gic_place.phandle()),
-        timer: cpus::timer(&root)?,
+        timer,
+        ppis,
         psci: cpus::psci(&root)?,
         initrd: chosen.initrd,
         bootargs: chosen.bootargs,
-        rng_seed: chosen.rng_seed,
-        kaslr_seed: chosen.kaslr_seed,
+        rng_seed: chosen.rng_seed.map(Seed::new),
     })
+}
+
+/// Where in `fdt` the boot loader's seed is: the bytes to wipe once [`parse`] has taken it. `None` where there is none.
+pub fn rng_seed_in(fdt: &[u8]) -> Option<Range<usize>> {
+    let seed = chosen::read(&Place::root(tree::open(fdt).ok()?)).ok()?.rng_seed?;
+    // What a tree's properties are made of lies in it.
+    let start = seed.as_ptr().addr().checked_sub(fdt.as_ptr().addr())?;
+    let end = start.checked_add(seed.len())?;
+    (end <= fdt.len()).then_some(start..end)
 }
 
 /// What it takes to say that something is wrong with the board, and to stop: its serial port (without an interrupt) and its

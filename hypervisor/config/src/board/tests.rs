@@ -31,8 +31,7 @@ fn virt_with_a_gicv3_is_read() {
     assert_eq!((board.timer.phys, board.timer.virt, board.timer.hyp), (30, 27, 26));
     assert_eq!(board.psci, Some(Psci { conduit: Conduit::Smc, version: (1, 0) }));
     assert_eq!((board.initrd, board.bootargs.as_str()), (None, ""));
-    assert_eq!(board.rng_seed.map(|seed| seed.len()), Some(32));
-    assert!(board.kaslr_seed.is_some());
+    assert_eq!(board.rng_seed.as_ref().map(|seed| seed.as_bytes().len()), Some(32));
 }
 
 #[test]
@@ -51,6 +50,11 @@ fn virt_with_a_gicv2_is_read() {
 /// A board that is no `virt`: one cell an address, devices on a bus with an offset, spin tables, the serial port by an
 /// alias, RAM in pieces.
 fn other_board() -> Parts {
+    board_with([1, 9, 0xf04], [1, 13, 8, 1, 14, 8, 1, 11, 8, 1, 10, 8])
+}
+
+/// The same with these interrupts of the interrupt controller and the timer.
+fn board_with(maintenance: [u32; 3], timer: [u32; 12]) -> Parts {
     let node = |name: &str| NodeWriter::new(name);
     let cpu = |n: u32| {
         node(&std::format!("cpu@{n}"))
@@ -69,7 +73,7 @@ fn other_board() -> Parts {
         .property("compatible", "arm,gic-400")
         .property("phandle", 1u32)
         .property("reg", [0x4004_1000u32, 0x1000, 0x4004_2000, 0x2000, 0x4004_4000, 0x2000, 0x4004_6000, 0x2000])
-        .property("interrupts", [1u32, 9, 0xf04]);
+        .property("interrupts", maintenance);
     Parts {
         chosen: node("chosen")
             .property("stdout-path", "serial3:115200n8")
@@ -103,9 +107,7 @@ fn other_board() -> Parts {
             .child(gic)
             .child(uart(0x7e20_1000, 121).property("status", "disabled"))
             .child(uart(0x7e20_1a00, 122)),
-        timer: node("timer")
-            .property("compatible", "arm,armv8-timer")
-            .property("interrupts", [1u32, 13, 8, 1, 14, 8, 1, 11, 8, 1, 10, 8]),
+        timer: node("timer").property("compatible", "arm,armv8-timer").property("interrupts", timer),
     }
 }
 
@@ -162,7 +164,7 @@ fn a_board_of_another_shape_is_read() {
     assert_eq!(board.psci, None);
     assert_eq!(board.initrd, Some(span(0x1000_0000, 0x2000)));
     assert_eq!(board.bootargs, "merus.idle=stay");
-    assert_eq!((board.rng_seed, board.kaslr_seed), (None, None));
+    assert!(board.rng_seed.is_none());
 }
 
 #[test]
@@ -184,6 +186,59 @@ fn timers_can_be_told_apart_by_name() {
         .property("interrupts-extended", vec![1u32, 1, 14, 8, 1, 1, 11, 8, 1, 1, 10, 8, 1, 1, 12, 8]);
     let timer = parse(&parts.blob()).unwrap().timer;
     assert_eq!(timer, TimerIrqs { virt: 27, phys: 30, hyp: 26, hyp_virt: Some(28) });
+}
+
+#[test]
+fn the_private_interrupts_are_the_trees() {
+    assert_eq!(parse(VIRT_V3).unwrap().ppis, Ppis { maintenance: 25, hyp_timer: 26, virtual_timer: 27 });
+    let board = parse(&board_with([1, 1, 4], [1, 13, 8, 1, 14, 8, 1, 0, 8, 1, 15, 8]).blob()).unwrap();
+    assert_eq!(board.ppis, Ppis { maintenance: 17, hyp_timer: 31, virtual_timer: 16 });
+    assert_eq!(board.ppis.mask(), 1 << 17 | 1 << 31 | 1 << 16);
+}
+
+#[test]
+fn private_interrupts_that_make_no_sense_are_refused() {
+    let gic = "/soc/interrupt-controller@40041000: property interrupts: ";
+    let timer = "/timer: property interrupts: ";
+    let good = [1, 13, 8, 1, 14, 8, 1, 11, 8, 1, 10, 8];
+    let with = |virt: [u32; 2], hyp: [u32; 2]| [1, 13, 8, 1, 14, 8, virt[0], virt[1], 8, hyp[0], hyp[1], 8];
+    let neither = "names an interrupt that is neither an SPI nor a PPI";
+    let private = "has a timer's interrupt that is no PPI, so not each CPU's own";
+    let cases = [
+        ([0, 9, 4], good, gic, "has a maintenance interrupt that is no PPI, so not each CPU's own"),
+        ([1, 16, 4], good, gic, neither),
+        ([2, 9, 4], good, gic, neither),
+        ([1, 10, 4], good, timer, "has the interrupt controller's maintenance interrupt for a timer"),
+        ([1, 11, 4], good, timer, "has the interrupt controller's maintenance interrupt for a timer"),
+        ([1, 9, 4], with([1, 11], [1, 11]), timer, "has one interrupt for the virtual and the hypervisor timer"),
+        ([1, 9, 4], with([0, 11], [1, 10]), timer, private),
+        ([1, 9, 4], with([1, 11], [0, 10]), timer, private),
+        ([1, 9, 4], with([1, 16], [1, 10]), timer, neither),
+        ([1, 9, 4], with([1, 11], [7, 10]), timer, neither),
+    ];
+    for (maintenance, interrupts, node, fault) in cases {
+        let error = parse(&board_with(maintenance, interrupts).blob()).unwrap_err();
+        assert_eq!(error.to_string(), std::format!("the board's device tree: node {node}{fault}"));
+    }
+}
+
+#[test]
+fn the_seed_is_found_where_it_is_to_be_wiped() {
+    let mut tree = VIRT_V3.to_vec();
+    let seed = parse(&tree).unwrap().rng_seed.unwrap();
+    let at = rng_seed_in(&tree).unwrap();
+    assert_eq!(&tree[at.clone()], seed.as_bytes());
+    tree[at.clone()].fill(0);
+    assert_eq!(parse(&tree).unwrap().rng_seed.unwrap().as_bytes(), [0; 32]);
+    // Nothing but the seed has gone.
+    tree[at].copy_from_slice(seed.as_bytes());
+    assert_eq!(tree, VIRT_V3);
+    assert_eq!((rng_seed_in(&other_board().blob()), rng_seed_in(b"")), (None, None));
+    // However short it is.
+    let mut parts = other_board();
+    parts.chosen = NodeWriter::new("chosen").property("rng-seed", [0xa5u8, 0x5a, 0xa5]);
+    let tree = parts.blob();
+    assert_eq!(&tree[rng_seed_in(&tree).unwrap()], [0xa5, 0x5a, 0xa5]);
 }
 
 #[test]
