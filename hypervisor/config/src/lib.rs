@@ -36,6 +36,7 @@ pub mod guest_tree;
 pub mod image;
 pub mod map;
 pub mod seed;
+pub mod setting;
 pub mod spec;
 mod tree;
 

@@ -33,6 +33,10 @@ pub const CPU_PERIODS_US: core::ops::RangeInclusive<u64> = 1_000..=1_000_000;
 pub const DEFAULT_CPU_PERIOD_US: u64 = 100_000;
 /// The least quota of `cpu.max` in microseconds, as in cgroup v2.
 pub const MIN_CPU_QUOTA_US: u64 = 1_000;
+/// Priorities of the class `rt`.
+pub const RT_PRIORITIES: core::ops::RangeInclusive<u32> = 1..=99;
+/// The least budget of the class `rt` in microseconds: below it, switching would cost more than it gives.
+pub const MIN_RT_BUDGET_US: u64 = 50;
 /// The most pCPUs that `cpu.affinity` can name.
 pub const MAX_AFFINITY: usize = 512;
 
@@ -56,11 +60,15 @@ pub mod key {
     pub const CPU_MAX: &str = "cpu.max";
     /// The pCPUs that it may run on.
     pub const CPU_AFFINITY: &str = "cpu.affinity";
+    /// How its vCPUs are scheduled.
+    pub const CPU_CLASS: &str = "cpu.class";
+    /// The group that it shares a weight and limits with.
+    pub const GROUP: &str = "group";
     /// Cap on all memory that is charged to the VM, as in cgroup v2.
     pub const MEMORY_MAX: &str = "memory.max";
     /// All of them.
-    pub const ALL: [&str; 10] =
-        [NAME, KERNEL, INITRD, CMDLINE, MEMORY, VCPUS, CPU_WEIGHT, CPU_MAX, CPU_AFFINITY, MEMORY_MAX];
+    pub const ALL: [&str; 12] =
+        [NAME, KERNEL, INITRD, CMDLINE, MEMORY, VCPUS, CPU_WEIGHT, CPU_MAX, CPU_AFFINITY, CPU_CLASS, MEMORY_MAX, GROUP];
 }
 
 /// What a payload is for.
@@ -100,6 +108,53 @@ pub struct CpuMax {
     pub period_us: u64,
 }
 
+/// How vCPUs are scheduled.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum CpuClass {
+    /// By weight.
+    #[default]
+    Fair,
+    /// Before all fair ones, by fixed priority, within a budget.
+    Rt {
+        /// Within [`RT_PRIORITIES`]; the larger goes first.
+        priority: u32,
+        /// What each vCPU may use in each period, in microseconds.
+        budget_us: u64,
+        /// The period, in microseconds.
+        period_us: u64,
+    },
+    /// Each vCPU has a pCPU to itself.
+    Partition,
+}
+
+impl CpuClass {
+    /// As [`CpuClass`]'s `Display` writes it.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut words = text.split_whitespace();
+        let class = match words.next()? {
+            "fair" => Self::Fair,
+            "partition" => Self::Partition,
+            "rt" => {
+                let mut number = || words.next().and_then(crate::setting::decimal);
+                let priority = u32::try_from(number()?).ok()?;
+                Self::Rt { priority, budget_us: number()?, period_us: number()? }
+            }
+            _ => return None,
+        };
+        words.next().is_none().then_some(class)
+    }
+}
+
+impl fmt::Display for CpuClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Fair => f.write_str("fair"),
+            Self::Partition => f.write_str("partition"),
+            Self::Rt { priority, budget_us, period_us } => write!(f, "rt {priority} {budget_us} {period_us}"),
+        }
+    }
+}
+
 /// How a VM shares the pCPUs.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct CpuSpec {
@@ -109,11 +164,13 @@ pub struct CpuSpec {
     pub max: Option<CpuMax>,
     /// The pCPUs that it may run on; `None` is all of them.
     pub affinity: Option<Vec<u32>>,
+    /// How its vCPUs are scheduled.
+    pub class: CpuClass,
 }
 
 impl Default for CpuSpec {
     fn default() -> Self {
-        Self { weight: DEFAULT_WEIGHT, max: None, affinity: None }
+        Self { weight: DEFAULT_WEIGHT, max: None, affinity: None, class: CpuClass::Fair }
     }
 }
 
@@ -136,6 +193,8 @@ pub struct VmSpec {
     pub cpu: CpuSpec,
     /// Cap in bytes on all memory that is charged to the VM; `None` is no cap.
     pub memory_max: Option<u64>,
+    /// The group that it shares a weight and limits with, if any.
+    pub group: Option<String>,
 }
 
 /// A setting that is refused: whose, which one and why.
@@ -191,6 +250,10 @@ impl VmSpec {
         }
         if let Some(cpus) = &self.cpu.affinity {
             check(key::CPU_AFFINITY, check_affinity(cpus));
+        }
+        check(key::CPU_CLASS, check_class(self.cpu.class));
+        if let Some(group) = &self.group {
+            check(key::GROUP, check_name(group));
         }
         if let Some(max) = self.memory_max.filter(|max| *max < self.memory) {
             check(key::MEMORY_MAX, Err(Fault::MemoryMax { max, memory: self.memory }));
@@ -258,7 +321,8 @@ pub fn admit(vms: &[VmSpec], machine: Machine) -> Result<(), SpecError> {
     Ok(())
 }
 
-fn check_name(name: &str) -> Result<(), Fault> {
+/// Checks a VM's or a group's name.
+pub fn check_name(name: &str) -> Result<(), Fault> {
     let length = name.chars().count();
     if length == 0 || length > MAX_NAME {
         return Err(Fault::NameLength { length });
@@ -304,11 +368,13 @@ fn check_vcpus(vcpus: u32) -> Result<(), Fault> {
     }
 }
 
-fn check_weight(weight: u32) -> Result<(), Fault> {
+/// Checks `cpu.weight`.
+pub fn check_weight(weight: u32) -> Result<(), Fault> {
     if WEIGHTS.contains(&weight) { Ok(()) } else { Err(Fault::Weight { weight }) }
 }
 
-fn check_cpu_max(max: CpuMax) -> Result<(), Fault> {
+/// Checks `cpu.max`.
+pub fn check_cpu_max(max: CpuMax) -> Result<(), Fault> {
     if !CPU_PERIODS_US.contains(&max.period_us) {
         Err(Fault::CpuPeriod { period_us: max.period_us })
     } else if max.quota_us < MIN_CPU_QUOTA_US {
@@ -318,7 +384,8 @@ fn check_cpu_max(max: CpuMax) -> Result<(), Fault> {
     }
 }
 
-fn check_affinity(cpus: &[u32]) -> Result<(), Fault> {
+/// Checks `cpu.affinity` without the machine.
+pub fn check_affinity(cpus: &[u32]) -> Result<(), Fault> {
     if cpus.is_empty() {
         return Err(Fault::AffinityEmpty);
     }
@@ -329,6 +396,20 @@ fn check_affinity(cpus: &[u32]) -> Result<(), Fault> {
     match twice {
         Some((_, cpu)) => Err(Fault::AffinityTwice { cpu: *cpu }),
         None => Ok(()),
+    }
+}
+
+/// Checks `cpu.class` without the machine.
+pub fn check_class(class: CpuClass) -> Result<(), Fault> {
+    let CpuClass::Rt { priority, budget_us, period_us } = class else { return Ok(()) };
+    if !RT_PRIORITIES.contains(&priority) {
+        Err(Fault::RtPriority { priority })
+    } else if !CPU_PERIODS_US.contains(&period_us) {
+        Err(Fault::CpuPeriod { period_us })
+    } else if budget_us < MIN_RT_BUDGET_US || budget_us > period_us {
+        Err(Fault::RtBudget { budget_us, period_us })
+    } else {
+        Ok(())
     }
 }
 

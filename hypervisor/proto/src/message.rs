@@ -4,7 +4,7 @@ use crate::rows::{
     Bytes, ConsolePart, EventRow, GroupRow, Hash, LogRow, MachineRow, ObjectRow, PcpuRow, TraceRow, VcpuRow, VmRow,
     VmState,
 };
-use crate::{MAX_CHUNK, VERSION};
+use crate::{MAX_CHUNK, MAX_MESSAGE, VERSION};
 use alloc::string::String;
 use alloc::vec::Vec;
 use core::fmt;
@@ -247,7 +247,7 @@ pub struct Page<T> {
 /// What is answered. Each variant is the answer to the call of its name; `Done` to all that only do something.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum Answer {
-    /// It is done (for [`Call::Stop`] and [`Call::Reset`]: begun; the events tell the end).
+    /// It is done, or (create, pause, reset, stop) begun: the VM's state says when it has come to its end.
     Done,
     /// To [`Call::Machine`].
     Machine(MachineRow),
@@ -382,5 +382,26 @@ impl Call {
             Self::Chunk { bytes, .. } | Self::Type { bytes, .. } => bytes.0.len() <= MAX_CHUNK,
             _ => true,
         }
+    }
+}
+
+impl<T: Serialize> Page<T> {
+    /// As many of `rows` as one message holds, at least one. `from` is the number of the first of them; `lost` were gone before it.
+    pub fn fill(from: u64, lost: u64, rows: impl IntoIterator<Item = T>) -> Self {
+        // The answer's own variant and the page's other fields, at their longest.
+        const REST: usize = 40;
+        let mut page = Self { rows: Vec::new(), next: from, more: false, lost };
+        let mut used = REST;
+        for row in rows {
+            let size = postcard::experimental::serialized_size(&row).unwrap_or(MAX_MESSAGE);
+            used = used.saturating_add(size);
+            if used > MAX_MESSAGE && !page.rows.is_empty() {
+                page.more = true;
+                break;
+            }
+            page.rows.push(row);
+            page.next = page.next.saturating_add(1);
+        }
+        page
     }
 }

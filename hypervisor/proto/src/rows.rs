@@ -70,9 +70,13 @@ pub enum VmState {
     Created,
     /// Its vCPUs may run.
     Running,
+    /// On its way to Paused.
+    Pausing,
     /// Its vCPUs are off the pCPUs, and its time stands.
     Paused,
-    /// On its way to Stopped, or (resetting) to Running.
+    /// On its way to begin again.
+    Resetting,
+    /// On its way to Stopped.
     Stopping,
     /// Ended: it has no memory any more, its last output can be read.
     Stopped(StopKind),
@@ -80,11 +84,13 @@ pub enum VmState {
 
 impl fmt::Display for VmState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        f.pad(match self {
             Self::Creating => "creating",
             Self::Created => "created",
             Self::Running => "running",
+            Self::Pausing => "pausing",
             Self::Paused => "paused",
+            Self::Resetting => "resetting",
             Self::Stopping => "stopping",
             Self::Stopped(StopKind::PoweredOff) => "stopped (powered off)",
             Self::Stopped(StopKind::AllOff) => "stopped (all vCPUs off)",

@@ -5,7 +5,7 @@ use crate::report::{Kind, Report};
 use anyhow::Result;
 use config::VmSpec;
 use config::bundle::Bundle;
-use config::spec::{self, Bytes, PayloadKind};
+use config::spec::{self, Bytes, CpuClass, PayloadKind};
 use std::path::Path;
 
 /// Prints the bundle at `path`; the report holds what Merus would refuse in it.
@@ -75,6 +75,12 @@ fn vm_line(vm: &VmSpec) -> String {
     text += &format!("\n  cpu.weight {}", vm.cpu.weight);
     if let Some(max) = vm.cpu.max {
         text += &format!(", cpu.max {} {}", max.quota_us, max.period_us);
+    }
+    if vm.cpu.class != CpuClass::Fair {
+        text += &format!(", cpu.class {}", vm.cpu.class);
+    }
+    if let Some(group) = &vm.group {
+        text += &format!(", group {group}");
     }
     if let Some(cpus) = &vm.cpu.affinity {
         text += &format!(", cpu.affinity {cpus:?}");

@@ -144,8 +144,10 @@ impl Reader<'_> {
                 weight: fields.optional(key::CPU_WEIGHT, value::count).unwrap_or(spec::DEFAULT_WEIGHT),
                 max: fields.optional(key::CPU_MAX, value::cpu_max).flatten(),
                 affinity: fields.optional(key::CPU_AFFINITY, value::list),
+                class: fields.optional(key::CPU_CLASS, value::cpu_class).unwrap_or_default(),
             },
             memory_max: fields.optional(key::MEMORY_MAX, value::size),
+            group: fields.optional(key::GROUP, value::text),
         };
         self.vms.push(fields.lines);
         self.plan.vms.push(spec);

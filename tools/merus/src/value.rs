@@ -1,6 +1,7 @@
 //! Values as a manifest writes them. Each `Err` says what is wrong and what to do.
 
-use config::spec::{CpuMax, DEFAULT_CPU_PERIOD_US};
+use config::setting::{self, CPU_CLASS_FORM, CPU_MAX_FORM, SIZE_FORM};
+use config::spec::{CpuClass, CpuMax};
 use toml::de::DeValue;
 
 type Parsed<T> = Result<T, String>;
@@ -40,46 +41,29 @@ pub fn list(value: &DeValue<'_>) -> Parsed<Vec<u32>> {
 
 /// A size in bytes: a number, or text with the suffix K, M or G (powers of 1024).
 pub fn size(value: &DeValue<'_>) -> Parsed<u64> {
-    const FORM: &str = "a size such as \"256M\" (K, M or G; or a number of bytes)";
-    let DeValue::String(text) = value else {
-        return number(value, FORM);
-    };
-    let text = text.trim();
-    let shift = match text.chars().last() {
-        Some('K') => 10,
-        Some('M') => 20,
-        Some('G') => 30,
-        _ => 0,
-    };
-    let digits = if shift == 0 { text } else { &text[..text.len() - 1] };
-    let bytes = decimal(digits).and_then(|number| number.checked_mul(1 << shift));
-    bytes.ok_or_else(|| format!("\"{text}\" is no size; write {FORM}"))
-}
-
-/// A decimal number without a sign.
-fn decimal(text: &str) -> Option<u64> {
-    text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok())?
+    match value {
+        DeValue::String(text) => setting::size(text).ok_or_else(|| format!("\"{text}\" is no size; write {SIZE_FORM}")),
+        _ => number(value, SIZE_FORM),
+    }
 }
 
 /// `"50%"` of one pCPU, cgroup v2's `"QUOTA PERIOD"` in microseconds (the period may be left out), or `"max"`.
 pub fn cpu_max(value: &DeValue<'_>) -> Parsed<Option<CpuMax>> {
-    const FORM: &str = "a share of one pCPU such as \"50%\", \"QUOTA PERIOD\" in microseconds, or \"max\"";
-    let DeValue::String(text) = value else {
-        return expected(value, FORM);
-    };
-    let wrong = || format!("\"{text}\" is no cap; write {FORM}");
-    if let Some(percent) = text.trim().strip_suffix('%') {
-        let quota = decimal(percent).and_then(|percent| percent.checked_mul(DEFAULT_CPU_PERIOD_US / 100));
-        let quota_us = quota.ok_or_else(wrong)?;
-        return Ok(Some(CpuMax { quota_us, period_us: DEFAULT_CPU_PERIOD_US }));
+    match value {
+        DeValue::String(text) => {
+            setting::cpu_max(text).ok_or_else(|| format!("\"{text}\" is no cap; write {CPU_MAX_FORM}"))
+        }
+        _ => expected(value, CPU_MAX_FORM),
     }
-    let mut words = text.split_whitespace();
-    let quota = words.next().ok_or_else(wrong)?;
-    let period_us = words.next().map_or(Some(DEFAULT_CPU_PERIOD_US), decimal).ok_or_else(wrong)?;
-    match (quota, words.next()) {
-        (_, Some(_)) => Err(wrong()),
-        ("max", None) => Ok(None),
-        (quota, None) => Ok(Some(CpuMax { quota_us: decimal(quota).ok_or_else(wrong)?, period_us })),
+}
+
+/// `"fair"`, `"partition"` or `"rt PRIORITY BUDGET PERIOD"`.
+pub fn cpu_class(value: &DeValue<'_>) -> Parsed<CpuClass> {
+    match value {
+        DeValue::String(text) => {
+            CpuClass::parse(text).ok_or_else(|| format!("\"{text}\" is no class; write {CPU_CLASS_FORM}"))
+        }
+        _ => expected(value, CPU_CLASS_FORM),
     }
 }
 

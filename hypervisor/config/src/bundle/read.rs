@@ -1,7 +1,7 @@
 //! Opens a bundle and reads what it asks for.
 
 use super::{ALIGN, BundleError, HeaderField, MAGIC, MAX_PAYLOADS, MAX_TREE, VERSION, names};
-use crate::spec::{CpuMax, CpuSpec, Fault, MAX_VMS, PayloadKind, PayloadRef, SpecError, VmSpec, faults, key};
+use crate::spec::{CpuClass, CpuMax, CpuSpec, Fault, MAX_VMS, PayloadKind, PayloadRef, SpecError, VmSpec, faults, key};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use dtoolkit::fdt::{Fdt, FdtNode};
@@ -123,8 +123,15 @@ impl<'a> Bundle<'a> {
                 weight: fields.required(key::CPU_WEIGHT)?,
                 max,
                 affinity: fields.optional(key::CPU_AFFINITY)?,
+                class: match fields.optional::<&str>(key::CPU_CLASS)? {
+                    Some(text) => {
+                        CpuClass::parse(text).ok_or_else(|| fields.error(key::CPU_CLASS, Fault::Malformed))?
+                    }
+                    None => CpuClass::Fair,
+                },
             },
             memory_max: fields.optional(key::MEMORY_MAX)?,
+            group: fields.optional::<&str>(key::GROUP)?.map(ToString::to_string),
         })
     }
 

@@ -1,7 +1,7 @@
 use super::*;
 use crate::image::tests::kernel;
 use crate::spec::tests::{payload, vm};
-use crate::spec::{CpuMax, CpuSpec, PayloadKind, VmSpec, key};
+use crate::spec::{CpuClass, CpuMax, CpuSpec, PayloadKind, VmSpec, key};
 use crate::tree::NodeWriter;
 use dtoolkit::model::DeviceTree;
 use proptest::prelude::*;
@@ -282,6 +282,13 @@ prop_compose! {
         affinity in prop::option::of(prop::collection::btree_set(any::<u32>(), 1..9)),
         extra in prop::option::of(0u64..1 << 40),
         initrd: bool,
+        class in prop_oneof![
+            Just(CpuClass::Fair),
+            Just(CpuClass::Partition),
+            (1u32..=99, 50u64..=1_000, 1_000u64..=1_000_000)
+                .prop_map(|(priority, budget_us, period_us)| CpuClass::Rt { priority, budget_us, period_us }),
+        ],
+        group in prop::option::of("[a-z0-9_-]{1,32}"),
     ) -> VmSpec {
         let memory = memory << 21;
         VmSpec {
@@ -292,8 +299,10 @@ prop_compose! {
                 weight,
                 max: max.map(|(quota_us, period_us)| CpuMax { quota_us, period_us }),
                 affinity: affinity.map(|cpus| cpus.into_iter().collect()),
+                class,
             },
             memory_max: extra.map(|extra| memory + extra),
+            group,
         }
     }
 }

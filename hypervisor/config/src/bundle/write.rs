@@ -1,9 +1,10 @@
 //! Writes the head of a bundle: everything but the payloads' bytes.
 
 use super::{ALIGN, HeaderField, MAGIC, MAX_PAYLOADS, MAX_TREE, VERSION, names};
-use crate::spec::{PayloadKind, PayloadRef, VmSpec, key};
+use crate::spec::{CpuClass, PayloadKind, PayloadRef, VmSpec, key};
 use crate::tree::NodeWriter;
 use alloc::format;
+use alloc::string::ToString;
 use alloc::vec;
 use alloc::vec::Vec;
 use dtoolkit::model::DeviceTree;
@@ -116,6 +117,12 @@ fn vm(index: usize, spec: &VmSpec) -> NodeWriter {
     }
     if let Some(cpus) = &spec.cpu.affinity {
         node = node.property(key::CPU_AFFINITY, cpus.as_slice());
+    }
+    if spec.cpu.class != CpuClass::Fair {
+        node = node.property(key::CPU_CLASS, spec.cpu.class.to_string().as_str());
+    }
+    if let Some(group) = &spec.group {
+        node = node.property(key::GROUP, group.as_str());
     }
     match spec.memory_max {
         Some(max) => node.property(key::MEMORY_MAX, max),

@@ -1,7 +1,8 @@
 //! What can be wrong with a setting of a VM, in words for the person who wrote it.
 
 use super::{
-    CPU_PERIODS_US, MAX_AFFINITY, MAX_CMDLINE, MAX_NAME, MAX_VCPUS, MAX_VMS, MIN_CPU_QUOTA_US, MIN_MEMORY, WEIGHTS,
+    CPU_PERIODS_US, MAX_AFFINITY, MAX_CMDLINE, MAX_NAME, MAX_VCPUS, MAX_VMS, MIN_CPU_QUOTA_US, MIN_MEMORY,
+    MIN_RT_BUDGET_US, RT_PRIORITIES, WEIGHTS,
 };
 use crate::image::{ImageError, LayoutError};
 use crate::map;
@@ -30,6 +31,36 @@ pub enum Fault {
     Unknown {
         /// The property's name.
         name: String,
+    },
+    /// A value that is not of its setting's form.
+    #[error("\"{value}\" is not right; write {form}")]
+    Form {
+        /// What was written.
+        value: String,
+        /// What would be right.
+        form: &'static str,
+    },
+    /// A setting that a VM keeps for its life.
+    #[error("cannot be changed; destroy the VM and create it anew")]
+    Fixed,
+    /// There is no such setting.
+    #[error("is unknown; the settings are cpu.weight, cpu.max, cpu.affinity, cpu.class and memory.max")]
+    UnknownKey,
+    /// A priority outside [`RT_PRIORITIES`].
+    #[error("priority {priority} is out of range; give {} to {}", RT_PRIORITIES.start(), RT_PRIORITIES.end())]
+    RtPriority {
+        /// As asked for.
+        priority: u32,
+    },
+    /// A budget of nearly nothing, or of more than its period.
+    #[error(
+        "a budget of {budget_us} us in {period_us} us is not possible; give {MIN_RT_BUDGET_US} us up to the period"
+    )]
+    RtBudget {
+        /// As asked for.
+        budget_us: u64,
+        /// Its period.
+        period_us: u64,
     },
     /// The name is empty or longer than [`MAX_NAME`].
     #[error("has {length} characters; use 1 to {MAX_NAME}")]

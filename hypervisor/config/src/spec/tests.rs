@@ -20,6 +20,7 @@ pub(crate) fn vm(name: &str) -> VmSpec {
         vcpus: 2,
         cpu: CpuSpec::default(),
         memory_max: None,
+        group: None,
     }
 }
 
@@ -37,6 +38,7 @@ fn limits_are_inclusive() {
             weight: 1,
             max: Some(CpuMax { quota_us: 1_000, period_us: 1_000 }),
             affinity: Some(vec![0, u32::MAX]),
+            class: CpuClass::Rt { priority: 99, budget_us: 50, period_us: 1_000 },
         },
         memory_max: Some(16 << 20),
         ..vm("a-b_0")

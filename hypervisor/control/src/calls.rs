@@ -1,0 +1,440 @@
+//! Calls, and news from the host.
+
+use crate::events::Events;
+use crate::host::{Group, Host, VmNumber};
+use crate::objects::{Object, Objects};
+use crate::registry::{MAX_GROUPS, MAX_VMS, Origin, Record, Registry};
+use alloc::format;
+use alloc::string::{String, ToString};
+use alloc::vec::Vec;
+use config::setting::Setting;
+use config::spec::{self, CpuSpec, Fault, PayloadKind, PayloadRef, SpecError, VmSpec, key};
+use proto::{Answer, Call, EventKind, GroupRow, NewVm, ObjectRow, Page, Payload, Refusal, Reply, SpecFault, Target};
+use proto::{VmRow, VmState};
+
+/// Management of one machine.
+pub struct Control {
+    pub(crate) registry: Registry,
+    objects: Objects,
+    pub(crate) events: Events,
+    /// The boot bundle's payloads.
+    boot: Vec<PayloadRef>,
+    /// pCPUs of the machine.
+    pcpus: u32,
+    /// Frames that were no frames, over all channels.
+    pub(crate) bad_frames: u64,
+}
+
+fn spec_fault(key: &str, why: impl ToString) -> Refusal {
+    Refusal::Spec(SpecFault { key: key.into(), why: why.to_string() })
+}
+
+fn fault(error: SpecError) -> Refusal {
+    spec_fault(error.key, error.fault)
+}
+
+impl Control {
+    /// Nothing runs yet. `boot`: the bundle's payloads, which VMs can be made of; `pcpus`: how many are up.
+    pub fn new(boot: Vec<PayloadRef>, pcpus: u32) -> Self {
+        Self {
+            registry: Registry::default(),
+            objects: Objects::default(),
+            events: Events::new(),
+            boot,
+            pcpus,
+            bad_frames: 0,
+        }
+    }
+
+    /// Does what is asked, or refuses and changes nothing.
+    pub fn call(&mut self, host: &mut impl Host, call: Call) -> Reply {
+        Ok(match call {
+            Call::Machine => {
+                let mut row = host.machine();
+                row.bad_frames = self.bad_frames;
+                Answer::Machine(row)
+            }
+            Call::List { from } => {
+                let rows = self.registry.iter().skip(from as usize).map(|r| row(host, r));
+                Answer::List(Page::fill(from.into(), 0, rows))
+            }
+            Call::Info { vm } => Answer::Info(row(host, self.find(&vm)?)),
+            Call::Vcpus { vm, from } => {
+                let record = self.find(&vm)?;
+                let rows = (from..record.spec.vcpus).filter_map(|index| host.vcpu(record.number, index));
+                Answer::Vcpus(Page::fill(from.into(), 0, rows))
+            }
+            Call::Pcpus { from } => {
+                Answer::Pcpus(Page::fill(from.into(), 0, (from..self.pcpus).filter_map(|n| host.pcpu(n))))
+            }
+            Call::Groups { from } => {
+                let rows = self
+                    .registry
+                    .groups
+                    .iter()
+                    .enumerate()
+                    .skip(from as usize)
+                    .map(|(n, g)| self.group_row(host, n, g));
+                Answer::Groups(Page::fill(from.into(), 0, rows))
+            }
+            Call::Objects { from } => {
+                Answer::Objects(Page::fill(from.into(), 0, self.object_rows().skip(from as usize)))
+            }
+            Call::Put { hash, size, name } => Answer::Uploaded(self.objects.put(host, hash, size, &name)?),
+            Call::Chunk { hash, offset, bytes } => Answer::Uploaded(self.objects.chunk(host, &hash, offset, &bytes.0)?),
+            Call::Forget { hash } => {
+                if let Some(user) = self.registry.iter().find(|r| uses(r, &hash)) {
+                    return Err(Refusal::InUse(format!("vm \"{}\"", user.spec.name)));
+                }
+                self.objects.forget(host, &hash)?;
+                Answer::Done
+            }
+            Call::Create(new) => self.create(host, new)?,
+            Call::Start { vm } => self.start(host, &vm)?,
+            Call::Pause { vm } => {
+                let number = self.go(&vm, &[VmState::Running], VmState::Pausing)?;
+                host.pause(number);
+                Answer::Done
+            }
+            Call::Resume { vm } => {
+                let number = self.go(&vm, &[VmState::Paused], VmState::Running)?;
+                host.resume(number);
+                self.events.add(host.now_ns(), &vm, EventKind::Resumed);
+                Answer::Done
+            }
+            Call::Reset { vm } => {
+                let number = self.go(&vm, &[VmState::Running], VmState::Resetting)?;
+                host.reset(number);
+                Answer::Done
+            }
+            Call::Stop { vm, grace_ms } => self.stop(host, &vm, grace_ms)?,
+            Call::Destroy { vm } => self.destroy(host, &vm)?,
+            Call::Set { target, key, value } => self.set(host, &target, &key, &value)?,
+            Call::MakeGroup { group } => self.make_group(host, &group)?,
+            Call::Console { vm, from } => {
+                let record = self.find(&vm)?;
+                let mut part = host.console(record.number, from);
+                part.live = !matches!(record.state, VmState::Stopped(_));
+                Answer::Console(part)
+            }
+            Call::Type { vm, bytes } => {
+                let record = self.find(&vm)?;
+                if record.state != VmState::Running {
+                    return Err(Refusal::State { is: record.state });
+                }
+                Answer::Typed(host.type_at(record.number, &bytes.0) as u32)
+            }
+            Call::Events { from } => Answer::Events(self.events.page(from)),
+            Call::Log { from } => Answer::Log(host.log(from)),
+            Call::Trace { pcpu, from } => Answer::Trace(host.trace(pcpu, from).ok_or(Refusal::NoSuchPcpu(pcpu))?),
+            Call::SetTrace { on } => {
+                host.set_tracing(on);
+                Answer::Done
+            }
+        })
+    }
+
+    /// Puts the boot bundle's VM into the books, to run at once, and begins to make it.
+    pub fn boot(&mut self, host: &mut impl Host, spec: VmSpec) -> Result<(), Refusal> {
+        if let Some(group) = &spec.group {
+            self.make_group(host, group)?;
+        }
+        self.admit(host, spec, Origin::Boot, Origin::Boot, true)
+    }
+
+    /// How many VMs are not stopped.
+    pub fn alive(&self) -> usize {
+        self.registry.iter().filter(|r| r.has_memory()).count()
+    }
+
+    /// A VM's name and state.
+    pub fn state(&mut self, vm: VmNumber) -> Option<(String, VmState)> {
+        self.registry.numbered(vm).map(|r| (r.name(), r.state))
+    }
+
+    /// When [`Self::poll`] is due, in ns.
+    pub fn deadline(&self) -> Option<u64> {
+        self.registry.iter().filter_map(|r| r.kill_at).min()
+    }
+
+    /// Ends those whose grace is over.
+    pub fn poll(&mut self, host: &mut impl Host) {
+        let now = host.now_ns();
+        for record in self.registry.iter_mut().filter(|r| r.kill_at.is_some_and(|at| at <= now)) {
+            record.kill_at = None;
+            if matches!(record.state, VmState::Running | VmState::Paused) {
+                record.state = VmState::Stopping;
+                record.killed = true;
+                host.kill(record.number);
+            }
+        }
+    }
+
+    // --- The calls. ---
+
+    fn find(&self, vm: &str) -> Result<&Record, Refusal> {
+        self.registry.find(vm).ok_or_else(|| Refusal::NoSuchVm(vm.into()))
+    }
+
+    fn find_mut(&mut self, vm: &str) -> Result<&mut Record, Refusal> {
+        self.registry.find_mut(vm).ok_or_else(|| Refusal::NoSuchVm(vm.into()))
+    }
+
+    /// From one of `states` to `to`.
+    fn go(&mut self, vm: &str, states: &[VmState], to: VmState) -> Result<VmNumber, Refusal> {
+        let record = self.find_mut(vm)?;
+        if !states.contains(&record.state) {
+            return Err(Refusal::State { is: record.state });
+        }
+        record.state = to;
+        Ok(record.number)
+    }
+
+    fn create(&mut self, host: &mut impl Host, new: NewVm) -> Result<Answer, Refusal> {
+        let (kernel, from) = self.payload(&new.kernel, PayloadKind::Kernel)?;
+        let initrd = new.initrd.as_ref().map(|p| self.payload(p, PayloadKind::Ramdisk)).transpose()?;
+        let mut spec = VmSpec {
+            name: new.name,
+            kernel,
+            initrd: initrd.as_ref().map(|(p, _)| p.clone()),
+            cmdline: new.cmdline.unwrap_or_default(),
+            memory: new.memory,
+            vcpus: new.vcpus,
+            cpu: CpuSpec::default(),
+            memory_max: None,
+            group: new.group,
+        };
+        for line in new.settings.lines().filter(|line| !line.trim().is_empty()) {
+            let (key, value) =
+                line.split_once('=').ok_or_else(|| spec_fault(line.trim(), "has no value; write KEY=VALUE"))?;
+            let setting = Setting::parse(key.trim(), value).map_err(|f| spec_fault(key.trim(), f))?;
+            setting.apply(&mut spec);
+        }
+        self.admit(host, spec, from, initrd.map_or(Origin::Boot, |(_, from)| from), false)?;
+        Ok(Answer::Done)
+    }
+
+    fn admit(
+        &mut self,
+        host: &mut impl Host,
+        spec: VmSpec,
+        kernel: Origin,
+        initrd: Origin,
+        run: bool,
+    ) -> Result<(), Refusal> {
+        if let Some(error) = spec.faults().into_iter().next() {
+            return Err(fault(error));
+        }
+        if self.registry.find(&spec.name).is_some() {
+            return Err(Refusal::NameTaken(spec.name));
+        }
+        if let Some(group) = spec.group.as_ref().filter(|name| self.registry.group(name).is_none()) {
+            return Err(Refusal::NoSuchGroup(group.clone()));
+        }
+        self.check_affinity(spec.cpu.affinity.as_deref())?;
+        let limit = Refusal::Limit { what: "VMs; destroy one".into(), most: MAX_VMS as u64 };
+        let number = self.registry.free_number().ok_or(limit)?;
+        host.create(number, &spec, self.registry.group_of(&spec), kernel.source(), initrd.source())?;
+        let state = VmState::Creating;
+        self.registry.add(Record { number, spec, kernel, initrd, state, run, resets: 0, kill_at: None, killed: false });
+        Ok(())
+    }
+
+    fn check_affinity(&self, cpus: Option<&[u32]>) -> Result<(), Refusal> {
+        match cpus.unwrap_or(&[]).iter().find(|cpu| **cpu >= self.pcpus) {
+            Some(cpu) => Err(spec_fault(key::CPU_AFFINITY, Fault::AffinityAbsent { cpu: *cpu, cpus: self.pcpus })),
+            None => Ok(()),
+        }
+    }
+
+    fn payload(&self, wanted: &Payload, kind: PayloadKind) -> Result<(PayloadRef, Origin), Refusal> {
+        match wanted {
+            Payload::Boot(name) => {
+                let found = self.boot.iter().find(|p| p.name == *name && p.kind == kind);
+                let found = found.or_else(|| self.boot.iter().find(|p| p.name == *name));
+                let found = found.ok_or_else(|| Refusal::NoSuchObject(format!("\"{name}\" in the boot bundle")))?;
+                Ok((found.clone(), Origin::Boot))
+            }
+            Payload::Object(hash) => {
+                let object = self.objects.whole(hash).ok_or_else(|| Refusal::NoSuchObject(format!("{hash}")))?;
+                Ok((reference(object, kind), Origin::Object(*hash, object.region)))
+            }
+        }
+    }
+
+    fn start(&mut self, host: &mut impl Host, vm: &str) -> Result<Answer, Refusal> {
+        let record = self.find(vm)?;
+        match record.state {
+            VmState::Created => {
+                let number = self.go(vm, &[VmState::Created], VmState::Running)?;
+                host.start(number);
+                self.events.add(host.now_ns(), vm, EventKind::Started);
+            }
+            VmState::Stopped(_) => {
+                let group = self.registry.group_of(&record.spec);
+                host.create(record.number, &record.spec, group, record.kernel.source(), record.initrd.source())?;
+                let record = self.find_mut(vm)?;
+                record.state = VmState::Creating;
+                record.run = true;
+            }
+            is => return Err(Refusal::State { is }),
+        }
+        Ok(Answer::Done)
+    }
+
+    fn stop(&mut self, host: &mut impl Host, vm: &str, grace_ms: u32) -> Result<Answer, Refusal> {
+        let now = host.now_ns();
+        let record = self.find_mut(vm)?;
+        let number = record.number;
+        let asked = grace_ms != 0 && record.state == VmState::Running && host.press_power(number);
+        if asked {
+            record.kill_at = Some(now.saturating_add(u64::from(grace_ms).saturating_mul(1_000_000)));
+            self.events.add(now, vm, EventKind::Asked);
+            return Ok(Answer::Done);
+        }
+        match record.state {
+            VmState::Running | VmState::Paused | VmState::Created | VmState::Creating => {}
+            is => return Err(Refusal::State { is }),
+        }
+        record.state = VmState::Stopping;
+        record.killed = true;
+        record.run = false;
+        host.kill(number);
+        Ok(Answer::Done)
+    }
+
+    fn destroy(&mut self, host: &mut impl Host, vm: &str) -> Result<Answer, Refusal> {
+        let record = self.find(vm)?;
+        match record.state {
+            VmState::Created | VmState::Stopped(_) => {}
+            is => return Err(Refusal::State { is }),
+        }
+        host.destroy(record.number);
+        self.registry.remove(vm);
+        self.events.add(host.now_ns(), vm, EventKind::Destroyed);
+        Ok(Answer::Done)
+    }
+
+    fn set(&mut self, host: &mut impl Host, target: &Target, key: &str, value: &str) -> Result<Answer, Refusal> {
+        let setting = Setting::parse(key, value).map_err(|f| spec_fault(key, f))?;
+        match target {
+            Target::Vm(vm) => {
+                let record = self.find(vm)?;
+                let mut spec = record.spec.clone();
+                setting.apply(&mut spec);
+                if let Some(error) = spec.faults().into_iter().next() {
+                    return Err(fault(error));
+                }
+                self.check_affinity(spec.cpu.affinity.as_deref())?;
+                let record = self.find_mut(vm)?;
+                if record.has_memory() {
+                    host.apply(record.number, &setting)?;
+                }
+                record.spec = spec;
+                let kind = EventKind::Set { key: key.into(), value: value.into() };
+                self.events.add(host.now_ns(), vm, kind);
+            }
+            Target::Group(name) => {
+                let index = self.registry.group(name).ok_or_else(|| Refusal::NoSuchGroup(name.clone()))?;
+                let mut group =
+                    self.registry.groups.get(index).cloned().ok_or_else(|| Refusal::NoSuchGroup(name.clone()))?;
+                match setting {
+                    Setting::Weight(weight) => group.weight = weight,
+                    Setting::Max(max) => group.cpu_max = max,
+                    Setting::MemoryMax(max) => group.memory_max = max,
+                    Setting::Affinity(_) | Setting::Class(_) => {
+                        return Err(spec_fault(key, "is a VM's, not a group's; set it for its VMs"));
+                    }
+                }
+                host.group(index, &group)?;
+                if let Some(slot) = self.registry.groups.get_mut(index) {
+                    *slot = group;
+                }
+            }
+        }
+        Ok(Answer::Done)
+    }
+
+    fn make_group(&mut self, host: &mut impl Host, name: &str) -> Result<Answer, Refusal> {
+        spec::check_name(name).map_err(|f| spec_fault(key::GROUP, f))?;
+        if self.registry.group(name).is_some() {
+            return Ok(Answer::Done);
+        }
+        if self.registry.groups.len() >= MAX_GROUPS {
+            return Err(Refusal::Limit { what: "groups".into(), most: MAX_GROUPS as u64 });
+        }
+        let group = Group { name: name.into(), weight: spec::DEFAULT_WEIGHT, cpu_max: None, memory_max: None };
+        host.group(self.registry.groups.len(), &group)?;
+        self.registry.groups.push(group);
+        Ok(Answer::Done)
+    }
+
+    fn group_row(&self, host: &impl Host, index: usize, group: &Group) -> GroupRow {
+        GroupRow {
+            name: group.name.clone(),
+            weight: group.weight,
+            cpu_max: group.cpu_max.map(|max| (max.quota_us, max.period_us)),
+            memory_max: group.memory_max,
+            memory_used: host.group_memory(index),
+            vms: self.registry.iter().filter(|r| r.spec.group.as_deref() == Some(&group.name)).count() as u32,
+        }
+    }
+
+    fn object_rows(&self) -> impl Iterator<Item = ObjectRow> {
+        let users = |p: &PayloadRef| {
+            let by = |r: &&Record| {
+                (r.kernel == Origin::Boot && r.spec.kernel.image == p.image)
+                    || (r.initrd == Origin::Boot && r.spec.initrd.as_ref().is_some_and(|i| i.image == p.image))
+            };
+            self.registry.iter().filter(by).count() as u32
+        };
+        let boot = self.boot.iter().map(move |p| ObjectRow {
+            name: p.name.clone(),
+            hash: p.sha256.map(proto::Hash),
+            size: p.size,
+            there: p.size,
+            boot: true,
+            users: users(p),
+        });
+        boot.chain(self.objects.iter().map(|o| o.row(self.registry.users(&o.hash))))
+    }
+}
+
+fn uses(record: &Record, hash: &proto::Hash) -> bool {
+    [record.kernel, record.initrd].iter().any(|o| matches!(o, Origin::Object(h, _) if h == hash))
+}
+
+fn reference(object: &Object, kind: PayloadKind) -> PayloadRef {
+    PayloadRef {
+        image: String::new(),
+        name: object.name.clone(),
+        kind,
+        offset: 0,
+        size: object.size,
+        crc32: object.crc32,
+        sha256: Some(object.hash.0),
+    }
+}
+
+fn row(host: &impl Host, record: &Record) -> VmRow {
+    let usage = host.usage(record.number);
+    let spec = &record.spec;
+    VmRow {
+        name: spec.name.clone(),
+        group: spec.group.clone(),
+        state: record.state,
+        vcpus: spec.vcpus,
+        memory: spec.memory,
+        memory_used: usage.memory,
+        memory_max: spec.memory_max,
+        weight: spec.cpu.weight,
+        cpu_max: spec.cpu.max.map(|max| (max.quota_us, max.period_us)),
+        class: spec.cpu.class.to_string(),
+        ran_ns: usage.ran_ns,
+        waited_ns: usage.waited_ns,
+        throttled_ns: usage.throttled_ns,
+        exits: usage.exits,
+        resets: record.resets,
+        console: usage.console,
+    }
+}

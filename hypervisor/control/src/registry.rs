@@ -1,0 +1,129 @@
+//! The books: which VMs there are, and where each is in its life.
+
+use crate::host::{Group, Source, VmNumber};
+use alloc::string::String;
+use alloc::vec::Vec;
+use config::spec::VmSpec;
+use proto::{Hash, StopKind, VmState};
+
+/// The most VMs, running or not.
+pub const MAX_VMS: usize = 256;
+/// The most groups.
+pub const MAX_GROUPS: usize = 64;
+
+/// Where a VM's payload comes from, so that it can be made again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Origin {
+    /// The boot bundle.
+    Boot,
+    /// An upload.
+    Object(Hash, crate::Region),
+}
+
+impl Origin {
+    pub fn source(self) -> Source {
+        match self {
+            Self::Boot => Source::Boot,
+            Self::Object(_, region) => Source::Object(region),
+        }
+    }
+}
+
+/// One VM.
+#[derive(Clone, Debug)]
+pub struct Record {
+    pub number: VmNumber,
+    pub spec: VmSpec,
+    pub kernel: Origin,
+    pub initrd: Origin,
+    pub state: VmState,
+    /// It runs as soon as it is made.
+    pub run: bool,
+    /// How often it has begun again.
+    pub resets: u32,
+    /// When its grace is over, in ns.
+    pub kill_at: Option<u64>,
+    /// Why it is being ended, where that was asked for from outside.
+    pub killed: bool,
+}
+
+/// All VMs, by name, and all groups.
+#[derive(Default)]
+pub struct Registry {
+    /// In the order of their names.
+    vms: Vec<Record>,
+    pub groups: Vec<Group>,
+}
+
+impl Registry {
+    pub fn find(&self, name: &str) -> Option<&Record> {
+        self.place(name).ok().and_then(|at| self.vms.get(at))
+    }
+
+    pub fn find_mut(&mut self, name: &str) -> Option<&mut Record> {
+        let at = self.place(name).ok()?;
+        self.vms.get_mut(at)
+    }
+
+    pub fn numbered(&mut self, number: VmNumber) -> Option<&mut Record> {
+        self.vms.iter_mut().find(|r| r.number == number)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Record> {
+        self.vms.iter()
+    }
+
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Record> {
+        self.vms.iter_mut()
+    }
+
+    /// The lowest number that is free.
+    pub fn free_number(&self) -> Option<VmNumber> {
+        (0..MAX_VMS as u16).map(VmNumber).find(|n| self.vms.iter().all(|r| r.number != *n))
+    }
+
+    /// Puts a VM into the books, unless its name is there.
+    pub fn add(&mut self, record: Record) {
+        if let Err(at) = self.place(&record.spec.name) {
+            self.vms.insert(at, record);
+        }
+    }
+
+    pub fn remove(&mut self, name: &str) -> Option<Record> {
+        self.place(name).ok().map(|at| self.vms.remove(at))
+    }
+
+    pub fn group(&self, name: &str) -> Option<usize> {
+        self.groups.iter().position(|g| g.name == name)
+    }
+
+    pub fn users(&self, hash: &Hash) -> u32 {
+        let uses = |o: Origin| matches!(o, Origin::Object(h, _) if h == *hash);
+        self.vms.iter().filter(|r| uses(r.kernel) || uses(r.initrd)).count() as u32
+    }
+
+    /// A VM's group by its place.
+    pub fn group_of(&self, spec: &VmSpec) -> Option<usize> {
+        spec.group.as_deref().and_then(|name| self.group(name))
+    }
+
+    fn place(&self, name: &str) -> Result<usize, usize> {
+        self.vms.binary_search_by(|r| r.spec.name.as_str().cmp(name))
+    }
+}
+
+impl Record {
+    /// Whether its memory is there.
+    pub fn has_memory(&self) -> bool {
+        !matches!(self.state, VmState::Stopped(_))
+    }
+
+    /// What its end is called: what was asked for from outside comes before what the host says.
+    pub fn end(&self, host_says: StopKind) -> StopKind {
+        if self.killed { StopKind::Killed } else { host_says }
+    }
+
+    pub fn name(&self) -> String {
+        self.spec.name.clone()
+    }
+}
