@@ -3,7 +3,7 @@
 //! | after `Ctrl-]` | effect |
 //! |---|---|
 //! | `n`, `p` | the focus goes to the next, the previous VM |
-//! | `1` to `9` | the focus goes to that VM, by the order of the bundle |
+//! | `1` to `9` | the focus goes to that VM, by the order in which they were made |
 //! | `0` | no VM has the focus: every line gets its prefix |
 //! | `Ctrl-]` | the VM gets one `Ctrl-]` |
 //! | `?` | Merus prints this list |
@@ -37,7 +37,7 @@ impl Mux {
             return self.to_vm(byte);
         }
         let count = self.sources();
-        let current = self.focus().map(SourceId::index);
+        let current = self.focus_rank();
         match byte {
             ESCAPE => self.to_vm(byte),
             b'n' => {
@@ -66,12 +66,11 @@ impl Mux {
         self.focus().map_or(InputAction::Swallowed, |source| InputAction::ToVm(source, byte))
     }
 
-    /// Gives the focus to the VM with this index; without one, nothing happens.
+    /// Gives the focus to the VM of this rank; without one, nothing happens.
     fn change_focus(&mut self, index: usize) -> InputAction {
-        if index >= self.sources() {
+        let Some(source) = self.nth(index).and_then(|index| index.checked_sub(1)).map(SourceId::from_index) else {
             return InputAction::Swallowed;
-        }
-        let source = SourceId::from_index(index);
+        };
         self.set_focus(Some(source));
         self.merus_focus(self.focus);
         InputAction::FocusChanged(Some(source))

@@ -34,6 +34,7 @@
 
 extern crate alloc;
 
+mod backlog;
 mod input;
 mod merus;
 mod mux;
@@ -41,8 +42,11 @@ mod ring;
 #[cfg(test)]
 mod tests;
 
+pub use backlog::LOG_BYTES;
 pub use input::{ESCAPE, InputAction};
-pub use mux::{DrainResult, IDLE_NS, LINE_BYTES, MERUS_BYTES, Mux, Pushed, SOURCE_BYTES, SourceId, WAIT_NS};
+pub use mux::{
+    BACKLOG_BYTES, DrainResult, IDLE_NS, LINE_BYTES, MERUS_BYTES, Mux, Pushed, SOURCE_BYTES, SourceId, WAIT_NS,
+};
 pub use ring::Ring;
 
 /// The physical UART's transmitter.

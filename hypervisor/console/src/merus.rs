@@ -6,6 +6,17 @@ use crate::mux::MERUS;
 use crate::{Mux, Ring};
 
 impl Mux {
+    /// What time it is for the lines of Merus that come, in ns.
+    pub fn log_at(&mut self, now_ns: u64) {
+        self.log.at(now_ns);
+    }
+
+    /// Calls `each` with number, time and text of Merus' lines that are kept, from number `from` on, until it says `false`; `buffer`
+    /// has room for a line. Returns the number of the oldest line that is kept.
+    pub fn log(&self, from: u64, buffer: &mut [u8], each: impl FnMut(u64, u64, &str) -> bool) -> u64 {
+        self.log.read(from, buffer, each)
+    }
+
     /// Queues a line of Merus' own (or several: `text` may hold `\n`). `false` where the queue is full; the next line that fits
     /// is preceded by one that says how many did not.
     pub fn merus_line(&mut self, text: &str) -> bool {
@@ -21,6 +32,7 @@ impl Mux {
             self.merus_write(format_args!("({dropped} messages did not fit)\n{text}"))
         };
         self.dropped = if fits { 0 } else { dropped.saturating_add(1) };
+        self.log.add(text);
         fits
     }
 

@@ -16,6 +16,7 @@ use alloc::{boxed::Box, format, vec::Vec};
 
 mod drain;
 
+use crate::backlog::{Backlog, Log};
 use crate::{Ring, Uart};
 
 /// How long a part of a line may wait for its end, in nanoseconds.
@@ -26,6 +27,8 @@ pub const WAIT_NS: u64 = 1_000_000_000;
 pub const LINE_BYTES: usize = 1024;
 /// The ring of a VM, in bytes.
 pub const SOURCE_BYTES: usize = 4096;
+/// How much of a VM's output is kept to be read again, in bytes.
+pub const BACKLOG_BYTES: usize = 16384;
 /// The queue of Merus' own lines, in bytes.
 pub const MERUS_BYTES: usize = 16384;
 
@@ -80,6 +83,10 @@ pub(crate) struct Source {
     pub(crate) prefix: Box<[u8]>,
     continuation: Box<[u8]>,
     pub(crate) ring: Ring,
+    /// What it has printed; what Merus' own lines were is in the log.
+    pub(crate) kept: Option<Backlog>,
+    /// Nobody's any more; another VM may have it once its ring is empty.
+    free: bool,
     /// Line ends in the ring.
     pub(crate) lines: usize,
     /// When a drain first saw the bytes that wait now.
@@ -98,6 +105,8 @@ impl Source {
             prefix: prefix.as_bytes().into(),
             continuation: continuation.as_bytes().into(),
             ring: Ring::new(capacity),
+            kept: None,
+            free: false,
             lines: 0,
             since: None,
             broken: false,
@@ -137,6 +146,8 @@ pub struct Mux {
     waiting: Option<u64>,
     /// Who is looked at first for the next line.
     turn: usize,
+    /// Merus' last lines.
+    pub(crate) log: Log,
     /// Lines of Merus that did not fit since the last one that did.
     pub(crate) dropped: u32,
     pub(crate) escaped: bool,
@@ -164,6 +175,7 @@ impl Mux {
             touched: false,
             waiting: None,
             turn: MERUS,
+            log: Log::new(),
             dropped: 0,
             escaped: false,
         }
@@ -171,18 +183,65 @@ impl Mux {
 
     /// A place for the VM `name`, with a ring of its own (allocates). The first one gets the focus.
     pub fn add_source(&mut self, name: &str) -> SourceId {
-        let index = self.sources.len();
-        self.sources.push(Source::new(&format!("[{name}] "), &format!("[{name}]+ "), SOURCE_BYTES));
-        if index == 1 {
+        let mut source = Source::new(&format!("[{name}] "), &format!("[{name}]+ "), SOURCE_BYTES);
+        source.kept = Some(Backlog::new(BACKLOG_BYTES));
+        let reusable =
+            |(index, s): &(usize, &mut Source)| *index != MERUS && s.free && s.ring.is_empty() && *index != self.owner;
+        let index = match self.sources.iter_mut().enumerate().find(reusable) {
+            Some((index, place)) => {
+                *place = source;
+                index
+            }
+            None => {
+                self.sources.push(source);
+                self.sources.len().saturating_sub(1)
+            }
+        };
+        if self.focus == NONE && self.sources() == 1 {
             self.focus = index;
         }
         self.update_direct();
         SourceId(index)
     }
 
+    /// Gives up a VM's place: its backlog is gone, what it has not printed yet still goes out. The focus goes to the next VM.
+    pub fn remove_source(&mut self, source: SourceId) {
+        let Some(entry) = self.sources.get_mut(source.0).filter(|_| source.0 != MERUS) else { return };
+        entry.free = true;
+        entry.kept = None;
+        if self.focus == source.0 {
+            self.focus = self.nth(0).unwrap_or(NONE);
+            self.update_direct();
+        }
+    }
+
     /// How many VMs there are.
     pub fn sources(&self) -> usize {
-        self.sources.len().saturating_sub(1)
+        self.sources.iter().skip(1).filter(|s| !s.free).count()
+    }
+
+    /// The table's index of the `n`-th VM.
+    pub(crate) fn nth(&self, n: usize) -> Option<usize> {
+        self.sources.iter().enumerate().skip(1).filter(|(_, s)| !s.free).map(|(index, _)| index).nth(n)
+    }
+
+    /// How manieth VM has the focus.
+    pub(crate) fn focus_rank(&self) -> Option<usize> {
+        let live = self.sources.iter().enumerate().skip(1).filter(|(_, s)| !s.free);
+        live.map(|(index, _)| index).position(|index| index == self.focus)
+    }
+
+    /// What a VM has printed, from byte `from` on: fills `into` and says where its first byte was and how many there are.
+    pub fn read_back(&self, source: SourceId, from: u64, into: &mut [u8]) -> (u64, usize) {
+        match self.sources.get(source.0).and_then(|s| s.kept.as_ref()) {
+            Some(kept) => kept.read(from, into),
+            None => (from, 0),
+        }
+    }
+
+    /// How many bytes a VM has printed.
+    pub fn printed(&self, source: SourceId) -> u64 {
+        self.sources.get(source.0).and_then(|s| s.kept.as_ref()).map_or(0, Backlog::total)
     }
 
     /// The VM that has the focus.
@@ -204,6 +263,9 @@ impl Mux {
             entry.refused = true;
             return Pushed::Full;
         }
+        if let Some(kept) = &mut entry.kept {
+            kept.push(byte);
+        }
         if byte == b'\n' {
             entry.lines = entry.lines.wrapping_add(1);
         }
@@ -218,6 +280,9 @@ impl Mux {
     pub fn push_through(&mut self, source: SourceId, byte: u8, out: &mut impl Uart) -> Pushed {
         if self.queued != 0 || self.direct != source.0 || !out.try_put(byte) {
             return self.push(source, byte);
+        }
+        if let Some(kept) = self.sources.get_mut(source.0).and_then(|s| s.kept.as_mut()) {
+            kept.push(byte);
         }
         self.touched = true;
         self.grow(source.0, byte);

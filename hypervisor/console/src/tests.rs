@@ -60,6 +60,52 @@ fn the_focus_goes_straight_out_byte_by_byte() {
 }
 
 #[test]
+fn what_was_printed_can_be_read_again_however_it_went_out() {
+    let (mut mux, ids) = mux(&["a", "b"]);
+    let mut out = FakeUart::new();
+    assert_eq!(mux.push_through(ids[0], b'x', &mut out), Pushed::Sent);
+    say(&mut mux, ids[0], "yz");
+    say(&mut mux, ids[1], "other");
+    let mut into = [0; 8];
+    assert_eq!(mux.read_back(ids[0], 0, &mut into), (0, 3));
+    assert_eq!(&into[..3], b"xyz");
+    assert_eq!((mux.printed(ids[0]), mux.printed(ids[1])), (3, 5));
+    mux.log_at(7);
+    mux.merus_line("hello");
+    let mut seen = Vec::new();
+    assert_eq!(
+        mux.log(0, &mut [0; 64], |n, at, text| {
+            seen.push((n, at, String::from(text)));
+            true
+        }),
+        0
+    );
+    assert_eq!(seen, [(0, 7, String::from("hello"))]);
+}
+
+#[test]
+fn a_place_that_was_given_up_is_used_again_when_all_is_printed() {
+    let (mut mux, ids) = mux(&["a", "b", "c"]);
+    let mut out = FakeUart::new();
+    say(&mut mux, ids[1], "last words\n");
+    mux.remove_source(ids[1]);
+    assert_eq!(mux.sources(), 2);
+    assert_eq!(mux.read_back(ids[1], 0, &mut [0; 8]), (0, 0));
+    let next = mux.add_source("d");
+    assert_eq!(next.index(), 3, "its words wait");
+    mux.drain(0, &mut out);
+    assert_eq!(out.text(), "[b] last words\n");
+    assert_eq!(mux.add_source("e").index(), 1);
+    mux.remove_source(ids[0]);
+    assert_eq!(mux.focus().map(SourceId::index), Some(1), "the focus goes on");
+    // The keys count the VMs that are there: e, c, d.
+    assert_eq!(mux.input(ESCAPE), InputAction::Swallowed);
+    assert_eq!(mux.input(b'3'), InputAction::FocusChanged(Some(next)));
+    assert_eq!(mux.input(ESCAPE), InputAction::Swallowed);
+    assert_eq!(mux.input(b'n'), InputAction::FocusChanged(Some(SourceId::from_index(1))));
+}
+
+#[test]
 fn a_byte_of_another_vm_never_goes_straight_out() {
     let (mut mux, ids) = mux(&["a", "b"]);
     let mut out = FakeUart::new();
