@@ -47,6 +47,13 @@ pub(super) fn uart(root: &Place<'_>, stdout: Option<&str>, gic: Option<u32>) -> 
     named.next().or_else(|| known(&root.search(&is_pl011)?, gic))
 }
 
+/// Another serial port than the console's, for the control channel: the first usable one that can interrupt.
+pub(super) fn second_uart(root: &Place<'_>, console: Option<Uart>, gic: Option<u32>) -> Option<Uart> {
+    let taken = console.map(|uart| uart.base);
+    let other = |uart: &Uart| Some(uart.base) != taken && uart.intid.is_some();
+    known(&root.search(&|place| known(place, gic).filter(other).is_some())?, gic)
+}
+
 /// The node with this path, or with this alias.
 fn by_name<'a>(root: &Place<'a>, name: &str) -> Option<Place<'a>> {
     if name.starts_with('/') {

@@ -41,6 +41,8 @@ pub struct Board {
     pub gic: Gic,
     /// The serial port to talk on, if there is one that Merus knows.
     pub uart: Option<Uart>,
+    /// Another serial port, for the control channel.
+    pub control: Option<Uart>,
     /// The per-CPU timers.
     pub timer: TimerIrqs,
     /// What Merus takes of the private interrupts.
@@ -211,13 +213,15 @@ pub fn parse(fdt: &[u8]) -> Result<Board, BoardError> {
     let chosen = chosen::read(&root)?;
     let (Gic::V3 { maintenance_irq: maintenance, .. } | Gic::V2 { maintenance_irq: maintenance, .. }) = gic;
     let (timer, ppis) = cpus::timer(&root, maintenance)?;
+    let uart = chosen::uart(&root, chosen.stdout, gic_place.phandle());
     Ok(Board {
         model: root.string("model").or_else(|| root.strings("compatible").next()).unwrap_or_default().to_string(),
         ram: memory::ram(&root)?,
         reserved: memory::reserved(&root, fdt)?,
         cpus: cpus::cpus(&root)?,
         gic,
-        uart: chosen::uart(&root, chosen.stdout, gic_place.phandle()),
+        uart,
+        control: chosen::second_uart(&root, uart, gic_place.phandle()),
         timer,
         ppis,
         psci: cpus::psci(&root)?,

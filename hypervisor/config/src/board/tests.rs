@@ -28,6 +28,7 @@ fn virt_with_a_gicv3_is_read() {
     };
     assert_eq!(board.gic, gic);
     assert_eq!(board.uart, Some(Uart { kind: UartKind::Pl011, base: span(0x0900_0000, 0x1000), intid: Some(33) }));
+    assert_eq!(board.control, None);
     assert_eq!((board.timer.phys, board.timer.virt, board.timer.hyp), (30, 27, 26));
     assert_eq!(board.psci, Some(Psci { conduit: Conduit::Smc, version: (1, 0) }));
     assert_eq!((board.initrd, board.bootargs.as_str()), (None, ""));
@@ -175,6 +176,19 @@ fn without_a_known_choice_the_first_usable_serial_port_is_taken() {
         let uart = parse(&parts.blob()).unwrap().uart.unwrap();
         assert_eq!(uart.base.start(), Pa::new(0xfe20_1a00), "{path}");
     }
+}
+
+#[test]
+fn another_serial_port_that_can_interrupt_is_for_control() {
+    let mut parts = other_board();
+    let port = |at: u32| {
+        NodeWriter::new(&std::format!("serial@{at:x}")).property("compatible", "arm,pl011").property("reg", [at, 0x200])
+    };
+    parts.soc = parts.soc.child(port(0x7e20_1400)).child(port(0x7e20_1600).property("interrupts", [0u32, 123, 4]));
+    let board = parse(&parts.blob()).unwrap();
+    assert_eq!(board.uart.unwrap().base.start(), Pa::new(0xfe20_1a00));
+    let control = board.control.unwrap();
+    assert_eq!((control.base.start(), control.intid), (Pa::new(0xfe20_1600), Some(155)));
 }
 
 #[test]
