@@ -2,7 +2,7 @@
 //! meanwhile; a reset takes the same steps over the memory it has.
 
 use crate::console::{self, VmSink, say};
-use crate::guest::{Guest, KernelWaker, Runner, Uptime};
+use crate::guest::{Guest, GuestRamAccess, KernelWaker, Runner, Uptime};
 use crate::machine::{CpuOps, MAX_ENTITIES, Machine, TablePages};
 use addr::{Address, BLOCK_SIZE, Ipa, Span};
 use alloc::boxed::Box;
@@ -153,6 +153,7 @@ fn assemble(
         id: number,
         name: spec.name.clone(),
         ram: ram.span(),
+        memory: Arc::new(GuestRamAccess(ram.clone())),
         vgic: port.clone(),
         gicd: window(map::GICD_BASE, map::GICD_SIZE)?,
         gicr: window(map::GICR_BASE, map::GICR_STRIDE * u64::from(spec.vcpus))?,

@@ -109,17 +109,16 @@ impl WallClock for Uptime {
     }
 }
 
-/// A VM's RAM for its devices: none of today's looks there.
-#[allow(dead_code, reason = "devices with queues in guest memory come to it")]
-pub struct GuestRamAccess(pub Arc<Guest>);
+/// A VM's RAM, for those who may look into it: today whoever walks the guest's own tables. (It never moves, so this has its own
+/// copy of where it is.)
+pub struct GuestRamAccess(pub GuestRam);
 
-#[allow(dead_code, reason = "devices with queues in guest memory come to it")]
 impl GuestRamAccess {
     fn each(&self, at: Ipa, len: u64, mut part: impl FnMut(addr::Pa, core::ops::Range<usize>)) -> Result<(), Absent> {
         let mut done = 0;
         while done < len {
             let from = Ipa::new(at.as_u64().checked_add(done).ok_or(Absent { at })?);
-            let (pa, got) = self.0.ram.translate(from, len - done).ok_or(Absent { at: from })?;
+            let (pa, got) = self.0.translate(from, len - done).ok_or(Absent { at: from })?;
             part(pa, done as usize..(done + got) as usize);
             done += got;
         }
@@ -145,13 +144,13 @@ impl GuestMemory for GuestRamAccess {
         })
     }
     fn load_u16(&self, at: Ipa) -> Result<u16, Absent> {
-        match self.0.ram.translate(at, 2) {
+        match self.0.translate(at, 2) {
             Some((pa, 2)) if at.as_u64() & 1 == 0 => Ok(el2::ram::load_u16(pa)),
             _ => Err(Absent { at }),
         }
     }
     fn store_u16(&self, at: Ipa, value: u16) -> Result<(), Absent> {
-        match self.0.ram.translate(at, 2) {
+        match self.0.translate(at, 2) {
             Some((pa, 2)) if at.as_u64() & 1 == 0 => {
                 el2::ram::store_u16(pa, value);
                 Ok(())
@@ -160,6 +159,6 @@ impl GuestMemory for GuestRamAccess {
         }
     }
     fn pin(&self, at: Ipa, size: u64) -> Result<(), Absent> {
-        if self.0.ram.span().contains_range(at, size) { Ok(()) } else { Err(Absent { at }) }
+        if self.0.span().contains_range(at, size) { Ok(()) } else { Err(Absent { at }) }
     }
 }

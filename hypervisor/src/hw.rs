@@ -1,14 +1,15 @@
 //! The pCPU as `vm` sees it.
 
 use crate::machine::Machine;
+use addr::Va;
 use el2::Pcpu;
 use el2::debug::DebugValues;
 use el2::lists::HardwareLists;
-use el2::world::{self, LoadedEl1};
+use el2::world::{self, LoadedEl1, Stage1Controls};
 use sched::{EntityId, Kind, TimerId};
 use trap::SysRegId;
 use vm::debug::DebugState;
-use vm::{Hw, Vcpu};
+use vm::{Hw, Probe, Stage1, Vcpu};
 
 /// The hardware of the pCPU on which a vCPU is loaded.
 pub struct Hardware<'a> {
@@ -61,6 +62,19 @@ impl Hw for Hardware<'_> {
     }
     fn watch_stage1(&mut self, on: bool) {
         self.pcpu.watch_stage1(on);
+    }
+    fn stage1(&self) -> Stage1 {
+        let Stage1Controls { sctlr, tcr, ttbr0, ttbr1 } = self.el1.stage1();
+        Stage1 { sctlr, tcr, ttbr0, ttbr1 }
+    }
+    fn translate(&mut self, va: Va, what: Probe) -> u64 {
+        let (el0, write) = match what {
+            Probe::PrivilegedRead => (false, false),
+            Probe::PrivilegedWrite => (false, true),
+            Probe::UnprivilegedRead => (true, false),
+            Probe::UnprivilegedWrite => (true, true),
+        };
+        self.el1.translate(va.as_u64(), el0, write)
     }
     fn firmware(&mut self, function: u32, x1: u64) {
         if let Some(firmware) = self.machine.firmware {

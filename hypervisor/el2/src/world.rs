@@ -245,6 +245,51 @@ el1_registers! {
     Far "FAR_EL1",
 }
 
+/// What controls the loaded guest's stage 1.
+#[derive(Clone, Copy, Debug)]
+#[allow(missing_docs)] // Fields are named after the registers.
+pub struct Stage1Controls {
+    pub sctlr: u64,
+    pub tcr: u64,
+    pub ttbr0: u64,
+    pub ttbr1: u64,
+}
+
+impl LoadedEl1 {
+    /// What controls the loaded guest's stage 1.
+    pub fn stage1(&self) -> Stage1Controls {
+        Stage1Controls {
+            sctlr: guest_mrs!("SCTLR_EL1"),
+            tcr: guest_mrs!("TCR_EL1"),
+            ttbr0: guest_mrs!("TTBR0_EL1"),
+            ttbr1: guest_mrs!("TTBR1_EL1"),
+        }
+    }
+    /// PAR_EL1 after `va` has been translated by stage 1 of the loaded guest alone, as an access of EL0 or EL1 and a write or
+    /// not; the guest finds its own PAR_EL1 unchanged (Arm ARM, "Address translation instructions").
+    ///
+    /// Stage 2 is the same guest's and on, as always while one is loaded: this is not where the erratum of speculative
+    /// translation ([`Errata::SPECULATIVE_AT`]) strikes, and no EL1 walk has to be switched off. A walk that leaves the guest's
+    /// RAM ends in PAR_EL1.F, without an exception.
+    pub fn translate(&mut self, va: u64, el0: bool, write: bool) -> u64 {
+        let own = guest_mrs!("PAR_EL1");
+        // SAFETY: with TGE clear the instructions use the loaded guest's EL1&0 translation and change PAR_EL1 only, which is put
+        // back behind the barrier that makes it readable.
+        unsafe {
+            match (el0, write) {
+                (false, false) => core::arch::asm!("at s1e1r, {}", in(reg) va, options(nostack, preserves_flags)),
+                (false, true) => core::arch::asm!("at s1e1w, {}", in(reg) va, options(nostack, preserves_flags)),
+                (true, false) => core::arch::asm!("at s1e0r, {}", in(reg) va, options(nostack, preserves_flags)),
+                (true, true) => core::arch::asm!("at s1e0w, {}", in(reg) va, options(nostack, preserves_flags)),
+            }
+            op!("isb");
+            let found = guest_mrs!("PAR_EL1");
+            guest_msr!("PAR_EL1", own);
+            found
+        }
+    }
+}
+
 /// Sets HCR_EL2 for the loaded vCPU.
 ///
 /// # Safety

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | translation fault, ISV, no S1PTW, no CM | [`Mmio`] | the bus; then `complete_load`, `skip` |
 //! | translation fault without ISV | [`Fault`], `access: None` | external abort, counted |
-//! | S1PTW: the guest's own table walk went astray | [`Fault`], `s1ptw` | external abort on a walk of `level` |
+//! | S1PTW: the guest's own table walk went astray | [`Fault`], `s1ptw` | external abort on a walk, at the level that the guest's tables tell |
 //! | CM: cache maintenance by address | [`Fault`], `cache_maintenance` | skipped |
 //! | permission fault | [`Fault`], [`FaultStatus::Permission`] | write protection; IPA by AT S1 if not known |
 //! | instruction abort | [`Fault`], `instruction` | external abort |
@@ -261,7 +261,8 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// The level that an external abort on a walk is reported with: that of the failed lookup, within 0 to 3.
+    /// The level of the failed lookup, within 0 to 3. For a fault on the guest's own walk it is the level of stage 2, which stands
+    /// in where the guest's tables do not tell theirs.
     pub fn walk_level(&self) -> u8 {
         self.status.level().map_or(0, |level| level.clamp(0, 3) as u8)
     }

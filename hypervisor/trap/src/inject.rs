@@ -65,6 +65,8 @@ pub enum Injection {
         instruction: bool,
         /// The data access was a write.
         write: bool,
+        /// It was cache maintenance or an address translation (`CM`); those count as writes.
+        maintenance: bool,
         /// The faulting virtual address, `None` where it is not known (`FnV`).
         va: Option<Va>,
         /// The abort came on the guest's table walk, at this level (0 to 3).
@@ -85,6 +87,7 @@ const SCTLR_SPINTMASK: u64 = 1 << 62;
 
 const ESR_IL: u64 = 1 << 25;
 const ISS_FNV: u64 = 1 << 10;
+const ISS_CM: u64 = 1 << 8;
 const ISS_WNR: u64 = 1 << 6;
 const FSC_EXTERNAL: u64 = 0b01_0000;
 const FSC_EXTERNAL_ON_WALK: u64 = 0b01_0100;
@@ -131,12 +134,16 @@ fn syndrome(what: Injection, lower: bool) -> (u64, Option<u64>) {
     let class = |code: u64| (if lower { code } else { code | 1 }) << 26 | ESR_IL;
     match what {
         Injection::Undefined => (ESR_IL, None),
-        Injection::ExternalAbort { instruction, write, va, on_walk } => {
+        Injection::ExternalAbort { instruction, write, maintenance, va, on_walk } => {
             let status = match on_walk {
                 None => FSC_EXTERNAL,
                 Some(level) => FSC_EXTERNAL_ON_WALK | u64::from(level & 3),
             };
-            let direction = if write && !instruction { ISS_WNR } else { 0 };
+            let direction = match (instruction, maintenance, write) {
+                (true, ..) | (false, false, false) => 0,
+                (false, false, true) => ISS_WNR,
+                (false, true, _) => ISS_CM | ISS_WNR,
+            };
             let far_not_valid = if va.is_none() && on_walk.is_none() { ISS_FNV } else { 0 };
             let code = if instruction { 0x20 } else { 0x24 };
             (class(code) | far_not_valid | direction | status, va.map(Va::as_u64))

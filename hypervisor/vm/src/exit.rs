@@ -2,8 +2,10 @@
 
 use crate::machine::Vm;
 use crate::vcpu::Vcpu;
+use crate::walk::{self, Place, Probe, Stage1};
 use crate::{calls, mmio, sysreg};
-use trap::{El1State, Exit, Fault, GuestFrame, Injection, SysRegId, Wfx, WfxKind, inject};
+use addr::Va;
+use trap::{El1State, Exit, Fault, FaultStatus, GuestFrame, Injection, SysRegId, Wfx, WfxKind, inject};
 use vgic::{ListRegs, VcpuSet};
 
 /// The pCPU on which the vCPU is loaded.
@@ -27,6 +29,11 @@ pub trait Hw {
     fn write_stage1(&mut self, id: SysRegId, value: u64) -> Option<(bool, bool)>;
     /// Whether writes of the stage-1 control registers trap.
     fn watch_stage1(&mut self, on: bool);
+    /// The loaded guest's stage-1 controls.
+    fn stage1(&self) -> Stage1;
+    /// What PAR_EL1 holds after stage 1 alone has translated `va`, by the loaded guest's tables as they are now. The guest's own
+    /// PAR_EL1 is as before.
+    fn translate(&mut self, va: Va, what: Probe) -> u64;
     /// An architecture workaround of the firmware, on this pCPU, with the guest's x1.
     fn firmware(&mut self, function: u32, x1: u64);
 }
@@ -146,13 +153,21 @@ fn abort<H: Hw>(vm: &Vm, vcpu: &mut Vcpu, hw: &mut H, fault: &Fault) -> Next {
         vcpu.frame.skip(fault.il);
         return Next::Resume;
     }
-    let on_walk = fault.s1ptw.then(|| fault.walk_level());
-    give(
-        vm,
-        vcpu,
-        hw,
-        Injection::ExternalAbort { instruction: fault.instruction, write: fault.write, va: fault.va, on_walk },
-    );
+    // Where a permission fault was is for stage 1 to say. If that says nothing any more the guest tries again, and faults by its
+    // new tables. No permission is ever missing today, so each place gets the same answer.
+    let refused = matches!(fault.status, FaultStatus::Permission { .. });
+    if refused && walk::place(hw, &vcpu.frame, fault) == Place::Changed {
+        return Next::Resume;
+    }
+    let on_walk = fault.s1ptw.then(|| walk::level(vm, hw, fault));
+    let what = Injection::ExternalAbort {
+        instruction: fault.instruction,
+        write: fault.write,
+        maintenance: fault.cache_maintenance,
+        va: fault.va,
+        on_walk,
+    };
+    give(vm, vcpu, hw, what);
     Next::Resume
 }
 

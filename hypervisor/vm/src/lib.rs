@@ -8,6 +8,7 @@
 //! | [`quick`] | the same for the most frequent exits, from the syndrome alone |
 //! | [`Port`] | what others ask of a vCPU: look at your interrupts, hold still, stop |
 //! | [`VgicPort`], [`SpiLine`] | the interrupt controller behind its lock, and a device's wire into it |
+//! | [`Stage1`], [`Probe`] | the guest's own translation, where an abort has to be told from it |
 //! | [`debug`], [`timer`] | trapped registers that live with the vCPU |
 //!
 //! Nothing here touches hardware: the pCPU is a [`Hw`], other pCPUs are a [`Waker`], and time comes from the pCPU. The whole
@@ -44,6 +45,7 @@ mod sysreg;
 mod tests;
 pub mod timer;
 mod vcpu;
+mod walk;
 mod wires;
 
 pub use exit::{Hw, Next, StopReason, handle};
@@ -51,4 +53,5 @@ pub use machine::{BuildError, DeviceHandle, Life, Parts, Vm, VmId, Waker};
 pub use port::{Port, Requests};
 pub use quick::quick;
 pub use vcpu::{ExitCounts, Vcpu};
+pub use walk::{Probe, Stage1};
 pub use wires::{SpiLine, VgicPort};

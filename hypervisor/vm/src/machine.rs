@@ -5,7 +5,7 @@ use crate::wires::VgicPort;
 use addr::{Ipa, Span};
 use alloc::string::String;
 use alloc::sync::Arc;
-use bus::{Bus, BusError, MmioDevice};
+use bus::{Bus, BusError, GuestMemory, MmioDevice};
 use config::cpu_model::{CpuModel, Feature};
 use core::sync::atomic::{AtomicU8, Ordering};
 use guest_smccc::Env;
@@ -49,6 +49,8 @@ pub struct Parts {
     pub name: String,
     /// Its RAM, as the guest sees it.
     pub ram: Span<Ipa>,
+    /// What is in that RAM.
+    pub memory: Arc<dyn GuestMemory>,
     /// The interrupt controller and the vCPUs' ports.
     pub vgic: Arc<VgicPort>,
     /// GICD and GICR, which need to know who accesses them and so are no devices of the bus.
@@ -80,6 +82,7 @@ pub struct Vm {
     pub(crate) psci: SpinLock<Psci>,
     pub(crate) entropy: SpinLock<Option<Drbg>>,
     life: AtomicU8,
+    pub(crate) memory: Arc<dyn GuestMemory>,
 }
 
 pub(crate) struct Fixed {
@@ -139,6 +142,7 @@ impl Vm {
             psci: SpinLock::new(sync::Rank::Vm, parts.psci),
             entropy: SpinLock::new(sync::Rank::Vm, parts.entropy),
             life: AtomicU8::new(Life::Running as u8),
+            memory: parts.memory,
         }
     }
     /// Puts a device on the bus.

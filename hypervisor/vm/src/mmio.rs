@@ -75,7 +75,13 @@ fn complete<H: Hw>(vm: &Vm, vcpu: &mut Vcpu, hw: &mut H, access: &Mmio, completi
 #[cold]
 #[inline(never)]
 fn abort<H: Hw>(vm: &Vm, vcpu: &mut Vcpu, hw: &mut H, access: &Mmio) {
-    let what = Injection::ExternalAbort { instruction: false, write: access.write, va: Some(access.va), on_walk: None };
+    let what = Injection::ExternalAbort {
+        instruction: false,
+        write: access.write,
+        maintenance: false,
+        va: Some(access.va),
+        on_walk: None,
+    };
     give(vm, vcpu, hw, what);
 }
 

@@ -125,14 +125,15 @@ fn by_the_manual(
     // Syndrome: class, IL (always one for these), and the class' own bits.
     let (class, iss) = match what {
         Injection::Undefined => (0, 0),
-        Injection::ExternalAbort { instruction, write, va, on_walk } => {
+        Injection::ExternalAbort { instruction, write, maintenance, va, on_walk } => {
             let status = on_walk.map_or(0b01_0000, |level| 0b01_0100 + u64::from(level));
             let fnv = u64::from(va.is_none() && on_walk.is_none()) << 10;
-            let wnr = u64::from(write && !instruction) << 6;
+            let cm = u64::from(maintenance && !instruction) << 8;
+            let wnr = u64::from((write || maintenance) && !instruction) << 6;
             if let Some(va) = va {
                 el1.write(El1Reg::Far, va.as_u64());
             }
-            (if instruction { 0x20 } else { 0x24 } + u64::from(!from_lower), fnv | wnr | status)
+            (if instruction { 0x20 } else { 0x24 } + u64::from(!from_lower), fnv | cm | wnr | status)
         }
         Injection::SError { iss } => {
             offset += 0x180;
@@ -172,7 +173,9 @@ fn injections() -> Vec<Injection> {
         for write in [false, true] {
             for va in [None, Some(Va::new(0xffff_0000_dead_beef))] {
                 for on_walk in [None, Some(0), Some(1), Some(2), Some(3)] {
-                    all.push(Injection::ExternalAbort { instruction, write, va, on_walk });
+                    for maintenance in [false, true] {
+                        all.push(Injection::ExternalAbort { instruction, write, maintenance, va, on_walk });
+                    }
                 }
             }
         }
@@ -216,12 +219,17 @@ fn entry_agrees_with_the_manual_for_every_origin_feature_and_control_bit() {
 fn known_entries() {
     let none = PstateFeatures::default();
     let modern = PstateFeatures { pan: true, uao: true, dit: true, ssbs: true, ..none };
-    let abort = |va| Injection::ExternalAbort { instruction: false, write: false, va, on_walk: None };
+    let abort =
+        |va| Injection::ExternalAbort { instruction: false, write: false, maintenance: false, va, on_walk: None };
+    let translation =
+        |va| Injection::ExternalAbort { instruction: false, write: true, maintenance: true, va, on_walk: Some(2) };
     let at = Some(Va::new(0x1000));
     // from, features, SCTLR, what; vector, PSTATE, ESR
     for (from, features, sctlr, what, vector, pstate, esr) in [
         // A kernel's load from nothing: current EL with SPx, data abort of the same level.
         (0x6000_0005, none, 0, abort(at), 0x200, 0x6000_03c5, 0x9600_0010),
+        // Its AT by a table in nothing: CM and WnR.
+        (0x6000_0005, none, 0, translation(at), 0x200, 0x6000_03c5, 0x9600_0156),
         // A 64-bit program's: lower EL, AArch64.
         (0x8000_0000, none, 0, abort(at), 0x400, 0x8000_03c5, 0x9200_0010),
         // A 32-bit program's, in an IT block (T, IT, GE, Q set): only the flags stay.
@@ -251,7 +259,8 @@ fn far_is_written_only_where_the_address_is_known() {
         inject(&mut frame, &mut el1, &PstateFeatures::default(), what);
         el1.read(El1Reg::Far)
     };
-    let abort = |va, on_walk| Injection::ExternalAbort { instruction: true, write: false, va, on_walk };
+    let abort =
+        |va, on_walk| Injection::ExternalAbort { instruction: true, write: false, maintenance: false, va, on_walk };
     assert_eq!(far_after(abort(Some(Va::new(7)), None)), 7);
     assert_eq!(far_after(abort(Some(Va::new(7)), Some(1))), 7);
     for what in [abort(None, None), Injection::Undefined, Injection::SError { iss: 0 }, Injection::SoftwareStep] {
@@ -263,7 +272,7 @@ proptest! {
     #[test]
     fn entry_agrees_with_the_manual_for_any_state(
         x: [u64; 31], pc: u64, state in 0..1u64 << 32, mode in 0..4usize, sctlr: u64, vbar: u64,
-        feature in 0..64usize, what in 0..44usize,
+        feature in 0..64usize, what in 0..84usize,
     ) {
         let features = all_features().nth(feature).unwrap();
         let what = injections()[what];
@@ -280,7 +289,7 @@ proptest! {
         pc: u64, pstate: u64, sctlr: u64, vbar: u64, iss: u32, level: u8,
     ) {
         let on_walk = Some(level);
-        let abort = Injection::ExternalAbort { instruction: false, write: true, va: None, on_walk };
+        let abort = Injection::ExternalAbort { instruction: false, write: true, maintenance: false, va: None, on_walk };
         for what in [Injection::SError { iss }, abort] {
             let mut frame = GuestFrame { pc, pstate, ..GuestFrame::default() };
             let mut el1 = registers(sctlr, vbar);

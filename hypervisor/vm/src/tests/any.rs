@@ -7,10 +7,10 @@ use std::vec::Vec;
 use addr::AccessSize;
 use guest_smccc::ids;
 use proptest::prelude::*;
-use trap::{El1Reg, El1State, Exit, GuestFrame, RawExit, SysRegId, Vector, decode, pstate, sysreg};
+use trap::{El1Reg, El1State, Exit, FaultStatus, GuestFrame, RawExit, SysRegId, Vector, decode, pstate, sysreg};
 
 use super::machine::*;
-use crate::{Life, Next, Requests, StopReason};
+use crate::{Life, Next, Requests, Stage1, StopReason};
 
 const VCPUS: u32 = 3;
 
@@ -23,6 +23,9 @@ struct Step {
     raw: RawExit,
     x: [u64; 31],
     pstate: u64,
+    stage1: Stage1,
+    /// What a translation says.
+    par: u64,
     /// Interrupts are served and taken before it.
     enter: bool,
 }
@@ -101,13 +104,18 @@ fn value() -> impl Strategy<Value = u64> {
 
 fn step() -> impl Strategy<Value = Step> {
     let x = proptest::collection::vec(value(), 8).prop_map(|x| core::array::from_fn(|n| x[n % 8]));
-    (0..VCPUS, raw(), x, any::<u64>(), 0..4usize, any::<bool>()).prop_map(|(vcpu, raw, x, state, mode, enter)| Step {
-        vcpu,
-        raw,
-        x,
-        pstate: state & 0xffff_ffe0 | MODES[mode],
-        enter,
-    })
+    let registers = (any::<[u64; 3]>(), 0..FakeRam::SPAN.end, any::<u64>());
+    (0..VCPUS, raw(), x, any::<u64>(), 0..4usize, any::<bool>(), registers).prop_map(
+        |(vcpu, raw, x, state, mode, enter, ([sctlr, tcr, ttbr0], ttbr1, par))| Step {
+            vcpu,
+            raw,
+            x,
+            pstate: state & 0xffff_ffe0 | MODES[mode],
+            stage1: Stage1 { sctlr, tcr, ttbr0, ttbr1 },
+            par,
+            enter,
+        },
+    )
 }
 
 /// What a guest may do in between: take interrupts and end them.
@@ -128,6 +136,8 @@ fn check(m: &mut TestMachine, step: &Step) {
     let cpu = &mut m.cpus[n as usize];
     cpu.vcpu.frame = GuestFrame { x: step.x, pc: 0x4008_1000, pstate: step.pstate };
     cpu.hw.el1.write(El1Reg::Vbar, VBAR);
+    (cpu.hw.stage1, cpu.hw.par) = (step.stage1, step.par);
+    cpu.hw.translated.clear();
     cpu.hw.el1.write(El1Reg::Esr, 0);
     let before = cpu.vcpu.clone();
     let exit = decode(&step.raw);
@@ -148,6 +158,11 @@ fn check(m: &mut TestMachine, step: &Step) {
         Exit::Irq | Exit::Fiq => assert_eq!((next, &after.frame), (Next::Resume, &before.frame)),
         Exit::SError(error) => assert_eq!(next, Next::Stop(StopReason::SystemError { iss: error.iss })),
         Exit::Hvc { .. } => assert_eq!(moved, 0),
+        // The guest's tables have changed: it tries again.
+        Exit::Stage2Fault(fault) if !m.cpus[n as usize].hw.translated.is_empty() => {
+            assert!(matches!(fault.status, FaultStatus::Permission { .. }) && step.par & 1 != 0);
+            assert_eq!((next, &after.frame), (Next::Resume, &before.frame));
+        }
         _ if matches!(next, Next::Fold(_)) => assert_eq!(after.frame, before.frame, "a fold repeats all of it"),
         _ => assert!(
             moved == 4 || (aarch32 && moved == 2) || (moved == 2 && step.raw.esr >> 25 & 1 == 0),
@@ -269,7 +284,9 @@ fn alike(steps: &[Step]) -> Result<usize, TestCaseError> {
             if step.enter {
                 serve(m, n);
             }
-            m.cpus[n as usize].vcpu.frame = GuestFrame { x: step.x, pc: 0x4008_1000, pstate: step.pstate };
+            let cpu = &mut m.cpus[n as usize];
+            cpu.vcpu.frame = GuestFrame { x: step.x, pc: 0x4008_1000, pstate: step.pstate };
+            (cpu.hw.stage1, cpu.hw.par) = (step.stage1, step.par);
             m.waker.take();
         }
         let next = plain.exit(n, step.raw);

@@ -1,10 +1,12 @@
 //! The machine: a VM with its devices, one fake pCPU for each vCPU, and exits to give it.
 
+use std::collections::HashMap;
 use std::string::ToString;
 use std::sync::{Arc, Mutex};
 use std::vec::Vec;
 
-use addr::{AccessSize, Ipa, Span};
+use addr::{AccessSize, Ipa, Span, Va};
+use bus::{Absent, GuestMemory};
 use config::cpu_model::{CpuModel, HostIds};
 use config::map;
 use devices::pl011::{ByteSink, Pl011};
@@ -17,7 +19,7 @@ use trap::{El1Reg, El1State, RawExit, SysRegId, Vector, decode, pstate, sysreg};
 use vgic::fakes::Cpu;
 use vgic::{Config, VcpuId, Vgic};
 
-use crate::{DeviceHandle, Hw, Next, Parts, Requests, SpiLine, Vcpu, VgicPort, Vm, VmId, Waker, handle};
+use crate::{DeviceHandle, Hw, Next, Parts, Probe, Requests, SpiLine, Stage1, Vcpu, VgicPort, Vm, VmId, Waker, handle};
 
 /// List registers of each pCPU.
 pub const LIST_REGISTERS: usize = 4;
@@ -68,6 +70,10 @@ pub struct FakeHw {
     /// Writes of stage-1 controls trap.
     pub watching: bool,
     pub firmware: Vec<(u32, u64)>,
+    pub stage1: Stage1,
+    /// What translations leave in PAR_EL1, and those that were asked for.
+    pub par: u64,
+    pub translated: Vec<(Va, Probe)>,
 }
 
 impl FakeHw {
@@ -75,7 +81,18 @@ impl FakeHw {
         let mut el1 = FakeEl1([0; 6]);
         el1.write(El1Reg::Vbar, VBAR);
         let lists = Cpu::new(LIST_REGISTERS);
-        Self { lists, el1, now: 1_000, deadline: None, debug: Vec::new(), watching: false, firmware: Vec::new() }
+        Self {
+            lists,
+            el1,
+            now: 1_000,
+            deadline: None,
+            debug: Vec::new(),
+            watching: false,
+            firmware: Vec::new(),
+            stage1: Stage1::default(),
+            par: 0,
+            translated: Vec::new(),
+        }
     }
 }
 
@@ -123,8 +140,70 @@ impl Hw for FakeHw {
     fn watch_stage1(&mut self, on: bool) {
         self.watching = on;
     }
+    fn stage1(&self) -> Stage1 {
+        self.stage1
+    }
+    fn translate(&mut self, va: Va, what: Probe) -> u64 {
+        self.translated.push((va, what));
+        self.par
+    }
     fn firmware(&mut self, function: u32, x1: u64) {
         self.firmware.push((function, x1));
+    }
+}
+
+/// The guest's RAM: what was put there, zeroes in between, nothing outside; and an access that fails.
+#[derive(Default)]
+pub struct FakeRam(Mutex<RamState>);
+
+#[derive(Default)]
+struct RamState {
+    words: HashMap<u64, [u8; 8]>,
+    /// Addresses of all accesses so far.
+    accesses: Vec<u64>,
+    /// This access, counted from 0, finds nothing.
+    fails: Option<usize>,
+}
+
+impl FakeRam {
+    /// Where RAM is.
+    pub const SPAN: core::ops::Range<u64> = 0x4000_0000..0x4400_0000;
+    pub fn put(&self, at: u64, word: [u8; 8]) {
+        assert!(Self::SPAN.contains(&at) && at.is_multiple_of(8));
+        self.0.lock().unwrap().words.insert(at, word);
+    }
+    pub fn fail(&self, access: Option<usize>) {
+        self.0.lock().unwrap().fails = access;
+    }
+    /// The accesses since it was asked last.
+    pub fn accesses(&self) -> Vec<u64> {
+        core::mem::take(&mut self.0.lock().unwrap().accesses)
+    }
+}
+
+impl GuestMemory for FakeRam {
+    fn read(&self, at: Ipa, to: &mut [u8]) -> Result<(), Absent> {
+        let mut ram = self.0.lock().unwrap();
+        let number = ram.accesses.len();
+        ram.accesses.push(at.as_u64());
+        assert!(to.len() == 8 && at.as_u64().is_multiple_of(8), "descriptors are read whole");
+        if ram.fails == Some(number) || !Self::SPAN.contains(&at.as_u64()) {
+            return Err(Absent { at });
+        }
+        to.copy_from_slice(&ram.words.get(&at.as_u64()).copied().unwrap_or_default());
+        Ok(())
+    }
+    fn write(&self, at: Ipa, _: &[u8]) -> Result<(), Absent> {
+        panic!("nobody writes to {at:?}");
+    }
+    fn load_u16(&self, at: Ipa) -> Result<u16, Absent> {
+        panic!("nobody reads 16 bits of {at:?}");
+    }
+    fn store_u16(&self, at: Ipa, _: u16) -> Result<(), Absent> {
+        panic!("nobody writes to {at:?}");
+    }
+    fn pin(&self, at: Ipa, _: u64) -> Result<(), Absent> {
+        panic!("nobody pins {at:?}");
     }
 }
 
@@ -211,6 +290,7 @@ pub struct TestMachine {
     pub waker: Arc<FakeWaker>,
     pub uart: Arc<SpinLock<Pl011<SpiLine, Output>>>,
     pub output: Output,
+    pub ram: Arc<FakeRam>,
     /// By vCPU.
     pub cpus: Vec<Loaded>,
 }
@@ -249,10 +329,12 @@ impl TestMachine {
         });
         let waker = Arc::new(FakeWaker { vm: ID, queue: SpinLock::new(Rank::Sched, ()), log: Mutex::default() });
         let port = Arc::new(VgicPort::new(ID, vgic.unwrap(), vcpus as usize, waker.clone()));
+        let ram = Arc::new(FakeRam::default());
         let mut parts = Parts {
             id: ID,
             name: "test".to_string(),
             ram: span(map::RAM_BASE.as_u64(), 64 << 20),
+            memory: ram.clone(),
             vgic: port.clone(),
             gicd: span(GICD, map::GICD_SIZE),
             gicr: span(GICR, map::GICR_STRIDE * u64::from(vcpus)),
@@ -275,7 +357,7 @@ impl TestMachine {
         vm.attach(span(UART, map::PL011_SIZE), uart.clone()).unwrap();
         vm.attach(span(map::PL031_BASE.as_u64(), map::PL031_SIZE), rtc).unwrap();
         let cpus = (0..vcpus).map(|n| Loaded { vcpu: Vcpu::new(n), hw: FakeHw::new() }).collect();
-        let mut machine = Self { vm: Arc::new(vm), waker, uart, output, cpus };
+        let mut machine = Self { vm: Arc::new(vm), waker, uart, output, ram, cpus };
         (0..vcpus).for_each(|n| machine.start(n));
         machine
     }

@@ -153,7 +153,7 @@ fn what_the_syndrome_does_not_describe_is_an_external_abort() {
     assert_eq!(refused(&mut m, Abort::load(UART | 0xff0).clear(24).raw()), (0x9600_0010, at, 0x200));
     assert_eq!(refused(&mut m, Abort::store(UART | 0xff0).clear(24).raw()), (0x9600_0050, at, 0x200));
     assert!(m.output.bytes().is_empty());
-    // The guest's own table walk went there, at each level.
+    // The guest's own table walk went there; its registers say that it walks none, so the level is all that stage 2 knows.
     for level in 0..4 {
         let walk = Abort::load(NOWHERE).bit(7).status(0b100 | level);
         assert_eq!(refused(&mut m, walk.raw()), (0x9600_0014 | level, at, 0x200));

@@ -2,7 +2,7 @@
 
 use crate::mmio::RAM;
 use crate::sysreg::isb;
-use crate::{cpu, entry, mrs};
+use crate::{cpu, entry, mrs, msr};
 use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Index of the root entry that tests change: nothing is mapped there otherwise.
@@ -51,9 +51,36 @@ pub fn table_alias(table: u64) -> u64 {
     SPARE << 30
 }
 
+/// Maps 2 MiB by a level 3 table at `table`; returns where they start.
+pub fn last_table_alias(table: u64) -> u64 {
+    TABLES[0].set(0, table | VALID_TABLE);
+    table_alias(TABLES[0].at())
+}
+
 /// Takes the alias back.
 pub fn unalias() {
     set_spare(0);
+}
+
+/// TCR_EL1: EPD1.
+const NO_UPPER: u64 = 1 << 23;
+
+/// Has the upper half translated by tables at `root`, with T1SZ as given (16 to 39).
+pub fn set_upper(root: u64, granule: Granule, size: u64) {
+    msr!("TCR_EL1", entry::TCR & !NO_UPPER | size << 16 | granule.tg1() << 30);
+    msr!("TTBR1_EL1", root);
+    forget_upper();
+}
+
+/// Has nothing translated in the upper half.
+pub fn unset_upper() {
+    msr!("TCR_EL1", entry::TCR);
+    msr!("TTBR1_EL1", 0);
+    forget_upper();
+}
+
+fn forget_upper() {
+    crate::run!("isb\ntlbi vmalle1\ndsb nsh\nisb");
 }
 
 /// Calls an address, at which there may be nothing: the fault's handler returns.
@@ -181,6 +208,15 @@ impl Granule {
             Self::Kib4 => 0,
             Self::Kib16 => 2,
             Self::Kib64 => 1,
+        }
+    }
+
+    /// TCR_EL1.TG1.
+    pub fn tg1(self) -> u64 {
+        match self {
+            Self::Kib4 => 2,
+            Self::Kib16 => 1,
+            Self::Kib64 => 3,
         }
     }
 
