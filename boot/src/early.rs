@@ -2,24 +2,24 @@
 //!
 //! No atomics, no locks, no heap, no panics that would print: memory is Device memory here.
 
-use crate::entry::SCTLR_ON;
+use crate::entry::{SCTLR_EL1_ON, SCTLR_ON};
 use crate::stage1::{self, Kind, Stage1};
 use addr::{BLOCK_SIZE, PAGE_SIZE, Pa, Span};
 use core::arch::asm;
 use core::cell::UnsafeCell;
 use platform::BootInfo;
 
-/// What `boot_mmu_on` loads; the order of the fields is the assembly's.
+/// What `boot_mmu_on` (or `boot_mmu_on_el1`) loads; the order of the fields is the assembly's.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub struct MmuSetup {
-    /// TCR_EL2.
+    /// TCR_EL2 (or _EL1).
     pub tcr: u64,
-    /// MAIR_EL2.
+    /// MAIR_EL2 (or _EL1).
     pub mair: u64,
-    /// TTBR0_EL2.
+    /// TTBR0_EL2 (or _EL1).
     pub ttbr: u64,
-    /// SCTLR_EL2.
+    /// SCTLR_EL2 (or _EL1).
     pub sctlr: u64,
 }
 
@@ -55,6 +55,8 @@ unsafe extern "C" {
 unsafe extern "Rust" {
     /// The kernel binary's start on the first CPU.
     fn merus_main(info: BootInfo, map: Stage1) -> !;
+    /// The kernel binary's last words where there is no hypervisor mode. The MMU is on, at EL1.
+    fn merus_entered_at_el1(info: BootInfo, map: Stage1) -> !;
 }
 
 fn bounds(from: *const u8, to: *const u8) -> Option<Span<Pa>> {
@@ -97,7 +99,8 @@ fn find_tree(x0: u64, base: u64) -> u64 {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn boot_early(x0: u64, base: u64) -> *const MmuSetup {
+extern "C" fn boot_early(x0: u64, base: u64, at_el1: u64) -> *const MmuSetup {
+    let at_el1 = at_el1 != 0;
     let fdt = find_tree(x0, base);
     let Some(root) = page() else { stuck() };
     // SAFETY: a fresh page of the pool, zeroed by the entry code.
@@ -111,9 +114,9 @@ extern "C" fn boot_early(x0: u64, base: u64) -> *const MmuSetup {
             stuck();
         }
     }
-    // The page below the boot stack stays unmapped.
+    // The page below the boot stack stays unmapped (at EL1 it may stay mapped: taking it away invalidates EL2's TLB).
     let guard = Pa::new(&raw const boot_stack as u64);
-    if map.unmap_page(guard).is_err() {
+    if !at_el1 && map.unmap_page(guard).is_err() {
         stuck();
     }
     // The tree: its header says how long it is. A wrong x0 is found out, with words, once there is a console.
@@ -125,8 +128,11 @@ extern "C" fn boot_early(x0: u64, base: u64) -> *const MmuSetup {
     let pa_range: u64;
     // SAFETY: reads an ID register.
     unsafe { asm!("mrs {}, ID_AA64MMFR0_EL1", out(reg) pa_range, options(nomem, nostack)) };
-    let setup =
-        MmuSetup { tcr: stage1::tcr(pa_range & 0xf), mair: stage1::MAIR, ttbr: map.root().as_u64(), sctlr: SCTLR_ON };
+    let (tcr, sctlr) = match at_el1 {
+        false => (stage1::tcr(pa_range & 0xf), SCTLR_ON),
+        true => (stage1::tcr_el1(pa_range & 0xf), SCTLR_EL1_ON),
+    };
+    let setup = MmuSetup { tcr, mair: stage1::MAIR, ttbr: map.root().as_u64(), sctlr };
     // SAFETY: the first CPU alone runs, with the MMU off.
     unsafe { *EARLY.setup.get() = setup };
     EARLY.setup.get()
@@ -150,15 +156,15 @@ pub fn tree_span(fdt: u64) -> Option<Span<Pa>> {
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn boot_rust(x0: u64, base: u64, from_el3: u64) -> ! {
+extern "C" fn boot_rust(x0: u64, base: u64, from_el3: u64, at_el1: u64) -> ! {
     let info = BootInfo { fdt: Pa::new(find_tree(x0, base)), image: image(), from_el3: from_el3 != 0 };
     // SAFETY: `boot_early` made these tables and forgot them; from here on this is their only owner.
     let map = unsafe { Stage1::new(Pa::new(mmu_setup().ttbr)) };
-    // SAFETY: the kernel binary defines it with this signature.
-    unsafe { merus_main(info, map) }
+    // SAFETY: the kernel binary defines both with this signature.
+    unsafe { if at_el1 == 0 { merus_main(info, map) } else { merus_entered_at_el1(info, map) } }
 }
 
-/// Runs `read` over the board's device tree at `fdt`, if the early tables map one there (or the MMU is off).
+/// Runs `read` over the board's device tree at `fdt`, if there is one.
 pub fn with_tree<R>(fdt: Pa, read: impl FnOnce(&[u8]) -> R) -> Option<R> {
     tree_span(fdt.as_u64())?;
     // SAFETY: `tree_span` checked the header; `boot_early` mapped all of the tree, and nobody writes to it while `read` runs: it

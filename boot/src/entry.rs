@@ -8,6 +8,10 @@ use core::arch::global_asm;
 pub const SCTLR_OFF: u64 = 0x30c5_0830;
 /// SCTLR_EL2 as Merus runs: MMU, caches, stack alignment check, and no writable page is executable (WXN).
 pub const SCTLR_ON: u64 = SCTLR_OFF | 1 | 1 << 2 | 1 << 3 | 1 << 12 | 1 << 19;
+/// SCTLR_EL1 with everything off, and as Merus says there that this is the wrong level.
+pub const SCTLR_EL1_OFF: u64 = 0x30d0_0800;
+/// See [`SCTLR_EL1_OFF`].
+pub const SCTLR_EL1_ON: u64 = SCTLR_EL1_OFF | 1 | 1 << 2 | 1 << 3 | 1 << 12 | 1 << 19;
 /// HCR_EL2 until `el2` writes its own: EL1 is AArch64, E2H and TGE are off.
 const HCR_BOOT: u64 = 1 << 31;
 /// SCR_EL3 for a drop to non-secure EL2: NS, RES1, SMC off (there is no firmware), HVC on, EL2 is AArch64, pointer
@@ -17,6 +21,9 @@ const SCR_DROP: u64 = 1 | 0x30 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 16 | 1 << 17 |
 const SPSR_DROP: u64 = 0x3c9;
 /// What CNTFRQ_EL0 becomes where nobody has set it: the frequency of QEMU's and of most boards' system counter, in Hz.
 const COUNTER_HZ: u64 = 62_500_000;
+// [`SCTLR_OFF`] and its like are written before any load from memory, so they come as immediates of 16 bits: until then the
+// firmware's SCTLR_EL2.EE may have data accesses big-endian.
+const _: () = assert!(SCTLR_OFF >> 32 == 0 && SCTLR_EL1_OFF >> 32 == 0);
 const R_AARCH64_RELATIVE: u64 = 1027;
 /// Bytes of the stack on which the first CPU starts, and stays.
 pub const BOOT_STACK: usize = 32 * 1024;
@@ -68,6 +75,32 @@ boot_reach_el2:
     eret
 2:  ret
 
+    // At EL2: what the firmware may have left that would hurt before the start table (el2/src/start.rs) is written: E2H
+    // and TGE go, data accesses are little-endian, and the pCPU's record is nowhere yet. No load comes before this.
+    // Clobbers x9.
+boot_own_el2:
+    mov     x9, #{hcr}
+    msr     HCR_EL2, x9
+    movz    x9, #{sctlr_low}
+    movk    x9, #{sctlr_high}, lsl #16
+    msr     SCTLR_EL2, x9
+    msr     TPIDR_EL2, xzr
+    isb
+    ret
+
+    // The same at EL1, where Merus only says that it needs EL2. Privileged access to what EL0 may access is allowed (PAN):
+    // the tables are EL2's, whose entries say that of everything.
+boot_own_el1:
+    movz    x9, #{sctlr_el1_low}
+    movk    x9, #{sctlr_el1_high}, lsl #16
+    msr     SCTLR_EL1, x9
+    isb
+    mrs     x9, ID_AA64MMFR1_EL1
+    ubfx    x9, x9, #20, #4
+    cbz     x9, 1f
+    .inst   0xd500409f              // msr PAN, #0
+1:  ret
+
     // In: x9 = first byte, x10 = end. Invalidates that memory from the data caches to the point of coherency: what was
     // written with the caches off must not hide behind a stale line. Clobbers x9, x11, x12.
 boot_invalidate:
@@ -86,20 +119,19 @@ boot_invalidate:
 
 boot_primary:
     msr     daifset, #0xf
+    msr     SPSel, #1               // the firmware may run on SP_EL0, which is a guest's
     mov     x21, x0                 // the device tree
     adrp    x19, _start             // where we are
     mrs     x9, CurrentEL
     cmp     x9, #4
-    mov     x22, #0
+    mov     x20, #0
     cset    x22, eq                 // 1: EL1, no hypervisor mode
     cbnz    x22, 1f
     bl      boot_reach_el2
-    ldr     x9, ={hcr}
-    msr     HCR_EL2, x9
-    ldr     x9, ={sctlr_off}
-    msr     SCTLR_EL2, x9
-    isb
-1:
+    bl      boot_own_el2
+    b       2f
+1:  bl      boot_own_el1
+2:
     // Zero bss (the heap and the stack are not in it).
     adrp    x9, __bss_start
     add     x9, x9, :lo12:__bss_start
@@ -132,8 +164,6 @@ boot_primary:
     mov     sp, x9
     mov     x29, #0
     mov     x30, #0
-    mov     x0, x21
-    cbnz    x22, boot_at_el1
     // Data, relocations and bss were written with the caches off: drop what the caches may hold of them.
     adrp    x9, __rodata_end
     add     x9, x9, :lo12:__rodata_end
@@ -142,6 +172,7 @@ boot_primary:
     bl      boot_invalidate
     mov     x0, x21
     mov     x1, x19
+    mov     x2, x22
     bl      boot_early              // builds the tables; x0 = &MmuSetup
     mov     x23, x0
     adrp    x9, __bss_start         // the tables and the set-up lie in bss
@@ -153,16 +184,16 @@ boot_primary:
     mov     x10, sp
     bl      boot_invalidate
     mov     x0, x23
+    cbnz    x22, 1f
     bl      boot_mmu_on
-    mov     x0, x21
+    b       2f
+1:  bl      boot_mmu_on_el1
+2:  mov     x0, x21
     mov     x1, x19
     mov     x2, x20
+    mov     x3, x22
     mov     x29, #0
     bl      boot_rust
-    b       .
-
-boot_at_el1:
-    bl      merus_entered_at_el1
     b       .
 
     // In: x0 = &MmuSetup (tcr, mair, ttbr, sctlr). Clobbers x9-x12.
@@ -175,6 +206,7 @@ boot_mmu_on:
     dsb     sy
     isb
     tlbi    alle2
+    tlbi    alle1                   // whatever the firmware's or an older system's guests left, of every VMID
     ic      iallu
     dsb     sy
     isb
@@ -182,17 +214,31 @@ boot_mmu_on:
     isb
     ret
 
+    // The same at EL1.
+boot_mmu_on_el1:
+    ldp     x9, x10, [x0]
+    ldp     x11, x12, [x0, #16]
+    msr     TCR_EL1, x9
+    msr     MAIR_EL1, x10
+    msr     TTBR0_EL1, x11
+    dsb     sy
+    isb
+    tlbi    vmalle1
+    ic      iallu
+    dsb     sy
+    isb
+    msr     SCTLR_EL1, x12
+    isb
+    ret
+
     // Every other CPU: PSCI starts it here, MMU off, x0 = &SecondaryStart (physical; cleaned to the point of coherency).
     .global boot_secondary
 boot_secondary:
     msr     daifset, #0xf
+    msr     SPSel, #1
     mov     x21, x0
     bl      boot_reach_el2
-    ldr     x9, ={hcr}
-    msr     HCR_EL2, x9
-    ldr     x9, ={sctlr_off}
-    msr     SCTLR_EL2, x9
-    isb
+    bl      boot_own_el2
     mov     x0, x21
     bl      boot_mmu_on
     ldr     x9, [x21, #32]          // stack top
@@ -215,6 +261,10 @@ boot_stack:
     spsr_drop = const SPSR_DROP,
     counter_hz = const COUNTER_HZ,
     sctlr_off = const SCTLR_OFF,
+    sctlr_low = const SCTLR_OFF & 0xffff,
+    sctlr_high = const SCTLR_OFF >> 16,
+    sctlr_el1_low = const SCTLR_EL1_OFF & 0xffff,
+    sctlr_el1_high = const SCTLR_EL1_OFF >> 16,
     hcr = const HCR_BOOT,
     relative = const R_AARCH64_RELATIVE,
     guard = const 4096,

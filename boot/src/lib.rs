@@ -10,7 +10,11 @@
 //! |---|---|
 //! | EL3 | EL2 is given to us: SCR_EL3, ICC_SRE_EL3 and CNTFRQ_EL0 are set and the CPU drops to EL2 |
 //! | EL2 | the ordinary case |
-//! | EL1 | the kernel binary says so and stops: there is no hypervisor mode to be had |
+//! | EL1 | the MMU is switched on there as well, and the kernel binary says so and stops: there is no hypervisor mode to be had |
+//!
+//! So nothing that Merus prints is printed with the MMU off. A firmware may leave EL2's registers as it likes: [`entry`] puts
+//! right what would hurt until the start table of `el2` is written (HCR_EL2 with E2H and TGE, SCTLR_EL2 with EE, the stack
+//! pointer's selection, TPIDR_EL2, the TLBs), and does so before its first load from memory.
 //!
 //! The kernel binary defines three functions that this room calls: `merus_main`, `merus_secondary_main` and
 //! `merus_entered_at_el1`.

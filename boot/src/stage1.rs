@@ -54,6 +54,12 @@ pub fn tcr(pa_range_field: u64) -> u64 {
     RES1 | WALKS | 16 | pa_range_field.min(5) << 16
 }
 
+/// TCR_EL1 for the same tables in TTBR0_EL1 (IPS is where PS is not, TTBR1_EL1 is not walked).
+pub fn tcr_el1(pa_range_field: u64) -> u64 {
+    const NO_TTBR1_WALKS: u64 = 1 << 23;
+    (tcr(0) & 0xffff) | NO_TTBR1_WALKS | pa_range_field.min(5) << 32
+}
+
 /// The tables. The root and all tables under it are reached at their physical addresses.
 #[derive(Debug)]
 pub struct Stage1 {
@@ -221,10 +227,4 @@ pub fn page_from_heap() -> Option<Pa> {
     // SAFETY: the layout is not empty.
     let page = unsafe { alloc::alloc::alloc_zeroed(layout) };
     (!page.is_null()).then(|| Pa::new(page as u64))
-}
-
-/// A device's registers while the MMU is off (entry at EL1, on the way to an error message).
-pub fn unmapped_device(span: Span<Pa>) -> platform::mmio::Registers {
-    // SAFETY: with the MMU off all memory is Device memory; that the device is there is the device tree's word.
-    unsafe { platform::mmio::Registers::new(span.start()) }
 }

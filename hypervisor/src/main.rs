@@ -42,8 +42,8 @@ mod entry {
         crate::smp::secondary(number as usize)
     }
     #[unsafe(no_mangle)]
-    extern "C" fn merus_entered_at_el1(fdt: u64) -> ! {
-        crate::start::entered_at_el1(fdt)
+    fn merus_entered_at_el1(info: BootInfo, map: Stage1) -> ! {
+        crate::start::entered_at_el1(info, map)
     }
 }
 

@@ -67,6 +67,7 @@ fn ids() -> HostIds {
     ids.revidr = features::id_register(0, 6);
     ids.ctr = features::ctr();
     ids.dczid = features::dczid();
+    ids.cntfrq = el2::timer::frequency();
     ids.clidr = features::clidr();
     ids.aidr = features::aidr();
     for selector in 0..14_u64 {
@@ -117,7 +118,7 @@ pub fn bring_up(board: &Board, firmware: Option<Firmware>, own: &el2::Pcpu, map:
             Some(report) if !report.fit => stay("it has no GICv3 system registers"),
             Some(report) => {
                 if let Err(unlike) = common.ids.check_alike(&report.ids) {
-                    stay(&alloc::format!("it is too unlike the others: {unlike:?}"));
+                    stay(&alloc::format!("it is too unlike the others: {unlike}"));
                     continue;
                 }
                 common.ids.merge(&report.ids);

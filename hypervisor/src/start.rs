@@ -323,15 +323,12 @@ fn begin(cpu: &mut Cpu, specs: Vec<VmSpec>) {
     }
 }
 
-/// There is no hypervisor mode: says so on the UART that the tree names, and stops. The MMU is off.
-pub fn entered_at_el1(fdt: u64) -> ! {
+/// There is no hypervisor mode: says so on the UART that the tree names, and stops.
+pub fn entered_at_el1(info: BootInfo, mut map: Stage1) -> ! {
     time::init();
-    if let Some((uart, psci)) = boot::with_tree(Pa::new(fdt), board::last_resort) {
-        use_psci(psci);
-        if let Some(uart) = uart {
-            console::attach(Pl011::new(boot::stage1::unmapped_device(uart.base)));
-        }
-    }
+    let (uart, psci) = boot::with_tree(info.fdt, board::last_resort).unwrap_or_default();
+    use_psci(psci);
+    attach(uart, &mut map);
     fatal(format_args!(
         "started at EL1, and a hypervisor needs EL2; on QEMU add virtualization=on to -M virt, on a board start Merus from the \
          firmware at EL2"
@@ -347,7 +344,8 @@ fn use_psci(psci: Option<board::Psci>) {
     }
 }
 
-/// `merus.die=panic`, `=fault` or `=stack` in the board's bootargs: how Merus ends is tested by ending it.
+/// `merus.die=panic`, `=fault` or `=stack` in the board's bootargs (`=fp` in the build `debug-fp`): how Merus ends is tested by
+/// ending it.
 fn die_if_told(bootargs: &str) {
     match bootargs.split_whitespace().find_map(|arg| arg.strip_prefix("merus.die=")) {
         Some("panic") => panic!("told to by merus.die"),
@@ -355,6 +353,8 @@ fn die_if_told(bootargs: &str) {
         Some("stack") => {
             el2::selftest::overflow(0);
         }
+        #[cfg(feature = "debug-fp")]
+        Some("fp") => el2::selftest::fp(),
         _ => {}
     }
 }

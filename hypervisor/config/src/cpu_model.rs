@@ -10,7 +10,7 @@
 //! | CTR_EL0, CLIDR_EL1, CCSIDR_EL1, CCSIDR2_EL1 (HCR_EL2.TID2) | merged; the MTE tag fields as zero |
 //! | REVIDR_EL1, AIDR_EL1 (HCR_EL2.TID1), MIDR_EL1 (VPIDR_EL2) | those of the first pCPU merged |
 //!
-//! What cannot be hidden: DCZID_EL0 without FEAT_FGT, and CNTFRQ_EL0. A pCPU whose DCZID_EL0 differs is refused by
+//! What cannot be hidden: DCZID_EL0 without FEAT_FGT, and CNTFRQ_EL0. A pCPU on which one of them differs is refused by
 //! [`HostIds::check_alike`]. Instructions that no control register disables (FEAT_LSE128, FEAT_CSSC, ...) work even where
 //! the model does not name them.
 //!
@@ -26,6 +26,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+use core::fmt;
 use table::{Field, Guest, Safe};
 
 /// Registers in the ID space: eight `op2` for each of eight `CRm`.
@@ -48,6 +49,8 @@ pub struct HostIds {
     pub ctr: u64,
     /// DCZID_EL0.
     pub dczid: u64,
+    /// CNTFRQ_EL0, in Hz: what the firmware says that the system counter runs at.
+    pub cntfrq: u64,
     /// CLIDR_EL1.
     pub clidr: u64,
     /// CCSIDR_EL1 for each CSSELR_EL1 value (`Level` times two plus `InD`).
@@ -65,6 +68,7 @@ impl Default for HostIds {
             aidr: 0,
             ctr: 0,
             dczid: 0,
+            cntfrq: 0,
             clidr: 0,
             ccsidr: [0; CACHES],
             ccsidr2: [0; CACHES],
@@ -88,6 +92,23 @@ pub enum Unlike {
         /// DCZID_EL0 of the refused one.
         refused: u64,
     },
+    /// CNTFRQ_EL0: the firmware gave the pCPU another frequency for the one system counter (or none), and a guest that
+    /// reads it there would keep another time.
+    Counter {
+        /// CNTFRQ_EL0 of the pCPUs merged so far, in Hz.
+        merged: u64,
+        /// CNTFRQ_EL0 of the refused one, in Hz.
+        refused: u64,
+    },
+}
+
+impl fmt::Display for Unlike {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ZeroBlock { merged, refused } => write!(f, "its DCZID_EL0 is {refused:#x}, theirs {merged:#x}"),
+            Self::Counter { merged, refused } => write!(f, "its CNTFRQ_EL0 is {refused} Hz, theirs {merged} Hz"),
+        }
+    }
 }
 
 impl HostIds {
@@ -105,11 +126,13 @@ impl HostIds {
 
     /// Whether `other` may run the same guests; to be asked before [`Self::merge`].
     pub fn check_alike(&self, other: &Self) -> Result<(), Unlike> {
-        if self.dczid == other.dczid {
-            Ok(())
-        } else {
-            Err(Unlike::ZeroBlock { merged: self.dczid, refused: other.dczid })
+        if self.dczid != other.dczid {
+            return Err(Unlike::ZeroBlock { merged: self.dczid, refused: other.dczid });
         }
+        if self.cntfrq != other.cntfrq {
+            return Err(Unlike::Counter { merged: self.cntfrq, refused: other.cntfrq });
+        }
+        Ok(())
     }
 
     /// Makes this the safe common value of itself and `other`, field by field. The result does not depend on the order,

@@ -9,8 +9,12 @@
 pub const E2H: bool = false;
 
 /// CPTR_EL2 (E2H = 0) for a guest that may use FP and Advanced SIMD and nothing else: RES1 bits (which trap SVE and SME),
-/// trace registers trapped (TTA), activity monitors trapped (TAM). TFP would trap EL2 as well, so it is never set.
+/// trace registers trapped (TTA), activity monitors trapped (TAM). TFP would trap EL2 as well, so it is not set under guests.
 pub const CPTR_GUEST: u64 = 0x33ff | 1 << 20 | 1 << 30;
+
+/// CPTR_EL2 while EL2 runs: [`CPTR_GUEST`]. In the build `debug-fp` TFP is set as well: the way into a guest and out of it
+/// ([`crate::vectors`]) and the switch of the guest's registers ([`crate::fp`]) change between the two.
+pub const CPTR_OWN: u64 = if cfg!(feature = "debug-fp") { CPTR_GUEST | 1 << 10 } else { CPTR_GUEST };
 
 /// CNTHCTL_EL2 (E2H = 0): the guest reads CNTPCT_EL0 itself (EL1PCTEN), its physical timer is trapped (EL1PCEN clear).
 pub const CNTHCTL_GUEST: u64 = 1;

@@ -1,8 +1,10 @@
 //! A guest's FP and Advanced SIMD registers: the only code of Merus that touches them.
 //!
-//! `xtask lint` finds FP/SIMD instructions anywhere but in the section below and fails. SVE state would take its place beside
-//! this one: guests are shown no SVE.
+//! `xtask lint` finds FP/SIMD instructions anywhere but in the section below and fails; the build `debug-fp` has them trap
+//! ([`CPTR_OWN`]). SVE state would take its place beside this one: guests are shown no SVE.
 
+use crate::door::{CPTR_GUEST, CPTR_OWN};
+use crate::regs::{msr, op};
 use core::arch::global_asm;
 
 /// V0 to V31, FPSR and FPCR of a vCPU that is not loaded.
@@ -25,12 +27,32 @@ impl FpState {
     /// Stores the registers of the vCPU that leaves.
     pub fn save(&mut self) {
         // SAFETY: writes the 528 bytes of `self`, whose layout is asserted above.
-        unsafe { el2_fp_save(self) }
+        untrapped(|| unsafe { el2_fp_save(self) });
     }
     /// Loads the registers of the vCPU that comes; nothing of the one before is left.
     pub fn load(&self) {
         // SAFETY: reads the 528 bytes of `self`; EL2's own code uses no FP register (checked in the binary).
-        unsafe { el2_fp_load(self) }
+        untrapped(|| unsafe { el2_fp_load(self) });
+    }
+}
+
+/// Runs what may use FP registers. Only the build `debug-fp` has anything to do for it.
+#[inline(always)]
+fn untrapped(body: impl FnOnce()) {
+    if cfg!(feature = "debug-fp") {
+        // SAFETY: EL2's own trap, between the two values that the door gives.
+        unsafe {
+            msr!("CPTR_EL2", CPTR_GUEST);
+            op!("isb");
+        }
+    }
+    body();
+    if cfg!(feature = "debug-fp") {
+        // SAFETY: as above.
+        unsafe {
+            msr!("CPTR_EL2", CPTR_OWN);
+            op!("isb");
+        }
     }
 }
 

@@ -8,12 +8,49 @@ pub const SPURIOUS: u32 = 1020;
 
 /// Opens this pCPU's interface for group 1 interrupts of every priority.
 pub(crate) fn start() {
+    forget_active();
     // SAFETY: the physical CPU interface, Merus' own; PSTATE.I stays set, so nothing is taken in EL2.
     unsafe {
         msr!("S3_0_C4_C6_0", 0xff); // ICC_PMR_EL1
         msr!("S3_0_C12_C12_3", 0); // ICC_BPR1_EL1
         msr!("S3_0_C12_C12_4", 1 << 1); // ICC_CTLR_EL1.EOImode
         msr!("S3_0_C12_C12_7", 1); // ICC_IGRPEN1_EL1
+        op!("isb");
+    }
+}
+
+/// No priority is active: one that the firmware acknowledged and never dropped would keep every other interrupt away.
+///
+/// Group 0's registers trap to EL3 where the firmware keeps that group (SCR_EL3.FIQ), and then they are its own affair. Where
+/// it does, a non-secure write of ICC_PMR_EL1 is shifted right by one and a read left, so the lowest bit that the interface has
+/// does not come back (Arm IHI 0069, "Non-secure access to register fields for Secure interrupt priorities").
+fn forget_active() {
+    let bits = (mrs!("S3_0_C12_C12_4") >> 8 & 7) + 1; // ICC_CTLR_EL1.PRIbits
+    // SAFETY: as for `start`; the registers above the first exist from 6 and from 7 bits of priority on.
+    unsafe {
+        let lowest = 0x80 >> (bits - 1).min(7);
+        msr!("S3_0_C4_C6_0", lowest);
+        op!("isb");
+        let group0 = mrs!("S3_0_C4_C6_0") == lowest;
+        if group0 {
+            msr!("S3_0_C12_C12_6", 0); // ICC_IGRPEN0_EL1
+            msr!("S3_0_C12_C8_4", 0); // ICC_AP0R0_EL1 and the next ones
+        }
+        msr!("S3_0_C12_C9_0", 0); // ICC_AP1R0_EL1 and the next ones
+        if bits >= 6 {
+            if group0 {
+                msr!("S3_0_C12_C8_5", 0);
+            }
+            msr!("S3_0_C12_C9_1", 0);
+        }
+        if bits >= 7 {
+            if group0 {
+                msr!("S3_0_C12_C8_6", 0);
+                msr!("S3_0_C12_C8_7", 0);
+            }
+            msr!("S3_0_C12_C9_2", 0);
+            msr!("S3_0_C12_C9_3", 0);
+        }
         op!("isb");
     }
 }

@@ -1,6 +1,7 @@
 //! One pCPU: what is loaded on it, and the steps of a switch in their order.
 
 use crate::debug::{self, DebugValues};
+use crate::door::CPTR_OWN;
 use crate::errata::{self, BranchHistory, Errata};
 use crate::features::{Features, id_register};
 use crate::lists::HardwareLists;
@@ -162,6 +163,10 @@ impl Pcpu {
         assert!(self.loaded, "no vCPU is loaded");
         // SAFETY: `start` set this pCPU up, `load` loaded the vCPU under tables that map declared RAM only, and the entry
         // keeps EL2 and EL3 out of the frame's PSTATE.
-        unsafe { vectors::enter(frame) }
+        let left = unsafe { vectors::enter(frame) };
+        if cfg!(feature = "debug-fp") {
+            assert!(mrs!("CPTR_EL2") == CPTR_OWN, "a guest was left and FP does not trap");
+        }
+        left
     }
 }

@@ -17,3 +17,10 @@ pub fn overflow(depth: u64) -> u64 {
     let below = overflow(depth + 1);
     core::hint::black_box(room[(below & 63) as usize]) + below
 }
+
+/// Executes an FP instruction, which the build `debug-fp` does not survive.
+#[cfg(feature = "debug-fp")]
+pub fn fp() {
+    // SAFETY: writes V0, which belongs to no guest yet (`fmov d0, xzr`); traps before it does.
+    unsafe { core::arch::asm!(".inst 0x9e6703e0", options(nomem, nostack)) };
+}

@@ -4,7 +4,7 @@
 //! A feature that this table does not name is one that Merus does not know; its EL2 controls are then unknown too, but the
 //! CPU model hides the feature, and its registers fall under the traps below wherever the architecture offers one.
 
-use crate::door::{CNTHCTL_GUEST, CPTR_GUEST};
+use crate::door::{CNTHCTL_GUEST, CPTR_OWN};
 use crate::errata::BranchHistory;
 use crate::features::Features;
 use crate::regs::{mrs, msr, op};
@@ -98,10 +98,11 @@ pub unsafe fn pcpu(f: &Features, pcpu: u64) {
             msr!("S3_4_C1_C2_0", 0); // ZCR_EL2
         }
         if f.sme {
+            msr!("S3_3_C4_C2_2", 0); // SVCR: streaming mode, in which much of Advanced SIMD is illegal, and ZA are off
             msr!("S3_4_C1_C2_6", 0); // SMCR_EL2
             msr!("S3_4_C1_C2_5", 0); // SMPRIMAP_EL2
         }
-        msr!("CPTR_EL2", CPTR_GUEST);
+        msr!("CPTR_EL2", CPTR_OWN);
         msr!("HCR_EL2", hcr(f));
         msr!("HSTR_EL2", 0);
         msr!("HACR_EL2", 0);
@@ -189,10 +190,17 @@ unsafe fn gic() {
 /// # Safety
 /// As for [`pcpu`], of which it is a part.
 unsafe fn debug(f: &Features) {
-    // SAFETY: see `pcpu`; breakpoints and watchpoints that firmware left are switched off, the OS lock opened.
+    // SAFETY: see `pcpu`; breakpoints and watchpoints that firmware left are switched off, both locks opened (the OS double
+    // lock ignores the write where there is none), and nothing of the debug channel or of the counters interrupts.
     unsafe {
+        msr!("OSDLR_EL1", 0);
         msr!("OSLAR_EL1", 0);
         msr!("MDSCR_EL1", 0);
+        msr!("MDCCINT_EL1", 0);
+        if f.pmu {
+            msr!("PMINTENCLR_EL1", u64::from(u32::MAX));
+            msr!("PMCNTENCLR_EL0", u64::from(u32::MAX));
+        }
     }
     crate::debug::clear(f.breakpoints, f.watchpoints);
 }

@@ -5,6 +5,8 @@
 //! SPSR back and returns to `enter`'s caller. Nothing else is saved or loaded: the guest's EL1 state stays where it is until
 //! another vCPU comes ([`crate::world`]).
 //!
+//! In the build `debug-fp` CPTR_EL2.TFP is clear while the guest runs and set while EL2 does ([`crate::door::CPTR_OWN`]).
+//!
 //! # SErrors
 //! PSTATE.A is set while the registers are being saved and clear in Merus proper. The first instruction after it is cleared
 //! is the window: an SError that is taken there was pending when the guest was left, and is reported as the guest's
@@ -18,6 +20,7 @@
 //! Every exception from EL2 itself is fatal. Because the stack may be what is broken, the handler runs on the emergency
 //! stack that TPIDR_EL2 points to.
 
+use crate::door::{CPTR_GUEST, CPTR_OWN};
 use crate::errata::BranchHistory;
 use core::arch::global_asm;
 use trap::GuestFrame;
@@ -111,6 +114,11 @@ el2_enter:
     and     x3, x3, #~8             // never EL2 or EL3 (M[3:2]), whatever is in the frame
     msr     ELR_EL2, x2
     msr     SPSR_EL2, x3
+    .if {debug_fp}
+    movz    x2, #{cptr_low}
+    movk    x2, #{cptr_high}, lsl #16
+    msr     CPTR_EL2, x2
+    .endif
     ldp     x2, x3, [x0, #16]
     ldp     x4, x5, [x0, #32]
     ldp     x6, x7, [x0, #48]
@@ -148,6 +156,12 @@ guest_exit:                         // x0, x1 on the stack; x1 = cause
     stp     x26, x27, [x0, #208]
     stp     x28, x29, [x0, #224]
     str     x30, [x0, #240]
+    .if {debug_fp}
+    movz    x2, #{cptr_own_low}
+    movk    x2, #{cptr_high}, lsl #16
+    msr     CPTR_EL2, x2
+    isb
+    .endif
     mrs     x2, ELR_EL2
     mrs     x3, SPSR_EL2
     stp     x2, x3, [x0, #248]
@@ -306,5 +320,12 @@ el2_fatal:
     table el2_vectors_clear from_guest_clear 0
     table el2_vectors_firmware_1 from_guest_firmware 1
     table el2_vectors_firmware_3 from_guest_firmware 3
-"#
+"#,
+    debug_fp = const cfg!(feature = "debug-fp") as u8,
+    cptr_low = const CPTR_GUEST & 0xffff,
+    cptr_own_low = const CPTR_OWN & 0xffff,
+    cptr_high = const CPTR_GUEST >> 16,
 );
+
+// Their high halves are the same.
+const _: () = assert!(CPTR_OWN >> 16 == CPTR_GUEST >> 16 && CPTR_GUEST >> 32 == 0);

@@ -10,7 +10,11 @@ use std::path::{Path, PathBuf};
 
 /// Arguments of `cargo xtask build`.
 #[derive(clap::Args)]
-pub struct Args {}
+pub struct Args {
+    /// Build the image that traps every FP instruction in EL2 as well: target/merus/merus-debug-fp.img
+    #[arg(long)]
+    pub debug_fp: bool,
+}
 
 /// What a build leaves under `target/merus/`.
 pub struct Built {
@@ -22,6 +26,14 @@ pub struct Built {
     pub cli: PathBuf,
 }
 
+/// One image of the hypervisor.
+pub struct Image {
+    /// The flat image.
+    pub img: PathBuf,
+    /// The same with symbols.
+    pub elf: PathBuf,
+}
+
 /// A flat image larger than this can only come from a segment at a wrong address.
 const LARGEST: u64 = 64 << 20;
 
@@ -29,10 +41,15 @@ const LARGEST: u64 = 64 << 20;
 ///
 /// # Errors
 /// Those of set-up and of the build.
-pub fn main(ctx: &Ctx, _args: Args) -> Result<()> {
+pub fn main(ctx: &Ctx, args: Args) -> Result<()> {
     let kind = setup::ensure_target(ctx)?;
     let built = build(ctx, &kind)?;
-    for path in [built.img, built.elf, built.cli] {
+    let mut paths = vec![built.img, built.elf, built.cli];
+    if args.debug_fp {
+        let image = debug_fp(ctx, &kind)?;
+        paths.extend([image.img, image.elf]);
+    }
+    for path in paths {
         println!("{} {}", path.display(), fs::metadata(&path)?.len());
     }
     Ok(())
@@ -44,14 +61,31 @@ pub fn main(ctx: &Ctx, _args: Args) -> Result<()> {
 /// When cargo fails, or the ELF file cannot be made a flat image.
 pub fn build(ctx: &Ctx, kind: &TargetKind) -> Result<Built> {
     let step = Step::start("building Merus");
-    let from = for_target(ctx, &step, kind, "hypervisor", "hypervisor", &ctx.target_dir)?;
+    let Image { img, elf } = hypervisor(ctx, &step, kind, "merus", &[])?;
+    let cli = host_program(ctx, &step)?;
+    step.done(format!("{} ({} KiB)", img.display(), fs::metadata(&img)?.len().div_ceil(1024)));
+    Ok(Built { img, elf, cli })
+}
+
+/// Builds the hypervisor that traps every FP instruction in EL2 (the feature `debug-fp`).
+///
+/// # Errors
+/// As [`build`].
+pub fn debug_fp(ctx: &Ctx, kind: &TargetKind) -> Result<Image> {
+    let step = Step::start("building Merus with FP trapped in EL2");
+    let image = hypervisor(ctx, &step, kind, "merus-debug-fp", &["--features", "debug-fp"])?;
+    step.done(image.img.display().to_string());
+    Ok(image)
+}
+
+/// Builds the hypervisor with further arguments for cargo and leaves it as `target/merus/<name>.img` and `.elf`.
+fn hypervisor(ctx: &Ctx, step: &Step, kind: &TargetKind, name: &str, more: &[&str]) -> Result<Image> {
+    let from = for_target(ctx, step, kind, "hypervisor", "hypervisor", more, &ctx.target_dir)?;
     let image = flatten_file(&from)?;
-    let (img, elf) = (ctx.merus_dir.join("merus.img"), ctx.merus_dir.join("merus.elf"));
+    let (img, elf) = (ctx.merus_dir.join(format!("{name}.img")), ctx.merus_dir.join(format!("{name}.elf")));
     ctx::write_if_changed(&elf, &fs::read(&from)?)?;
     ctx::write_if_changed(&img, &image)?;
-    let cli = host_program(ctx, &step)?;
-    step.done(format!("{} ({} KiB)", img.display(), image.len().div_ceil(1024)));
-    Ok(Built { img, elf, cli })
+    Ok(Image { img, elf })
 }
 
 /// Builds the hypervisor in a directory of its own and leaves nothing: proof that `kind` can.
@@ -60,19 +94,19 @@ pub fn build(ctx: &Ctx, kind: &TargetKind) -> Result<Built> {
 /// As [`build`].
 pub fn prove(ctx: &Ctx, kind: &TargetKind) -> Result<()> {
     let step = Step::start("building Merus with the fallback sysroot");
-    let elf = for_target(ctx, &step, kind, "hypervisor", "hypervisor", &ctx.target_dir.join("fallback"))?;
+    let elf = for_target(ctx, &step, kind, "hypervisor", "hypervisor", &[], &ctx.target_dir.join("fallback"))?;
     let image = flatten_file(&elf)?;
     step.done(format!("an image of {} KiB", image.len().div_ceil(1024)));
     Ok(())
 }
 
-/// Builds an EL1 payload and flattens it to `target/merus/guests/<bin>.img`.
+/// Builds a test payload and flattens it to `target/merus/guests/<bin>.img`.
 ///
 /// # Errors
 /// As [`build`].
 pub fn guest_payload(ctx: &Ctx, kind: &TargetKind, package: &str, bin: &str) -> Result<PathBuf> {
     let step = Step::start(format!("building the guest {bin}"));
-    let elf = for_target(ctx, &step, kind, package, bin, &ctx.target_dir)?;
+    let elf = for_target(ctx, &step, kind, package, bin, &[], &ctx.target_dir)?;
     let img = ctx.merus_dir.join("guests").join(format!("{bin}.img"));
     let image = flatten_file(&elf)?;
     ctx::write_if_changed(&img, &image)?;
@@ -89,10 +123,14 @@ fn for_target(
     kind: &TargetKind,
     package: &str,
     bin: &str,
+    more: &[&str],
     target_dir: &Path,
 ) -> Result<PathBuf> {
     let mut cargo = ctx.cargo();
-    cargo.args(["build", "--release", "--package", package, "--bin", bin]).env("CARGO_TARGET_DIR", target_dir);
+    cargo
+        .args(["build", "--release", "--package", package, "--bin", bin])
+        .args(more)
+        .env("CARGO_TARGET_DIR", target_dir);
     ctx.run(step, &format!("build-{bin}"), kind.apply(&mut cargo))?;
     Ok(target_dir.join(TARGET).join("release").join(bin))
 }

@@ -59,7 +59,7 @@ const CHECKS: [Check; 8] = [
 ];
 
 /// Packages that run on AArch64 only.
-const TARGET_PACKAGES: [&str; 6] = ["hypervisor", "boot", "platform", "el2", "guest-rt", "guest-tests"];
+const TARGET_PACKAGES: [&str; 7] = ["hypervisor", "boot", "platform", "el2", "guest-rt", "guest-tests", "guest-dirty"];
 
 /// Runs the command.
 ///
@@ -90,11 +90,17 @@ fn clippy_host(env: &Env<'_>, step: &Step) -> Result<()> {
 }
 
 fn clippy_target(env: &Env<'_>, step: &Step) -> Result<()> {
-    let mut command = env.ctx.cargo();
-    command.args(["clippy", "--quiet"]);
-    env.target_kind()?.apply(&mut command);
-    command.args(TARGET_PACKAGES.iter().flat_map(|package| ["-p", package])).args(["--", "-D", "warnings"]);
-    env.ctx.run(step, "lint-clippy-target", &mut command)
+    let kind = env.target_kind()?;
+    // What only a feature compiles is linted with it.
+    for (packages, features) in [(&TARGET_PACKAGES[..], &[][..]), (&["hypervisor", "el2"], &["--features", "debug-fp"])]
+    {
+        let mut command = env.ctx.cargo();
+        command.args(["clippy", "--quiet"]);
+        kind.apply(&mut command);
+        command.args(packages.iter().flat_map(|package| ["-p", package])).args(features).args(["--", "-D", "warnings"]);
+        env.ctx.run(step, "lint-clippy-target", &mut command)?;
+    }
+    Ok(())
 }
 
 impl Env<'_> {

@@ -33,6 +33,9 @@ const TAIL: usize = 40;
 /// Time for the lines that follow a fatal one, and for QEMU to go once its work is done.
 const GRACE: Duration = Duration::from_millis(500);
 
+/// Where the image lies that a [`Machine::preload`] jumps to (its own constant `MERUS`).
+const PRELOADED_AT: &str = "0x41000000";
+
 /// The machine to boot.
 #[derive(Clone, Debug)]
 pub struct Machine {
@@ -48,6 +51,8 @@ pub struct Machine {
     pub kernel: PathBuf,
     /// Put the image there and jump to it, without the boot protocol (x0 = 0): QEMU's `-device loader`. Then there is no bundle.
     pub load_at: Option<String>,
+    /// Started in the image's place, by the boot protocol; it jumps to the image, which is put at [`PRELOADED_AT`].
+    pub preload: Option<PathBuf>,
     /// The bundle, if any.
     pub initrd: Option<PathBuf>,
     /// The board's `/chosen/bootargs`, if any.
@@ -67,15 +72,14 @@ impl Machine {
         command.args(["-display", "none", "-monitor", "none", "-nic", "none"]);
         // `mon:` brings its own monitor, which `-monitor none` would not take away.
         command.args(["-serial", serial]);
-        match &self.load_at {
-            Some(at) => {
-                let image = format!("loader,file={},addr={at},force-raw=on", self.kernel.display());
-                command.args(["-device", &image, "-device", &format!("loader,addr={at},cpu-num=0")]);
+        let at = |at: &str| format!("loader,file={},addr={at},force-raw=on", self.kernel.display());
+        match (&self.preload, &self.load_at) {
+            (Some(first), _) => command.arg("-kernel").arg(first).args(["-device", &at(PRELOADED_AT)]),
+            (None, Some(place)) => {
+                command.args(["-device", &at(place), "-device", &format!("loader,addr={place},cpu-num=0")])
             }
-            None => {
-                command.arg("-kernel").arg(&self.kernel);
-            }
-        }
+            (None, None) => command.arg("-kernel").arg(&self.kernel),
+        };
         if let Some(initrd) = &self.initrd {
             command.arg("-initrd").arg(initrd);
         }
@@ -568,11 +572,31 @@ mod tests {
             memory: "1G".to_owned(),
             kernel: "none".into(),
             load_at: None,
+            preload: None,
             initrd: None,
             append: None,
             extra: Vec::new(),
         };
         (qemu, machine)
+    }
+
+    #[test]
+    fn the_image_is_the_kernel_or_lies_where_what_starts_it_looks() {
+        let (qemu, mut machine) = fake("");
+        let has = |machine: &Machine, wanted: &[&str]| {
+            let command = machine.command(&qemu, "stdio");
+            let args: Vec<_> = command.get_args().map(|arg| arg.to_string_lossy().into_owned()).collect();
+            args.windows(wanted.len()).any(|part| part == wanted)
+        };
+        assert!(has(&machine, &["-kernel", "none"]));
+        machine.preload = Some("first".into());
+        let image = "loader,file=none,addr=0x41000000,force-raw=on";
+        assert!(has(&machine, &["-kernel", "first", "-device", image]));
+        assert!(include_str!("../../guests/dirty/src/main.rs").contains("const MERUS: u64 = 0x4100_0000;"));
+        machine.preload = None;
+        machine.load_at = Some("0x50000000".to_owned());
+        assert!(!has(&machine, &["-kernel"]));
+        assert!(has(&machine, &["-device", "loader,addr=0x50000000,cpu-num=0"]));
     }
 
     fn run_fake(name: &str, script: &str, expect: &Expect) -> Outcome {

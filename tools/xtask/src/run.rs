@@ -65,6 +65,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<()> {
         memory: args.board_memory.clone(),
         kernel: built.img.clone(),
         load_at: None,
+        preload: None,
         initrd: Some(bundle_of(ctx, &args, &built, guest, scripted)?),
         append: None,
         extra: Vec::new(),

@@ -68,6 +68,11 @@ pub struct Row {
     append: Option<String>,
     /// Loads the image there and jumps to it, without the boot protocol.
     load_at: Option<String>,
+    /// Starts this before Merus.
+    preload: Option<Preload>,
+    /// Boots the build that traps FP instructions in EL2.
+    #[serde(default)]
+    debug_fp: bool,
     /// Lines that must all be the same, the first one aside.
     constant: Option<String>,
     /// Seconds.
@@ -98,6 +103,14 @@ enum Exit {
 #[serde(rename_all = "lowercase")]
 enum ExitWord {
     Fatal,
+}
+
+/// What runs before Merus and starts it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Preload {
+    /// `guest-dirty`: leaves every EL2 control register with a value that hurts.
+    Dirty,
 }
 
 /// What is done to a packed bundle before it is booted.
@@ -192,6 +205,10 @@ pub struct Boot {
     pub machine: Machine,
     /// The bundle, if the row has one.
     pub bundle: Option<Bundle>,
+    /// What starts Merus in the firmware's place.
+    pub preload: Option<Preload>,
+    /// Whether it is the build that traps FP instructions in EL2.
+    pub debug_fp: bool,
     /// What must be printed and how it must end.
     pub expect: Expect,
     /// Only in `cargo xtask test --all`.
@@ -280,6 +297,7 @@ impl Row {
         };
         let name = fill(&self.name);
         ensure!(!name.contains(['{', ' ', '/']), "`{name}` is no name");
+        ensure!(self.preload.is_none() || self.load_at.is_none(), "`preload` loads the image itself, `load_at` too");
         let memory = self.memory.as_ref().unwrap_or(&defaults.memory);
         let end = match &self.exit {
             None => End::Exit(0),
@@ -300,10 +318,13 @@ impl Row {
                 memory: self.board_memory.as_ref().unwrap_or(&defaults.board_memory).clone(),
                 kernel: PathBuf::new(),
                 load_at: self.load_at.clone(),
+                preload: None,
                 initrd: None,
                 append: self.append.clone(),
                 extra: Vec::new(),
             },
+            preload: self.preload,
+            debug_fp: self.debug_fp,
             expect: Expect {
                 lines: self.expect.iter().map(fill).collect(),
                 forbidden: defaults.forbid.iter().chain(&self.forbid).map(fill).collect(),
@@ -460,6 +481,19 @@ mod tests {
         assert!(error("[[row]]\nname = 'x'\nguets = 'linux'").contains("guets"));
         let twice = "[[row]]\nname = 'x'\nguest = 'linux'\n[[refusal]]\nname = 'x'\nmanifest = ''\nexpect = []";
         assert!(error(twice).contains("two rows"));
+    }
+
+    #[test]
+    fn what_is_booted_and_what_before_is_read() {
+        let table = parse(
+            "[[row]]\nname = 'a'\nguest = 'linux'\npreload = 'dirty'\n[[row]]\nname = 'b'\nguest = 'linux'\ndebug_fp = true",
+        )
+        .unwrap();
+        let read: Vec<_> = table.boots.iter().map(|boot| (boot.preload, boot.debug_fp)).collect();
+        assert_eq!(read, [(Some(Preload::Dirty), false), (None, true)]);
+        let both = "[[row]]\nname = 'x'\nguest = 'linux'\npreload = 'dirty'\nload_at = '0x40200000'";
+        assert!(error(both).contains("row x") && error(both).contains("`load_at`"));
+        assert!(error("[[row]]\nname = 'x'\nguest = 'linux'\npreload = 'clean'").contains("clean"));
     }
 
     #[test]

@@ -382,6 +382,25 @@ fn a_core_with_another_zeroing_block_is_refused() {
 }
 
 #[test]
+fn a_core_that_is_told_another_counter_frequency_is_refused() {
+    let (mut a, mut b) = (cortex_a53(), cortex_a72());
+    (a.cntfrq, b.cntfrq) = (54_000_000, 54_000_000);
+    assert_eq!(a.check_alike(&b), Ok(()));
+    // Another frequency, and none: the firmware set the register on the first CPU only.
+    for refused in [62_500_000, 0] {
+        b.cntfrq = refused;
+        let unlike = a.check_alike(&b).unwrap_err();
+        assert_eq!(unlike, Unlike::Counter { merged: 54_000_000, refused });
+        assert_eq!(alloc::format!("{unlike}"), alloc::format!("its CNTFRQ_EL0 is {refused} Hz, theirs 54000000 Hz"));
+    }
+    // Merging changes nothing about what the next one is held against.
+    b.cntfrq = 54_000_000;
+    a.merge(&b);
+    b.cntfrq = 1;
+    assert!(a.check_alike(&b).is_err());
+}
+
+#[test]
 fn reads_outside_the_id_space_wrap_into_it_and_never_panic() {
     let model = CpuModel::new(&max(), 40);
     for crm in (0..=255).step_by(if cfg!(miri) { 19 } else { 1 }) {

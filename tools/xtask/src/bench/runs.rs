@@ -277,6 +277,7 @@ fn machine(shape: &str, smp: u32, kernel: &Path, initrd: Option<PathBuf>) -> Mac
         memory: "1G".to_owned(),
         kernel: kernel.to_owned(),
         load_at: None,
+        preload: None,
         initrd,
         append: None,
         extra: ICOUNT.map(str::to_owned).to_vec(),

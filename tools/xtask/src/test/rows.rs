@@ -1,12 +1,12 @@
 //! Running the QEMU table: bundles packed, rows booted two at a time, failures shown with their last lines.
 
 use super::Tally;
-use crate::build::{self, Built};
+use crate::build::{self, Built, Image};
 use crate::ctx::{self, Ctx};
 use crate::qemu::{self, Outcome};
 use crate::setup::{self, Qemu, TargetKind};
 use crate::symbolize::Symbols;
-use crate::table::{Boot, Bundle, Files, Refusal, Table};
+use crate::table::{Boot, Bundle, Files, Preload, Refusal, Table};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use std::collections::HashMap;
 use std::fs;
@@ -27,6 +27,10 @@ struct Env<'a> {
     built: Built,
     qemu: Qemu,
     files: Files,
+    /// The build that traps FP instructions in EL2, if a row boots it.
+    debug_fp: Option<Image>,
+    /// What leaves a mess before Merus starts, if a row has it.
+    dirty: Option<PathBuf>,
     /// Bundles packed so far, by what they are made of.
     packed: Mutex<HashMap<Bundle, PathBuf>>,
 }
@@ -45,7 +49,7 @@ pub fn run(ctx: &Ctx, kind: Option<&TargetKind>, all: bool, tally: &mut Tally) -
     if boots.is_empty() && refusals.is_empty() {
         return Ok(());
     }
-    let env = match prepare(ctx, kind) {
+    let env = match prepare(ctx, kind, &boots) {
         Ok(env) => env,
         Err(error) => {
             tally.skipped(boots.len() + refusals.len());
@@ -59,18 +63,21 @@ pub fn run(ctx: &Ctx, kind: Option<&TargetKind>, all: bool, tally: &mut Tally) -
     Ok(())
 }
 
-fn prepare<'a>(ctx: &'a Ctx, kind: Option<&TargetKind>) -> Result<Env<'a>> {
+fn prepare<'a>(ctx: &'a Ctx, kind: Option<&TargetKind>, boots: &[Boot]) -> Result<Env<'a>> {
     let kind = kind.context("the target is not set up")?;
     let qemu = setup::ensure_qemu(ctx)?;
     let guest = setup::ensure_guest(ctx)?;
     let built = build::build(ctx, kind)?;
     let tests = build::guest_payload(ctx, kind, "guest-tests", "guest-tests")?;
+    let debug_fp = boots.iter().any(|boot| boot.debug_fp).then(|| build::debug_fp(ctx, kind)).transpose()?;
+    let dirty = boots.iter().any(|boot| boot.preload == Some(Preload::Dirty));
+    let dirty = dirty.then(|| build::guest_payload(ctx, kind, "guest-dirty", "guest-dirty")).transpose()?;
     let bundles = ctx.merus_dir.join("bundles");
     if bundles.exists() {
         fs::remove_dir_all(&bundles).with_context(|| format!("cannot remove {}", bundles.display()))?;
     }
     let files = Files { kernel: guest.kernel, initrd: guest.initrd, tests, text: ctx.root.join("deny.toml") };
-    Ok(Env { ctx, built, qemu, files, packed: Mutex::default() })
+    Ok(Env { ctx, built, qemu, files, debug_fp, dirty, packed: Mutex::default() })
 }
 
 /// Boots the rows, [`AT_ONCE`] at a time, each counted when it is done.
@@ -100,7 +107,11 @@ fn boot_all(env: &Env<'_>, boots: &[Boot], tally: &mut Tally) {
 
 fn boot_one(env: &Env<'_>, boot: &Boot) -> Result<Outcome> {
     let mut machine = boot.machine.clone();
-    machine.kernel.clone_from(&env.built.img);
+    machine.kernel = env.image(boot).0.to_owned();
+    machine.preload = match boot.preload {
+        None => None,
+        Some(Preload::Dirty) => Some(env.dirty.clone().context("the pre-loader was not built")?),
+    };
     machine.initrd = boot.bundle.as_ref().map(|bundle| env.bundle(bundle)).transpose()?;
     qemu::run(&env.qemu, &machine, &boot.expect, &log_of(env, boot), |_| {})
 }
@@ -112,7 +123,7 @@ fn log_of(env: &Env<'_>, boot: &Boot) -> PathBuf {
 /// A failed row's reason and its last lines, the addresses in them with their names.
 fn verdict(env: &Env<'_>, boot: &Boot, outcome: &Outcome) -> Result<(), String> {
     let Err(why) = &outcome.result else { return Ok(()) };
-    let symbols = Symbols::load(&env.built.elf, &env.ctx.root).ok();
+    let symbols = Symbols::load(env.image(boot).1, &env.ctx.root).ok();
     let mut text = format!("{why}\nlast lines of {}:", log_of(env, boot).display());
     for line in &outcome.tail {
         text.push_str("\n  ");
@@ -126,6 +137,14 @@ fn verdict(env: &Env<'_>, boot: &Boot, outcome: &Outcome) -> Result<(), String> 
 }
 
 impl Env<'_> {
+    /// The image that a row boots, flat and with symbols.
+    fn image(&self, boot: &Boot) -> (&Path, &Path) {
+        match &self.debug_fp {
+            Some(image) if boot.debug_fp => (&image.img, &image.elf),
+            _ => (&self.built.img, &self.built.elf),
+        }
+    }
+
     /// The packed (and damaged) bundle; made once for all rows that have the same.
     fn bundle(&self, bundle: &Bundle) -> Result<PathBuf> {
         let mut packed = self.packed.lock().map_err(|_| anyhow!("another row's bundle broke this program"))?;
