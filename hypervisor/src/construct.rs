@@ -23,7 +23,7 @@ use el2::space::GuestSpace;
 use el2::world::GuestState;
 use guest_smccc::psci::{Psci, StartState};
 use memory::{Dirty, Filling, GuestRam, HandOver, Prepared};
-use sched::{EntityId, Kind, TimerId, Weight};
+use sched::{Affinity, EntityId, Kind, Stolen, TimerId, VmId, Weight};
 use sync::{Rank, SpinLock};
 use vgic::{Config, Vgic};
 use vm::{DeviceHandle, Parts, SpiLine, Vcpu, VgicPort, Vm};
@@ -198,9 +198,16 @@ fn assemble(
     }))
 }
 
+/// The VM's number in the table of shares.
+fn share_of(guest: &Guest) -> VmId {
+    VmId(guest.entity(0).0 as u16)
+}
+
 /// Gives each vCPU its place and its runqueue.
 fn admit(machine: &Machine, guest: &Arc<Guest>) {
-    let weight = Weight::new(guest.spec.cpu.weight).unwrap_or_default();
+    // The number of its first vCPU is no other VM's.
+    let share = share_of(guest);
+    let _ = machine.shares.add_vm(share, Weight::new(guest.spec.cpu.weight).unwrap_or_default(), None);
     for vcpu in 0..guest.spec.vcpus {
         let id = guest.entity(vcpu);
         let Some(slot) = machine.slot(id) else { continue };
@@ -218,11 +225,13 @@ fn admit(machine: &Machine, guest: &Arc<Guest>) {
             timers_on: home,
         }));
         slot.home.store(home, Ordering::Release);
+        let only = if allowed.is_empty() { Affinity::ALL } else { Affinity::only(home) };
+        let Ok(record) = Stolen::new(&machine.shares, id, share) else { continue };
+        let record = record.allow(only);
         if let Some(pcpu) = machine.pcpus.get(home) {
             let mut sched = pcpu.sched.lock();
             // A place of this number is free: `first` was chosen so.
-            let _ = sched.queue.admit(id, weight);
-            let _ = sched.queue.pin(id, !allowed.is_empty());
+            let _ = sched.queue.admit(record);
         }
     }
 }
@@ -368,12 +377,15 @@ pub fn dismantle(machine: &Machine, guest: &Arc<Guest>) {
         let Some(slot) = machine.slot(id) else { continue };
         let home = slot.home.load(Ordering::Acquire);
         if let Some(pcpu) = machine.pcpus.get(home) {
-            let _ = pcpu.sched.lock().queue.remove(id);
+            let removed = pcpu.sched.lock().queue.remove(id, crate::time::now_ns());
+            // The heap's lock comes before the queue's.
+            drop(removed);
         }
         cancel_timers(machine, id);
         *slot.runner.lock() = None;
         *slot.owner.lock() = None;
     }
+    let _ = machine.shares.remove_vm(share_of(guest));
     guest.space.flush();
     guest.space.destroy(&mut TablePages { memory: &machine.memory, account: guest.account });
     let mut memory = machine.memory.lock();

@@ -16,7 +16,7 @@ use guest_smccc::Env;
 use guest_smccc::entropy::Drbg;
 use memory::{AccountId, Coherency, Dirty, Frames, HandedOver, MemoryError, RamOps, Scrub};
 use platform::firmware::Firmware;
-use sched::{EntityId, RunQueue, Started, Timers, Wake};
+use sched::{EntityId, RunQueue, Shares, Started, Timers, Wake};
 use spin::Once;
 use stage2::{Geometry, VmidAllocator, Vmids};
 use sync::{Rank, SpinLock};
@@ -51,9 +51,11 @@ pub struct Sched {
 }
 
 impl Pcpu {
-    /// A pCPU with nothing to do.
-    pub fn new(mpidr: u64) -> Self {
-        let sched = Sched { queue: RunQueue::new(MAX_ENTITIES), timers: Timers::new(MAX_ENTITIES) };
+    /// pCPU `number`, with nothing to do.
+    pub fn new(mpidr: u64, shares: &Arc<Shares>, number: usize) -> Self {
+        let mut queue = RunQueue::new(shares.clone(), number);
+        queue.resize(MAX_ENTITIES as usize);
+        let sched = Sched { queue, timers: Timers::new(MAX_ENTITIES) };
         Self {
             mpidr,
             sched: SpinLock::new(Rank::Sched, sched),
@@ -161,6 +163,8 @@ impl FrameSource for TablePages<'_> {
 pub struct Machine {
     /// The pCPUs that are up; 0 is the one that booted.
     pub pcpus: Vec<Pcpu>,
+    /// The VMs' shares of the pCPUs.
+    pub shares: Arc<Shares>,
     /// Places of vCPUs.
     pub slots: Vec<Slot>,
     /// Frames and EL2's map.

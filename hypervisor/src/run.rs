@@ -146,7 +146,7 @@ impl Cpu {
                 let mut sched = other.sched.lock();
                 // The last one that is ready there may be about to run.
                 let spare = sched.queue.running().is_some() || sched.queue.ready_count() > 1;
-                if spare { sched.queue.steal() } else { None }
+                if spare { sched.queue.steal(own, crate::time::now_ns()) } else { None }
             };
             let Some(stolen) = stolen else { continue };
             let id = stolen.id();
@@ -604,7 +604,7 @@ impl Cpu {
             let home = slot.home.load(Ordering::Acquire);
             let Some(pcpu) = self.machine.pcpus.get(home) else { return true };
             let mut sched = pcpu.sched.lock();
-            let stopped = sched.queue.stop(id);
+            let stopped = sched.queue.stop(id, crate::time::now_ns());
             drop(sched);
             match stopped {
                 Ok(RunState::Running) => {

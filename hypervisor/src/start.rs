@@ -8,6 +8,7 @@ use crate::run::Cpu;
 use crate::{smp, time};
 use addr::{BLOCK_SIZE, PAGE_SIZE, Pa, Span};
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use boot::BootInfo;
 use boot::stage1::{Stage1, page_from_heap};
@@ -24,6 +25,7 @@ use platform::firmware::{Conduit, Firmware};
 use platform::gicv3::{Distributor, Redistributor};
 use platform::mmio::Registers;
 use platform::pl011::Pl011;
+use sched::Shares;
 use spin::Once;
 use stage2::{Geometry, HostLimits, Vmids};
 use sync::{Rank, SpinLock};
@@ -224,8 +226,11 @@ fn assemble(
         Err(error) => refuse("VMIDs", format_args!("{error:?}")),
     };
     let words = |w: &str| board.bootargs.split_whitespace().any(|arg| arg == w);
+    // No more VMs than vCPUs, and no groups yet.
+    let shares = Arc::new(Shares::new(common.mpidrs.len(), MAX_ENTITIES as u16, 0));
     publish(Machine {
-        pcpus: common.mpidrs.iter().map(|mpidr| Pcpu::new(*mpidr)).collect(),
+        pcpus: common.mpidrs.iter().enumerate().map(|(n, mpidr)| Pcpu::new(*mpidr, &shares, n)).collect(),
+        shares,
         slots: (0..MAX_ENTITIES)
             .map(|_| Slot {
                 runner: SpinLock::new(Rank::Vcpu, None),

@@ -1,22 +1,23 @@
 //! What goes into and comes out of a [`crate::RunQueue`]'s calls.
-use crate::{
-    entity::{Entity, EntityId, RunState},
-    tree::VTime,
-};
+use alloc::boxed::Box;
+
+use crate::entity::{Entity, EntityId, RunState};
 
 /// Why a call was refused; it has changed nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Error {
     /// No such vCPU in this queue.
     NotHere,
-    /// The number is beyond the queue's capacity.
-    TooLarge,
-    /// There is one with this number already.
-    Exists,
+    /// Its VM is not in the table of shares.
+    UnknownVm,
     /// Not possible from the state it is in.
     State(RunState),
-    /// It must stay in this queue: pinned, or its registers are still loaded on the pCPU.
+    /// It must stay in this queue: its class is tied to the pCPU, or its registers are still loaded there.
     Pinned,
+    /// A partition must be alone in its queue, and there are others.
+    Occupied,
+    /// An affinity without any pCPU.
+    Nowhere,
 }
 
 /// A vCPU has become Ready in this queue; what its pCPU must do about it.
@@ -24,18 +25,23 @@ pub enum Error {
 pub struct Enqueued {
     /// The pCPU is to `put` (Preempted) what it runs and `pick`: it is idle, or the new one goes first by the rule.
     pub preempt: bool,
-    /// The running vCPU was alone and had no end of slice. Now it has this one (ns), and its pCPU must set its timer.
+    /// The pCPU has something to do at this time (ns) that it did not have before, and must set its timer: the running
+    /// vCPU was alone and had no end of slice, or the new one is Throttled until then.
     pub tick: Option<u64>,
+}
+
+impl Enqueued {
+    pub(crate) const NOTHING: Self = Self { preempt: false, tick: None };
 }
 
 /// What [`crate::RunQueue::wake`] did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Wake {
-    /// It was Blocked and is Ready.
+    /// It was Blocked and is Ready (or Throttled, if it has no budget left).
     Enqueued(Enqueued),
     /// It is Running: noted, so that it will not block. Its pCPU may need a kick to see the interrupt.
     Running,
-    /// It was Ready before.
+    /// It was Ready before, or Throttled: it will see the interrupt when it runs.
     AlreadyReady,
     /// It is Off or Stopped: nothing to wake.
     Off,
@@ -57,7 +63,7 @@ pub enum Started {
 pub struct Pick {
     /// The vCPU to run, now Running.
     pub id: EntityId,
-    /// When to `put` it as Preempted, in ns; `None` while it is alone.
+    /// When to `put` it as Preempted, in ns; `None` while it is alone and nothing limits it.
     pub slice_end: Option<u64>,
 }
 
@@ -77,21 +83,10 @@ pub enum Why {
     Stopped,
 }
 
-/// A vCPU between two queues. It must be received somewhere; until then nobody can wake it.
+/// A vCPU in no queue: new, between two, or removed for good. Until it is received somewhere nobody can wake it.
 #[derive(Debug)]
 #[must_use = "a vCPU that no queue receives never runs again"]
 pub struct Stolen {
-    pub(crate) id: EntityId,
-    pub(crate) entity: Entity,
-    /// Start time after (or, negative, before) the virtual time of the queue it left.
-    pub(crate) ahead: i128,
-    /// Deadline after start.
-    pub(crate) request: VTime,
-}
-
-impl Stolen {
-    /// Which vCPU it is.
-    pub fn id(&self) -> EntityId {
-        self.id
-    }
+    /// Its virtual start and deadline are the machine's, not a queue's.
+    pub(crate) entity: Box<Entity>,
 }

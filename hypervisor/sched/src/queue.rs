@@ -1,79 +1,98 @@
-//! The run queue of one pCPU. The rule and the states are in the crate's text.
-use alloc::vec::Vec;
+//! The run queue of one pCPU: the life of its vCPUs. The rule and the states are in the crate's text.
+use alloc::{boxed::Box, sync::Arc};
 
 use crate::{
-    MIN_RUN, SLICE, WAKE_SLICE,
-    calls::{Enqueued, Error, Pick, Started, Stolen, Wake, Why},
-    entity::{Entity, EntityId, RunState, Stats, Weight, scaled},
-    tree::{Tree, VTime},
+    WAKE_SLICE,
+    calls::{Error, Pick, Started, Stolen, Wake, Why},
+    class::{Affinity, Class},
+    entity::{Entity, EntityId, RunState, Stats},
+    fair::Fair,
+    shares::{LIMITED, Shares},
+    slab::Slab,
+    tree::Tree,
 };
 
 /// The vCPUs of one pCPU.
 #[derive(Debug)]
 pub struct RunQueue {
-    entities: Vec<Option<Entity>>,
-    ready: Tree,
-    running: Option<EntityId>,
+    pub(crate) slab: Slab,
+    pub(crate) shares: Arc<Shares>,
+    pub(crate) pcpu: usize,
+    pub(crate) fair: Fair,
+    /// Real-time vCPUs and a partition's owner that are Ready.
+    pub(crate) rt: Tree,
+    /// Those that are Throttled, by the time at which they are Ready again.
+    pub(crate) throttled: Tree,
+    /// The slot of the one that has the pCPU.
+    pub(crate) running: Option<u32>,
     /// The last one picked: its registers may still be loaded on the pCPU.
-    resident: Option<EntityId>,
-    slice_end: Option<u64>,
+    pub(crate) resident: Option<EntityId>,
+    pub(crate) slice_end: Option<u64>,
     /// The one that the next `pick` passes over if there is any other.
-    yielded: Option<EntityId>,
-    /// The virtual time, and the rest of its last division.
-    virtual_now: VTime,
-    rest: u64,
-    /// Sum of the weights that are Ready or Running.
-    load: u64,
+    pub(crate) yielded: Option<u32>,
+    /// The one that the next `pick` chooses, and the end of the slice that it was given.
+    pub(crate) next: Option<(u32, Option<u64>)>,
     /// Up to when the running one's service is counted.
-    charged: u64,
+    pub(crate) charged: u64,
+    /// The partition that owns the pCPU.
+    pub(crate) owner: Option<EntityId>,
+    /// Counts arrivals of real-time vCPUs.
+    pub(crate) arrivals: u64,
+    /// When a vCPU was given to another queue last.
+    pub(crate) shed_at: u64,
 }
 
 impl RunQueue {
-    /// A queue for vCPU numbers below `capacity`. Some 160 bytes are allocated for each, here and never again.
-    pub fn new(capacity: u32) -> Self {
+    /// The queue of pCPU `pcpu`, for vCPUs of the VMs in `shares`.
+    pub fn new(shares: Arc<Shares>, pcpu: usize) -> Self {
         Self {
-            entities: alloc::vec![None; capacity as usize],
-            ready: Tree::new(capacity as usize),
+            slab: Slab::default(),
+            shares,
+            pcpu,
+            fair: Fair::new(),
+            rt: Tree::new(),
+            throttled: Tree::new(),
             running: None,
             resident: None,
             slice_end: None,
             yielded: None,
-            // High enough that a vCPU which arrives from another queue with credit has somewhere to start.
-            virtual_now: 1 << 64,
-            rest: 0,
-            load: 0,
+            next: None,
             charged: 0,
+            owner: None,
+            arrivals: 0,
+            shed_at: 0,
         }
     }
 
-    /// Takes a new vCPU in, as Off.
-    pub fn admit(&mut self, id: EntityId, weight: Weight) -> Result<(), Error> {
-        let slot = self.entities.get_mut(id.0 as usize).ok_or(Error::TooLarge)?;
-        if slot.is_some() {
-            return Err(Error::Exists);
+    /// Room for `total` vCPUs, or as many as are here: what [`Self::receive`] needs, which does not allocate. Call it on
+    /// every queue, with the number of vCPUs in the machine, before that many are admitted and after some were removed.
+    /// Some 24 bytes each; a vCPU's own record, some 400 bytes, is allocated by [`Stolen::new`] and goes with it.
+    pub fn resize(&mut self, total: usize) {
+        if self.slab.room() != total {
+            self.slab.resize(total);
         }
-        *slot = Some(Entity::new(weight));
-        self.ready.set_times(id.0, self.virtual_now, self.virtual_now);
-        Ok(())
     }
 
-    /// Forgets a vCPU that is not Running; what it used in all.
-    pub fn remove(&mut self, id: EntityId) -> Result<Stats, Error> {
-        let entity = *self.entity(id)?;
-        match entity.state {
-            RunState::Running => return Err(Error::State(RunState::Running)),
-            RunState::Ready => self.dequeue(id, entity.weight),
-            RunState::Off | RunState::Blocked | RunState::Stopped => {}
+    /// Takes a new vCPU in, as Off. What is refused comes back, as by [`Self::receive`].
+    pub fn admit(&mut self, new: Stolen) -> Result<(), Stolen> {
+        self.receive(new, 0).map(drop)
+    }
+
+    /// Forgets a vCPU that is not Running. Its record is freed as the answer is dropped: after the queue's lock.
+    pub fn remove(&mut self, id: EntityId, now: u64) -> Result<Stolen, Error> {
+        let slot = self.slot(id)?;
+        if self.running == Some(slot) {
+            return Err(Error::State(RunState::Running));
         }
-        self.forget(id);
-        Ok(entity.stats)
+        self.take_slot(slot, now).ok_or(Error::NotHere)
     }
 
     /// Off to Ready: the boot vCPU, or CPU_ON. What it starts with must be left for whoever loads it next.
     pub fn start(&mut self, id: EntityId, now: u64) -> Result<Started, Error> {
-        let entity = self.entity_mut(id)?;
+        let slot = self.slot(id)?;
+        let entity = self.slab.get_mut(slot).ok_or(Error::NotHere)?;
         match entity.state {
-            RunState::Off => Ok(Started::Enqueued(self.arrive(id, now))),
+            RunState::Off => Ok(Started::Enqueued(self.arrive(slot, now, WAKE_SLICE))),
             RunState::Running if !entity.stop_pending => {
                 entity.start_pending = true;
                 Ok(Started::WhenPut)
@@ -84,16 +103,18 @@ impl RunQueue {
 
     /// Something happened that `id` may be waiting for.
     pub fn wake(&mut self, id: EntityId, now: u64) -> Wake {
-        let Ok(entity) = self.entity_mut(id) else {
-            return Wake::NotHere;
-        };
+        let Some(slot) = self.slab.find(id) else { return Wake::NotHere };
+        let Some(entity) = self.slab.get_mut(slot) else { return Wake::NotHere };
         match entity.state {
             RunState::Running => {
                 entity.wake_pending = true;
                 Wake::Running
             }
-            RunState::Ready => Wake::AlreadyReady,
-            RunState::Blocked => Wake::Enqueued(self.arrive(id, now)),
+            RunState::Ready | RunState::Throttled => Wake::AlreadyReady,
+            RunState::Blocked => {
+                entity.woken = Some(now);
+                Wake::Enqueued(self.arrive(slot, now, WAKE_SLICE))
+            }
             RunState::Off | RunState::Stopped => Wake::Off,
         }
     }
@@ -101,41 +122,74 @@ impl RunQueue {
     /// Forgets wake-ups so far, before looking whether there is anything to do; see the crate's text on blocking.
     #[inline]
     pub fn clear_wake(&mut self, id: EntityId) {
-        if let Ok(entity) = self.entity_mut(id) {
+        if let Some(entity) = self.slab.find(id).and_then(|slot| self.slab.get_mut(slot)) {
             entity.wake_pending = false;
         }
     }
 
-    /// Chooses what runs next. If one is Running already, that one again.
+    /// Chooses what runs next. If one is Running already, that one again. What has no time left in its VM's or group's
+    /// pool becomes Throttled here, so a `None` may come with a [`Self::next_event`].
     pub fn pick(&mut self, now: u64) -> Option<Pick> {
-        if let Some(id) = self.running {
-            return Some(Pick { id, slice_end: self.slice_end });
+        if let Some(slot) = self.running {
+            return Some(Pick { id: self.slab.get(slot)?.id, slice_end: self.slice_end });
         }
-        let id = self.choose()?;
-        self.ready.remove(id.0);
-        let changed = self.resident != Some(id);
-        let entity = self.entity_mut(id).ok()?;
-        entity.state = RunState::Running;
-        entity.stats.waited_ns = entity.stats.waited_ns.saturating_add(now.saturating_sub(entity.since));
-        entity.stats.switches = entity.stats.switches.saturating_add(u64::from(changed));
-        self.running = Some(id);
+        if self.throttled.len() != 0 {
+            self.release_due(now);
+        }
+        let picked = loop {
+            let Some((slot, given)) = self.choose() else { break None };
+            let entity = self.slab.get(slot)?;
+            if entity.is_fair() {
+                self.fair.tree.remove(&mut self.slab, slot);
+                self.reweigh(slot);
+                if self.slab.get(slot)?.seen.0 & LIMITED != 0 && !self.draw(slot, now) {
+                    continue;
+                }
+            } else {
+                self.rt.remove(&mut self.slab, slot);
+            }
+            break Some((slot, given));
+        };
+        let Some((slot, given)) = picked else {
+            self.publish(now);
+            return None;
+        };
+        let resident = self.resident;
+        let entity = self.slab.get_mut(slot)?;
+        entity.become_at(RunState::Running, now);
+        if let Some(woken) = entity.woken.take() {
+            let waited = now.saturating_sub(woken);
+            entity.stats.wake_last_ns = waited;
+            entity.stats.wake_max_ns = entity.stats.wake_max_ns.max(waited);
+        }
+        entity.stats.switches = entity.stats.switches.saturating_add(u64::from(resident != Some(entity.id)));
+        let id = entity.id;
+        self.running = Some(slot);
         self.charged = now;
-        self.slice_end = if self.ready.len() == 0 { None } else { Some(self.end_of_request(id, now)) };
+        self.slice_end = match given {
+            Some(end) => self.end_of(slot, now, true).map(|own| own.min(end.max(now.saturating_add(crate::MIN_RUN)))),
+            None => self.end_of(slot, now, self.ready_count() != 0),
+        };
+        self.publish(now);
         Some(Pick { id, slice_end: self.slice_end })
     }
 
     /// The running vCPU leaves the pCPU. Returns the state it is in now, which may be Ready where Blocked or Off was asked
-    /// for: see the crate's table.
+    /// for (see the crate's table), and Throttled where Ready was and its real-time budget is used up.
     pub fn put(&mut self, id: EntityId, now: u64, why: Why) -> Result<RunState, Error> {
-        let state = self.entity(id)?.state;
-        if state != RunState::Running {
-            return Err(Error::State(state));
+        let slot = self.slot(id)?;
+        if self.running != Some(slot) {
+            return Err(Error::State(self.slab.get(slot).map_or(RunState::Off, |e| e.state)));
         }
         self.charge(now);
         self.running = None;
         self.slice_end = None;
-        self.yielded = (why == Why::Yielded).then_some(id);
-        let entity = self.entity_mut(id)?;
+        self.yielded = (why == Why::Yielded).then_some(slot);
+        let shares = &*self.shares;
+        let entity = self.slab.get_mut(slot).ok_or(Error::NotHere)?;
+        if entity.grant != 0 {
+            entity.grant = shares.give(entity, entity.grant);
+        }
         let fresh = why == Why::Off && entity.start_pending;
         let next = match why {
             _ if entity.stop_pending => RunState::Stopped,
@@ -144,7 +198,7 @@ impl RunQueue {
             Why::Blocked if !entity.wake_pending => RunState::Blocked,
             Why::Off | Why::Blocked | Why::Preempted | Why::Yielded => RunState::Ready,
         };
-        entity.state = next;
+        entity.become_at(next, now);
         entity.wake_pending = false;
         if fresh || next == RunState::Stopped {
             entity.start_pending = false;
@@ -152,35 +206,34 @@ impl RunQueue {
         if next == RunState::Stopped {
             entity.stop_pending = false;
         }
-        entity.since = now;
-        let (weight, movable) = (entity.weight, !entity.pinned);
-        if next == RunState::Ready {
-            self.ready.insert(id.0, movable);
-        } else {
-            self.load = self.load.saturating_sub(weight.get());
+        let fair = entity.is_fair();
+        match (next == RunState::Ready, fair) {
+            (true, true) => self.insert_fair(slot),
+            (true, false) => return Ok(self.enter_rt(slot, now, why == Why::Preempted)),
+            (false, true) => self.leave(slot, now),
+            (false, false) => {}
         }
         Ok(next)
     }
 
     /// Ends a vCPU. One that is Running only is marked (`Ok(Running)`): kick its pCPU, whose next `put` ends it.
-    pub fn stop(&mut self, id: EntityId) -> Result<RunState, Error> {
-        let entity = self.entity_mut(id)?;
-        let weight = entity.weight;
-        match entity.state {
-            RunState::Running => {
-                entity.stop_pending = true;
-                return Ok(RunState::Running);
-            }
-            RunState::Ready => self.dequeue(id, weight),
-            RunState::Off | RunState::Blocked | RunState::Stopped => {}
+    pub fn stop(&mut self, id: EntityId, now: u64) -> Result<RunState, Error> {
+        let slot = self.slot(id)?;
+        if self.running == Some(slot) {
+            self.slab.get_mut(slot).ok_or(Error::NotHere)?.stop_pending = true;
+            return Ok(RunState::Running);
         }
-        self.entity_mut(id)?.state = RunState::Stopped;
+        self.detach(slot, now);
+        let entity = self.slab.get_mut(slot).ok_or(Error::NotHere)?;
+        entity.become_at(RunState::Stopped, now);
+        entity.woken = None;
         Ok(RunState::Stopped)
     }
 
     /// Stopped to Off, for a VM's reset.
     pub fn reset(&mut self, id: EntityId) -> Result<(), Error> {
-        let entity = self.entity_mut(id)?;
+        let slot = self.slot(id)?;
+        let entity = self.slab.get_mut(slot).ok_or(Error::NotHere)?;
         match entity.state {
             RunState::Stopped => {
                 entity.state = RunState::Off;
@@ -190,250 +243,113 @@ impl RunQueue {
         }
     }
 
-    /// For an idle pCPU: takes the Ready vCPU with the earliest deadline of those that may leave. The one whose registers
-    /// may still be loaded here stays.
-    pub fn steal(&mut self) -> Option<Stolen> {
-        let kept = self.resident.filter(|r| self.entity(*r).is_ok_and(|e| e.state == RunState::Ready));
-        if let Some(kept) = kept {
-            self.ready.remove(kept.0);
-        }
-        let best = self.ready.best_movable().map(EntityId);
-        if let Some(kept) = kept {
-            let movable = self.entity(kept).is_ok_and(|e| !e.pinned);
-            self.ready.insert(kept.0, movable);
-        }
-        self.take(best?).ok()
-    }
-
-    /// Takes a vCPU that is neither Running nor held here out, to be received by another queue.
-    pub fn take(&mut self, id: EntityId) -> Result<Stolen, Error> {
-        let entity = *self.entity(id)?;
-        match entity.state {
-            RunState::Running => return Err(Error::State(RunState::Running)),
-            _ if entity.pinned || self.resident == Some(id) => return Err(Error::Pinned),
-            RunState::Ready => self.dequeue(id, entity.weight),
-            RunState::Off | RunState::Blocked | RunState::Stopped => {}
-        }
-        let (start, deadline) = self.ready.times(id.0);
-        self.forget(id);
-        // Both fit in 127 bits: virtual times start at 2^64 and grow by less than 2^64 a call.
-        let ahead = start.cast_signed().saturating_sub(self.virtual_now.cast_signed());
-        Ok(Stolen { id, entity, ahead, request: deadline.saturating_sub(start) })
-    }
-
-    /// Takes in what another queue gave up, with the credit or debt it had there (one request's worth at most). What is
-    /// refused (the number is too large, or there already) comes back.
-    pub fn receive(&mut self, stolen: Stolen, now: u64) -> Result<Option<Enqueued>, Stolen> {
-        let id = stolen.id;
-        match self.entities.get_mut(id.0 as usize) {
-            Some(slot) if slot.is_none() => *slot = Some(stolen.entity),
-            _ => return Err(stolen),
-        }
-        self.charge(now);
-        let weight = stolen.entity.weight;
-        let limit = i128::from(weight.virtual_time(SLICE));
-        let start = self.virtual_now.saturating_add_signed(stolen.ahead.clamp(limit.saturating_neg(), limit));
-        self.ready.set_times(id.0, start, start.saturating_add(stolen.request));
-        if stolen.entity.state != RunState::Ready {
-            return Ok(None);
-        }
-        self.load = self.load.saturating_add(weight.get());
-        self.ready.insert(id.0, !stolen.entity.pinned);
-        Ok(Some(self.effect(id, now)))
-    }
-
-    /// Holds a vCPU in this queue, or lets it go (affinity; state that only this pCPU has).
-    pub fn pin(&mut self, id: EntityId, pinned: bool) -> Result<(), Error> {
-        let entity = self.entity_mut(id)?;
-        entity.pinned = pinned;
-        if entity.state == RunState::Ready {
-            self.ready.remove(id.0);
-            self.ready.insert(id.0, !pinned);
-        }
-        Ok(())
-    }
-
     /// Tells whose registers are in the pCPU from now on: that one stays here until they are saved. Called after a switch, not
     /// by [`Self::pick`]: between the two the *former* one's registers are still in the pCPU, and it must not leave.
     pub fn set_resident(&mut self, id: Option<EntityId>) {
         self.resident = id;
     }
 
-    /// Changes a vCPU's weight. What it has used or is owed stays.
-    pub fn set_weight(&mut self, id: EntityId, weight: Weight, now: u64) -> Result<(), Error> {
-        self.charge(now);
-        let entity = self.entity_mut(id)?;
-        let (old, state) = (entity.weight, entity.state);
-        entity.weight = weight;
-        let movable = !entity.pinned;
-        if state == RunState::Ready {
-            self.ready.remove(id.0);
-        }
-        let (start, deadline) = self.ready.times(id.0);
-        let left = old.service(narrow(deadline.saturating_sub(start)));
-        self.ready.set_times(id.0, start, start.saturating_add(weight.virtual_time(left).into()));
-        if state == RunState::Ready {
-            self.ready.insert(id.0, movable);
-        }
-        if matches!(state, RunState::Ready | RunState::Running) {
-            self.load = self.load.saturating_sub(old.get()).saturating_add(weight.get());
-        }
-        Ok(())
-    }
-
     /// The vCPU that has the pCPU.
     #[inline]
     pub fn running(&self) -> Option<EntityId> {
-        self.running
+        self.slab.get(self.running?).map(|e| e.id)
     }
 
-    /// When the running vCPU's slice ends, in ns; `None` where nothing runs or nothing else is Ready.
+    /// When the running vCPU's slice ends, in ns; `None` where nothing runs, or nothing else is Ready and nothing limits it.
     #[inline]
     pub fn slice_end(&self) -> Option<u64> {
         self.slice_end
     }
 
+    /// When the next Throttled vCPU is Ready again, in ns: the pCPU's timer must be set to it as to [`Self::slice_end`],
+    /// and then [`Self::release`] be called.
+    #[inline]
+    pub fn next_event(&self) -> Option<u64> {
+        if self.throttled.len() == 0 {
+            return None;
+        }
+        let first = self.slab.get(self.throttled.first(&self.slab)?)?;
+        Some(u64::try_from(first.node.key).unwrap_or(u64::MAX))
+    }
+
     /// How many are Ready, without the running one.
     #[inline]
     pub fn ready_count(&self) -> usize {
-        self.ready.len()
+        self.fair.tree.len().saturating_add(self.rt.len())
     }
 
-    /// The sum of the weights that are Ready or Running.
-    pub fn load(&self) -> u64 {
-        self.load
+    /// Whether another vCPU wants this pCPU: then a guest that spins (a trapped WFE) is worth a directed yield.
+    #[inline]
+    pub fn contended(&self) -> bool {
+        self.ready_count() != 0
+    }
+
+    /// Whether the running vCPU may sleep in its own WFI: it owns the pCPU, or nothing limits it and nobody else is Ready
+    /// or Throttled here.
+    pub fn native_wfi(&self) -> bool {
+        let plain = |e: &Entity| e.class == Class::Partition || e.is_fair() && e.seen.0 & LIMITED == 0;
+        self.running.and_then(|slot| self.slab.get(slot)).is_some_and(plain)
+            && self.ready_count() == 0
+            && self.throttled.len() == 0
+    }
+
+    /// The partition that owns the pCPU: it steals nothing, and nothing is placed there.
+    pub fn owner(&self) -> Option<EntityId> {
+        self.owner
     }
 
     /// The state of a vCPU, or `None` if it is not here.
     pub fn state(&self, id: EntityId) -> Option<RunState> {
-        self.entity(id).ok().map(|e| e.state)
+        self.entity(id).map(|e| e.state)
+    }
+
+    /// The class of a vCPU, or `None` if it is not here.
+    pub fn class(&self, id: EntityId) -> Option<Class> {
+        self.entity(id).map(|e| e.class)
+    }
+
+    /// Where a vCPU may run, or `None` if it is not here.
+    pub fn affinity(&self, id: EntityId) -> Option<Affinity> {
+        self.entity(id).map(|e| e.allowed)
     }
 
     /// What a vCPU has used up to its last change of state (for a running one: up to the last call that charged it).
     pub fn stats(&self, id: EntityId) -> Option<Stats> {
-        self.entity(id).ok().map(|e| e.stats)
+        self.entity(id).map(|e| e.stats)
     }
 
-    /// Off or Blocked to Ready.
-    fn arrive(&mut self, id: EntityId, now: u64) -> Enqueued {
-        self.charge(now);
-        let Ok(entity) = self.entity_mut(id) else {
-            return Enqueued { preempt: false, tick: None };
-        };
-        entity.state = RunState::Ready;
-        entity.since = now;
-        let (weight, movable) = (entity.weight, !entity.pinned);
-        self.load = self.load.saturating_add(weight.get());
-        let (start, deadline) = self.ready.times(id.0);
-        let start = start.max(self.virtual_now);
-        let short = start.saturating_add(weight.virtual_time(WAKE_SLICE).into());
-        // A request that was cut short by the sleep keeps its deadline if that is earlier still.
-        let deadline = if deadline > start { deadline.min(short) } else { short };
-        self.ready.set_times(id.0, start, deadline);
-        self.ready.insert(id.0, movable);
-        self.effect(id, now)
+    pub(crate) fn slot(&self, id: EntityId) -> Result<u32, Error> {
+        self.slab.find(id).ok_or(Error::NotHere)
     }
 
-    /// What the arrival of `id` means for the pCPU.
-    fn effect(&mut self, id: EntityId, now: u64) -> Enqueued {
-        let Some(running) = self.running else {
-            return Enqueued { preempt: true, tick: None };
-        };
-        let tick = if self.slice_end.is_none() { Some(self.end_of_request(running, now)) } else { None };
-        self.slice_end = self.slice_end.or(tick);
-        let (start, deadline) = self.ready.times(id.0);
-        let (running_start, running_deadline) = self.ready.times(running.0);
-        let eligible = start <= self.virtual_now;
-        let over = running_start > self.virtual_now;
-        Enqueued { preempt: eligible && (over || (deadline, id) < (running_deadline, running)), tick }
+    fn entity(&self, id: EntityId) -> Option<&Entity> {
+        self.slab.get(self.slab.find(id)?)
     }
 
-    /// By the rule; where rounding or a departure left nobody eligible, the virtual time jumps to the first start.
-    fn choose(&mut self) -> Option<EntityId> {
-        if let Some(other) = self.yielded.take().and_then(|id| self.choose_without(id)) {
-            return Some(other);
+    /// Takes a vCPU that is not Running out of whatever it waits in.
+    pub(crate) fn detach(&mut self, slot: u32, now: u64) {
+        let Some(entity) = self.slab.get(slot) else { return };
+        match (entity.state, entity.is_fair()) {
+            (RunState::Ready, true) => {
+                self.fair.tree.remove(&mut self.slab, slot);
+                self.leave(slot, now);
+            }
+            (RunState::Ready, false) => self.rt.remove(&mut self.slab, slot),
+            (RunState::Throttled, _) => self.throttled.remove(&mut self.slab, slot),
+            (RunState::Off | RunState::Running | RunState::Blocked | RunState::Stopped, _) => {}
         }
-        let (first, _) = self.ready.times(self.ready.first()?);
-        self.virtual_now = self.virtual_now.max(first);
-        self.ready.best_eligible(self.virtual_now).map(EntityId)
     }
 
-    /// Another than `id`: by the rule, or where `id` is the only one eligible the one that is eligible next.
-    fn choose_without(&mut self, id: EntityId) -> Option<EntityId> {
-        let entity = self.entity(id).ok().filter(|e| e.state == RunState::Ready)?;
-        let movable = !entity.pinned;
-        self.ready.remove(id.0);
-        let other = self.ready.best_eligible(self.virtual_now).or_else(|| self.ready.first());
-        self.ready.insert(id.0, movable);
-        other.map(EntityId)
-    }
-
-    /// Counts the running vCPU's service up to `now`. A request that is served is followed by the next.
-    fn charge(&mut self, now: u64) {
-        let Some(id) = self.running else {
-            return;
-        };
-        let ran = now.saturating_sub(self.charged);
-        self.charged = self.charged.max(now);
-        let load = self.load;
-        let Ok(entity) = self.entity_mut(id) else {
-            return;
-        };
-        entity.stats.ran_ns = entity.stats.ran_ns.saturating_add(ran);
-        let weight = entity.weight;
-        let (start, mut deadline) = self.ready.times(id.0);
-        let start = start.saturating_add(weight.virtual_time(ran).into());
-        if weight.service(narrow(deadline.saturating_sub(start))) == 0 {
-            deadline = start.saturating_add(weight.virtual_time(SLICE).into());
-        }
-        self.ready.set_times(id.0, start, deadline);
-        let total = scaled(ran).saturating_add(self.rest);
-        self.rest = total.checked_rem(load).unwrap_or(0);
-        self.virtual_now = self.virtual_now.saturating_add(total.checked_div(load).unwrap_or(0).into());
-    }
-
-    /// When the running vCPU will have been served what it asked for.
-    fn end_of_request(&self, id: EntityId, now: u64) -> u64 {
-        let weight = self.entity(id).map_or(Weight::DEFAULT, |e| e.weight);
-        let (start, deadline) = self.ready.times(id.0);
-        now.saturating_add(weight.service(narrow(deadline.saturating_sub(start))).max(MIN_RUN))
-    }
-
-    fn dequeue(&mut self, id: EntityId, weight: Weight) {
-        self.ready.remove(id.0);
-        self.load = self.load.saturating_sub(weight.get());
-    }
-
-    fn forget(&mut self, id: EntityId) {
-        if let Some(slot) = self.entities.get_mut(id.0 as usize) {
-            *slot = None;
-        }
-        if self.resident == Some(id) {
+    pub(crate) fn forget(&mut self, slot: u32) -> Option<Box<Entity>> {
+        let entity = self.slab.remove(slot)?;
+        if self.resident == Some(entity.id) {
             self.resident = None;
         }
+        if self.owner == Some(entity.id) {
+            self.owner = None;
+        }
+        self.yielded = self.yielded.filter(|s| *s != slot);
+        self.next = self.next.filter(|(s, _)| *s != slot);
+        Some(entity)
     }
-
-    #[inline]
-    fn entity(&self, id: EntityId) -> Result<&Entity, Error> {
-        self.entities.get(id.0 as usize).and_then(Option::as_ref).ok_or(Error::NotHere)
-    }
-
-    #[inline]
-    fn entity_mut(&mut self, id: EntityId) -> Result<&mut Entity, Error> {
-        self.entities.get_mut(id.0 as usize).and_then(Option::as_mut).ok_or(Error::NotHere)
-    }
-
-    #[cfg(test)]
-    pub(crate) fn check(&self) {
-        let of = |s| self.entities.iter().flatten().filter(move |e| e.state == s);
-        assert_eq!(self.ready.check(), of(RunState::Ready).count());
-        assert_eq!(of(RunState::Running).count(), usize::from(self.running.is_some()));
-        let load: u64 = of(RunState::Ready).chain(of(RunState::Running)).map(|e| e.weight.get()).sum();
-        assert_eq!(self.load, load);
-    }
-}
-
-/// A difference of virtual times; those that matter are far below 2^64.
-fn narrow(difference: VTime) -> u64 {
-    u64::try_from(difference).unwrap_or(u64::MAX)
 }

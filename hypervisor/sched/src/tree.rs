@@ -1,258 +1,274 @@
-//! The ready vCPUs, ordered by virtual start time, each subtree knowing its earliest deadline.
+//! Trees over the vCPUs of one queue, ordered by a key, each subtree knowing its earliest deadline and where its members
+//! may go.
 //!
-//! An AVL tree over fixed arrays: a node's index is the vCPU's number, so inserting allocates nothing and a node is found
-//! without a search. Recursion is as deep as the tree is high, at most 1.44 log2 n (15 for 1,024 vCPUs).
-use alloc::vec::Vec;
+//! AVL trees whose nodes lie in the vCPUs' records, so inserting allocates nothing and a node is found without a search. A
+//! vCPU is in one tree at most. Recursion is as deep as the tree is high, at most 1.44 log2 n (15 for 1,024 vCPUs).
+use crate::slab::{NIL, Slab};
 
-/// A virtual time; see `entity::scaled` for its unit.
+/// A virtual time; see `entity::Pace` for its unit.
 pub(crate) type VTime = u128;
 
-/// No node.
-const NIL: u32 = u32::MAX;
-
 #[derive(Clone, Copy, Debug)]
-struct Node {
-    start: VTime,
-    deadline: VTime,
+pub(crate) struct Node {
+    pub key: VTime,
+    pub deadline: VTime,
+    /// The pCPUs that may take it away, and those that may take any of its subtree.
+    pub reach: u128,
+    union: u128,
     left: u32,
     right: u32,
     /// The node of the subtree with the earliest deadline.
     best: u32,
-    /// The same among those that may leave for another queue.
-    best_movable: u32,
     /// 1 for a leaf.
     height: u8,
-    movable: bool,
 }
 
-const EMPTY: Node =
-    Node { start: 0, deadline: 0, left: NIL, right: NIL, best: NIL, best_movable: NIL, height: 0, movable: false };
+impl Node {
+    pub const EMPTY: Self = Self::new(0);
 
-#[derive(Debug)]
+    /// In no tree.
+    pub const fn new(deadline: VTime) -> Self {
+        Self { key: 0, deadline, reach: 0, union: 0, left: NIL, right: NIL, best: NIL, height: 0 }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Tree {
-    nodes: Vec<Node>,
     root: u32,
     len: usize,
 }
 
+#[inline]
+fn node(slab: &Slab, at: u32) -> &Node {
+    #[cfg(test)]
+    slab.visits.set(slab.visits.get() + 1);
+    slab.get(at).map_or(&Node::EMPTY, |e| &e.node)
+}
+
+#[inline]
+fn with(slab: &mut Slab, at: u32, change: impl FnOnce(&mut Node)) {
+    if let Some(entity) = slab.get_mut(at) {
+        change(&mut entity.node);
+    }
+}
+
+/// Whichever of two nodes has the earlier deadline; `NIL` loses.
+fn better(slab: &Slab, a: u32, b: u32) -> u32 {
+    if b == NIL || a == b {
+        return a;
+    }
+    if a == NIL || (node(slab, b).deadline, b) < (node(slab, a).deadline, a) { b } else { a }
+}
+
+/// Order in the tree; the number breaks ties.
+fn before(slab: &Slab, a: u32, b: u32) -> bool {
+    (node(slab, a).key, a) < (node(slab, b).key, b)
+}
+
 impl Tree {
-    pub fn new(capacity: usize) -> Self {
-        Self { nodes: alloc::vec![EMPTY; capacity], root: NIL, len: 0 }
+    pub const fn new() -> Self {
+        Self { root: NIL, len: 0 }
     }
 
+    #[inline]
     pub fn len(&self) -> usize {
         self.len
     }
 
-    /// Start and deadline of `id`, whether it is in the tree or not.
-    pub fn times(&self, id: u32) -> (VTime, VTime) {
-        let node = self.node(id);
-        (node.start, node.deadline)
-    }
-
-    /// Sets start and deadline of `id`, which must not be in the tree.
-    pub fn set_times(&mut self, id: u32, start: VTime, deadline: VTime) {
-        self.with(id, |n| (n.start, n.deadline) = (start, deadline));
-    }
-
-    /// Inserts `id`, which is not in the tree, with the times it has.
-    pub fn insert(&mut self, id: u32, movable: bool) {
-        self.with(id, |n| {
-            (n.left, n.right, n.height, n.movable) = (NIL, NIL, 1, movable);
+    /// Inserts `id`, which is in no tree, under `key`, with the deadline it has.
+    pub fn insert(&mut self, slab: &mut Slab, id: u32, key: VTime, reach: u128) {
+        with(slab, id, |n| {
+            (n.key, n.reach, n.union) = (key, reach, reach);
+            (n.left, n.right, n.best, n.height) = (NIL, NIL, id, 1);
         });
-        self.update(id);
-        self.root = self.insert_below(self.root, id);
+        self.root = if self.root == NIL { id } else { insert_below(slab, self.root, id) };
         self.len = self.len.saturating_add(1);
     }
 
-    /// Removes `id`, which is in the tree.
-    pub fn remove(&mut self, id: u32) {
-        self.root = self.remove_below(self.root, id);
+    /// Removes `id`, which is in this tree.
+    pub fn remove(&mut self, slab: &mut Slab, id: u32) {
+        self.root = if self.len == 1 { NIL } else { remove_below(slab, self.root, id) };
         self.len = self.len.saturating_sub(1);
     }
 
-    /// The earliest deadline among those with a start not after `now`.
-    pub fn best_eligible(&self, now: VTime) -> Option<u32> {
+    /// The earliest deadline among those with a key not after `now`.
+    pub fn best_until(&self, slab: &Slab, now: VTime) -> Option<u32> {
         let (mut at, mut best) = (self.root, NIL);
         while at != NIL {
-            let node = self.node(at);
-            if node.start > now {
-                at = node.left;
+            let Node { key, left, right, .. } = *node(slab, at);
+            if key > now {
+                at = left;
             } else {
-                best = self.better(self.better(best, at), self.node(node.left).best);
-                at = node.right;
+                best = better(slab, better(slab, best, at), node(slab, left).best);
+                at = right;
             }
         }
         (best != NIL).then_some(best)
     }
 
-    /// The earliest deadline of all that may leave.
-    pub fn best_movable(&self) -> Option<u32> {
-        let best = self.node(self.root).best_movable;
-        (best != NIL).then_some(best)
-    }
-
-    /// The earliest start of all.
-    pub fn first(&self) -> Option<u32> {
+    /// The earliest key of all.
+    pub fn first(&self, slab: &Slab) -> Option<u32> {
         let (mut at, mut first) = (self.root, None);
         while at != NIL {
             first = Some(at);
-            at = self.node(at).left;
+            at = node(slab, at).left;
         }
         first
     }
 
-    #[inline]
-    fn node(&self, id: u32) -> &Node {
-        self.nodes.get(id as usize).unwrap_or(&EMPTY)
+    /// The pCPUs that may take some member.
+    pub fn reach(&self, slab: &Slab) -> u128 {
+        node(slab, self.root).union
     }
 
-    #[inline]
-    fn with(&mut self, id: u32, change: impl FnOnce(&mut Node)) {
-        if let Some(node) = self.nodes.get_mut(id as usize) {
-            change(node);
+    /// The earliest key of those that the pCPUs of `mask` may take.
+    pub fn first_within(&self, slab: &Slab, mask: u128) -> Option<u32> {
+        let mut at = self.root;
+        if node(slab, at).union & mask == 0 {
+            return None;
         }
-    }
-
-    /// Whichever of two nodes has the earlier deadline; `NIL` loses.
-    fn better(&self, a: u32, b: u32) -> u32 {
-        if a == NIL || (b != NIL && (self.node(b).deadline, b) < (self.node(a).deadline, a)) { b } else { a }
-    }
-
-    /// Order in the tree; the number breaks ties.
-    fn before(&self, a: u32, b: u32) -> bool {
-        (self.node(a).start, a) < (self.node(b).start, b)
-    }
-
-    /// Brings height and bests of `id` up to date with its children.
-    fn update(&mut self, id: u32) {
-        let node = *self.node(id);
-        let (left, right) = (self.node(node.left), self.node(node.right));
-        let height = left.height.max(right.height).saturating_add(1);
-        let best = self.better(self.better(id, left.best), right.best);
-        let own = if node.movable { id } else { NIL };
-        let best_movable = self.better(self.better(own, left.best_movable), right.best_movable);
-        self.with(id, |n| (n.height, n.best, n.best_movable) = (height, best, best_movable));
-    }
-
-    fn insert_below(&mut self, root: u32, id: u32) -> u32 {
-        if root == NIL {
-            return id;
-        }
-        if self.before(id, root) {
-            let left = self.insert_below(self.node(root).left, id);
-            self.with(root, |n| n.left = left);
-        } else {
-            let right = self.insert_below(self.node(root).right, id);
-            self.with(root, |n| n.right = right);
-        }
-        self.balance(root)
-    }
-
-    fn remove_below(&mut self, root: u32, id: u32) -> u32 {
-        if root == NIL {
-            return NIL;
-        }
-        let Node { left, right, .. } = *self.node(root);
-        if root == id {
-            if right == NIL {
-                return left;
+        loop {
+            let Node { left, right, reach, .. } = *node(slab, at);
+            if node(slab, left).union & mask != 0 {
+                at = left;
+            } else if reach & mask != 0 {
+                return Some(at);
+            } else if node(slab, right).union & mask != 0 {
+                at = right;
+            } else {
+                return None;
             }
-            let (heir, rest) = self.take_first(right);
-            self.with(heir, |n| (n.left, n.right) = (left, rest));
-            return self.balance(heir);
         }
-        if self.before(id, root) {
-            let left = self.remove_below(left, id);
-            self.with(root, |n| n.left = left);
-        } else {
-            let right = self.remove_below(right, id);
-            self.with(root, |n| n.right = right);
+    }
+}
+
+/// Brings what `id` knows of its subtree up to date with its children.
+fn update(slab: &mut Slab, id: u32) {
+    let Node { left, right, reach, .. } = *node(slab, id);
+    let (l, r) = (node(slab, left), node(slab, right));
+    let height = l.height.max(r.height).saturating_add(1);
+    let union = reach | l.union | r.union;
+    let best = better(slab, better(slab, id, l.best), r.best);
+    with(slab, id, |n| (n.height, n.union, n.best) = (height, union, best));
+}
+
+fn insert_below(slab: &mut Slab, root: u32, id: u32) -> u32 {
+    if root == NIL {
+        return id;
+    }
+    if before(slab, id, root) {
+        let left = insert_below(slab, node(slab, root).left, id);
+        with(slab, root, |n| n.left = left);
+    } else {
+        let right = insert_below(slab, node(slab, root).right, id);
+        with(slab, root, |n| n.right = right);
+    }
+    balance(slab, root)
+}
+
+fn remove_below(slab: &mut Slab, root: u32, id: u32) -> u32 {
+    if root == NIL {
+        return NIL;
+    }
+    let Node { left, right, .. } = *node(slab, root);
+    if root == id {
+        if right == NIL {
+            return left;
         }
-        self.balance(root)
+        let (heir, rest) = take_first(slab, right);
+        with(slab, heir, |n| (n.left, n.right) = (left, rest));
+        return balance(slab, heir);
     }
+    if before(slab, id, root) {
+        let left = remove_below(slab, left, id);
+        with(slab, root, |n| n.left = left);
+    } else {
+        let right = remove_below(slab, right, id);
+        with(slab, root, |n| n.right = right);
+    }
+    balance(slab, root)
+}
 
-    /// The first node below `root` and the subtree without it.
-    fn take_first(&mut self, root: u32) -> (u32, u32) {
-        let Node { left, right, .. } = *self.node(root);
-        if left == NIL {
-            return (root, right);
+/// The first node below `root` and the subtree without it.
+fn take_first(slab: &mut Slab, root: u32) -> (u32, u32) {
+    let Node { left, right, .. } = *node(slab, root);
+    if left == NIL {
+        return (root, right);
+    }
+    let (first, rest) = take_first(slab, left);
+    with(slab, root, |n| n.left = rest);
+    (first, balance(slab, root))
+}
+
+/// Restores the balance of `root`, whose subtrees are balanced and differ by two at most in height; returns what stands in
+/// its place.
+fn balance(slab: &mut Slab, root: u32) -> u32 {
+    let Node { left, right, .. } = *node(slab, root);
+    let (lh, rh) = (node(slab, left).height, node(slab, right).height);
+    if lh > rh.saturating_add(1) {
+        let inner = *node(slab, left);
+        if node(slab, inner.right).height > node(slab, inner.left).height {
+            let left = rotate_left(slab, left);
+            with(slab, root, |n| n.left = left);
         }
-        let (first, rest) = self.take_first(left);
-        self.with(root, |n| n.left = rest);
-        (first, self.balance(root))
+        return rotate_right(slab, root);
     }
-
-    /// Restores the balance of `root`, whose subtrees are balanced and differ by two at most in height; returns what stands
-    /// in its place.
-    fn balance(&mut self, root: u32) -> u32 {
-        let Node { left, right, .. } = *self.node(root);
-        let (lh, rh) = (self.node(left).height, self.node(right).height);
-        if lh > rh.saturating_add(1) {
-            let inner = *self.node(left);
-            if self.node(inner.right).height > self.node(inner.left).height {
-                let left = self.rotate_left(left);
-                self.with(root, |n| n.left = left);
-            }
-            return self.rotate_right(root);
+    if rh > lh.saturating_add(1) {
+        let inner = *node(slab, right);
+        if node(slab, inner.left).height > node(slab, inner.right).height {
+            let right = rotate_right(slab, right);
+            with(slab, root, |n| n.right = right);
         }
-        if rh > lh.saturating_add(1) {
-            let inner = *self.node(right);
-            if self.node(inner.left).height > self.node(inner.right).height {
-                let right = self.rotate_right(right);
-                self.with(root, |n| n.right = right);
-            }
-            return self.rotate_left(root);
-        }
-        self.update(root);
-        root
+        return rotate_left(slab, root);
     }
+    update(slab, root);
+    root
+}
 
-    fn rotate_right(&mut self, root: u32) -> u32 {
-        let top = self.node(root).left;
-        let moved = self.node(top).right;
-        self.with(root, |n| n.left = moved);
-        self.with(top, |n| n.right = root);
-        self.update(root);
-        self.update(top);
-        top
-    }
+fn rotate_right(slab: &mut Slab, root: u32) -> u32 {
+    let top = node(slab, root).left;
+    let moved = node(slab, top).right;
+    with(slab, root, |n| n.left = moved);
+    with(slab, top, |n| n.right = root);
+    update(slab, root);
+    update(slab, top);
+    top
+}
 
-    fn rotate_left(&mut self, root: u32) -> u32 {
-        let top = self.node(root).right;
-        let moved = self.node(top).left;
-        self.with(root, |n| n.right = moved);
-        self.with(top, |n| n.left = root);
-        self.update(root);
-        self.update(top);
-        top
-    }
+fn rotate_left(slab: &mut Slab, root: u32) -> u32 {
+    let top = node(slab, root).right;
+    let moved = node(slab, top).left;
+    with(slab, root, |n| n.right = moved);
+    with(slab, top, |n| n.left = root);
+    update(slab, root);
+    update(slab, top);
+    top
+}
 
-    /// Checks order, balance and the bests of every subtree; returns how many nodes there are.
-    #[cfg(test)]
-    pub fn check(&self) -> usize {
-        fn walk(tree: &Tree, at: u32, members: &mut Vec<u32>) -> u8 {
+#[cfg(test)]
+impl Tree {
+    /// Checks order, balance and what every subtree knows of itself; returns the members in order.
+    pub fn check(&self, slab: &Slab) -> std::vec::Vec<u32> {
+        fn walk(slab: &Slab, at: u32, members: &mut std::vec::Vec<u32>) -> u8 {
             if at == NIL {
                 return 0;
             }
             let from = members.len();
-            let node = *tree.node(at);
-            let left = walk(tree, node.left, members);
+            let own = *node(slab, at);
+            let left = walk(slab, own.left, members);
             members.push(at);
-            let right = walk(tree, node.right, members);
+            let right = walk(slab, own.right, members);
             assert!(left.abs_diff(right) <= 1, "unbalanced");
-            assert_eq!(node.height, 1 + left.max(right));
-            let best = |movable: bool| {
-                let of = members[from..].iter().filter(|m| !movable || tree.node(**m).movable);
-                of.copied().min_by_key(|m| (tree.node(*m).deadline, *m)).unwrap_or(NIL)
-            };
-            assert_eq!((node.best, node.best_movable), (best(false), best(true)));
-            node.height
+            assert_eq!(own.height, 1 + left.max(right));
+            let best = members[from..].iter().copied().min_by_key(|m| (node(slab, *m).deadline, *m));
+            assert_eq!(Some(own.best), best);
+            assert_eq!(own.union, members[from..].iter().fold(0, |u, m| u | node(slab, *m).reach));
+            own.height
         }
-        let mut members = Vec::new();
-        walk(self, self.root, &mut members);
-        assert!(members.windows(2).all(|w| self.before(w[0], w[1])), "out of order");
+        let mut members = std::vec::Vec::new();
+        walk(slab, self.root, &mut members);
+        assert!(members.windows(2).all(|w| before(slab, w[0], w[1])), "out of order");
         assert_eq!(members.len(), self.len);
-        self.len
+        members
     }
 }

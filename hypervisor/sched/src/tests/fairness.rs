@@ -2,8 +2,8 @@
 use proptest::prelude::*;
 use std::{vec, vec::Vec};
 
-use super::ready;
-use crate::{EntityId, MIN_RUN, RunQueue, RunState, SLICE, WAKE_SLICE, Wake, Weight, Why};
+use super::{admit, ready, shares};
+use crate::{EntityId, MIN_RUN, RunQueue, RunState, SLICE, VmId, WAKE_SLICE, Wake, Weight, Why};
 
 fn ran(queue: &RunQueue, id: u32) -> i128 {
     i128::from(queue.stats(EntityId(id)).unwrap().ran_ns)
@@ -143,9 +143,9 @@ fn alone_there_is_no_tick_and_company_brings_one() {
 
 /// At time 0: vCPU 0 Blocked, vCPU 1 Running, the others Ready.
 fn asleep_and_running(weights: &[u32]) -> RunQueue {
-    let mut queue = RunQueue::new(64);
-    for (id, weight) in (0..).map(EntityId).zip(weights) {
-        queue.admit(id, Weight::new(*weight).unwrap()).unwrap();
+    let mut queue = RunQueue::new(shares(1, weights), 0);
+    for id in (0..weights.len() as u32).map(EntityId) {
+        admit(&mut queue, id.0, id.0 as u16);
         queue.start(id, 0).unwrap();
         queue.pick(0).unwrap();
         if id.0 == 0 {
@@ -235,7 +235,8 @@ fn a_new_weight_counts_from_then_on() {
     };
     let [a, b] = run(&mut queue, 200);
     assert!((a - b).abs() <= i128::from(2 * (SLICE + MIN_RUN)));
-    queue.set_weight(EntityId(1), Weight::new(300).unwrap(), 0).unwrap();
+    queue.shares.set_vm_weight(VmId(1), Weight::new(300).unwrap()).unwrap();
+    queue.refresh(EntityId(1), 0).unwrap();
     let [a, b] = run(&mut queue, 400);
     assert!((3 * a - b).abs() <= i128::from(8 * (SLICE + MIN_RUN)), "{a} {b}");
 }

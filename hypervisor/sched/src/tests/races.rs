@@ -1,7 +1,8 @@
 //! Every order in which the steps of a few CPUs can interleave. A step is what happens under one lock.
 use std::vec::Vec;
 
-use crate::{EntityId, RunQueue, RunState, Started, Wake, Weight, Why};
+use super::{admit, shares};
+use crate::{EntityId, RunQueue, RunState, Started, Wake, Why};
 
 const V: EntityId = EntityId(3);
 
@@ -29,8 +30,8 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let mut queue = RunQueue::new(8);
-        queue.admit(V, Weight::DEFAULT).unwrap();
+        let mut queue = RunQueue::new(shares(2, &[100]), 0);
+        admit(&mut queue, V.0, 0);
         queue.start(V, 0).unwrap();
         queue.pick(0).unwrap();
         Self { queue, pending: false, seen: false }
@@ -138,14 +139,17 @@ fn a_cpu_on_during_cpu_off_takes_effect() {
 fn a_waker_finds_a_vcpu_that_moves() {
     // Thief: take, receive + new home. Waker: raise, then wake at the home it reads, again while it is not there.
     for taken_before_wake in [false, true] {
-        let mut queues = [World::new().queue, RunQueue::new(8)];
+        let first = World::new().queue;
+        let mut queues = [RunQueue::new(first.shares.clone(), 1), first];
+        queues.swap(0, 1);
+        queues[1].resize(8);
         queues[0].put(V, 1, Why::Blocked).unwrap();
         queues[0].set_resident(None);
         let mut home = 0;
         if !taken_before_wake {
             assert!(matches!(queues[home].wake(V, 1), Wake::Enqueued(_)));
         }
-        let stolen = queues[0].take(V).unwrap();
+        let stolen = queues[0].take(V, 1).unwrap();
         assert_eq!(queues[home].wake(V, 1), Wake::NotHere);
         queues[1].receive(stolen, 2).unwrap();
         home = 1;
