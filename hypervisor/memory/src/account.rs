@@ -1,4 +1,5 @@
-//! To whom memory is charged: every VM has an account, and Merus itself has one.
+//! To whom memory is charged: every VM has an account, and Merus itself has one. An account may stand in another one, a group's: then
+//! what is charged to it is charged to the group as well, and has to be within both limits.
 
 use crate::MemoryError;
 use alloc::vec;
@@ -28,6 +29,8 @@ pub struct Account {
     pub used: u64,
     /// The most it ever had.
     pub peak: u64,
+    /// The group that it stands in.
+    pub group: Option<AccountId>,
 }
 
 /// All accounts of a [`crate::Frames`].
@@ -36,7 +39,7 @@ pub(crate) struct Accounts(Vec<Option<Account>>);
 
 impl Accounts {
     pub fn new() -> Self {
-        Self(vec![Some(Account { limit: u64::MAX, used: 0, peak: 0 })])
+        Self(vec![Some(Account { limit: u64::MAX, used: 0, peak: 0, group: None })])
     }
 
     pub fn get(&self, id: AccountId) -> Option<&Account> {
@@ -47,8 +50,14 @@ impl Accounts {
         self.0.get_mut(usize::from(id.0)).and_then(Option::as_mut).ok_or(MemoryError::NoAccount)
     }
 
-    pub fn open(&mut self, limit: u64) -> Result<AccountId, MemoryError> {
-        let account = Some(Account { limit, used: 0, peak: 0 });
+    /// One level only: a group is in no group.
+    pub fn open(&mut self, limit: u64, group: Option<AccountId>) -> Result<AccountId, MemoryError> {
+        if let Some(group) = group
+            && (group == AccountId::HOST || self.get(group).ok_or(MemoryError::NoAccount)?.group.is_some())
+        {
+            return Err(MemoryError::NoAccount);
+        }
+        let account = Some(Account { limit, used: 0, peak: 0, group });
         if let Some((i, slot)) = self.0.iter_mut().enumerate().find(|(_, a)| a.is_none()) {
             *slot = account;
             return u16::try_from(i).map(AccountId).map_err(|_| MemoryError::TooManyAccounts);
@@ -60,7 +69,8 @@ impl Accounts {
     }
 
     pub fn close(&mut self, id: AccountId) -> Result<(), MemoryError> {
-        if self.get_mut(id)?.used != 0 || id == AccountId::HOST {
+        let has_members = self.0.iter().flatten().any(|a| a.group == Some(id));
+        if self.get_mut(id)?.used != 0 || id == AccountId::HOST || has_members {
             return Err(MemoryError::AccountInUse);
         }
         if let Some(slot) = self.0.get_mut(usize::from(id.0)) {
@@ -74,25 +84,40 @@ impl Accounts {
         Ok(())
     }
 
+    /// The account and the group that it is in.
+    fn chain(&self, id: AccountId) -> impl Iterator<Item = AccountId> + use<> {
+        let group = self.get(id).and_then(|a| a.group);
+        core::iter::once(id).chain(group)
+    }
+
     /// Whether the account may take `bytes` more.
     pub fn may_take(&self, id: AccountId, bytes: u64) -> Result<(), MemoryError> {
-        let account = self.get(id).ok_or(MemoryError::NoAccount)?;
-        let left = account.limit.saturating_sub(account.used);
-        if bytes <= left { Ok(()) } else { Err(MemoryError::OverLimit { left }) }
+        for of in self.chain(id) {
+            let account = self.get(of).ok_or(MemoryError::NoAccount)?;
+            let left = account.limit.saturating_sub(account.used);
+            if bytes > left {
+                return Err(MemoryError::OverLimit { left, of });
+            }
+        }
+        Ok(())
     }
 
     /// Charges what [`Self::may_take`] allowed.
     pub fn charge(&mut self, id: AccountId, bytes: u64) {
-        if let Ok(account) = self.get_mut(id) {
-            account.used = account.used.saturating_add(bytes);
-            account.peak = account.peak.max(account.used);
+        for id in self.chain(id) {
+            if let Ok(account) = self.get_mut(id) {
+                account.used = account.used.saturating_add(bytes);
+                account.peak = account.peak.max(account.used);
+            }
         }
     }
 
     /// Takes back a charge.
     pub fn uncharge(&mut self, id: AccountId, bytes: u64) {
-        if let Ok(account) = self.get_mut(id) {
-            account.used = account.used.saturating_sub(bytes);
+        for id in self.chain(id) {
+            if let Ok(account) = self.get_mut(id) {
+                account.used = account.used.saturating_sub(bytes);
+            }
         }
     }
 }

@@ -122,7 +122,24 @@ impl Frames {
 
     /// Opens an account that may have up to `limit` bytes.
     pub fn open_account(&mut self, limit: u64) -> Result<AccountId, MemoryError> {
-        self.accounts.open(limit)
+        self.accounts.open(limit, None)
+    }
+
+    /// As [`Self::open_account`], within a group's account: what is charged to it is charged to both.
+    pub fn open_account_in(&mut self, group: AccountId, limit: u64) -> Result<AccountId, MemoryError> {
+        self.accounts.open(limit, Some(group))
+    }
+
+    /// Charges an account for memory that is not made of frames (Merus' own records of a VM).
+    pub fn charge(&mut self, account: AccountId, bytes: u64) -> Result<(), MemoryError> {
+        self.accounts.may_take(account, bytes)?;
+        self.accounts.charge(account, bytes);
+        Ok(())
+    }
+
+    /// Takes back what [`Self::charge`] charged.
+    pub fn uncharge(&mut self, account: AccountId, bytes: u64) {
+        self.accounts.uncharge(account, bytes);
     }
 
     /// Closes an account that has nothing any more. Its id will name another one.

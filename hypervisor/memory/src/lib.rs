@@ -24,8 +24,7 @@
 //!   the caches as well.
 //!
 //! # Not modelled
-//! Several nodes (each has a [`Frames`] of its own, and accounts would move above them), shared frames, copy-on-write,
-//! accounts within accounts.
+//! Several nodes (each has a [`Frames`] of its own, and accounts would move above them), shared frames, copy-on-write.
 #![no_std]
 #![forbid(unsafe_code)]
 #![cfg_attr(
@@ -70,6 +69,8 @@ pub enum MemoryError {
     OverLimit {
         /// Bytes that the account may still take.
         left: u64,
+        /// Whose limit: the account's own, or its group's.
+        of: AccountId,
     },
     /// There is no such account.
     NoAccount,

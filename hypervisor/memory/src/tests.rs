@@ -27,6 +27,29 @@ fn spans(dirty: &[Dirty]) -> Vec<(u64, u64)> {
 }
 
 #[test]
+fn a_group_limits_its_members_together_and_is_uncharged_with_them() {
+    let mut f = frames(&[(2 * MIB, 16 * MIB)]);
+    let group = f.open_account(6 * MIB).unwrap();
+    let (a, b) = (f.open_account_in(group, 4 * MIB).unwrap(), f.open_account_in(group, u64::MAX).unwrap());
+    assert_eq!(f.open_account_in(a, 1), Err(MemoryError::NoAccount), "one level");
+    assert_eq!(f.open_account_in(HOST, 1), Err(MemoryError::NoAccount));
+    let first = f.alloc_blocks(a, 2).unwrap();
+    assert_eq!(f.alloc_blocks(a, 1), Err(MemoryError::OverLimit { left: 0, of: a }));
+    assert_eq!(f.alloc_blocks(b, 2), Err(MemoryError::OverLimit { left: 2 * MIB, of: group }));
+    assert_eq!(f.charge(b, 2 * MIB + 1), Err(MemoryError::OverLimit { left: 2 * MIB, of: group }));
+    assert_eq!(f.charge(b, MIB), Ok(()));
+    assert_eq!(f.account(group).map(|g| (g.used, g.peak)), Some((5 * MIB, 5 * MIB)));
+    assert_eq!(f.close_account(group), Err(MemoryError::AccountInUse));
+    for extent in first {
+        f.free_extent(a, extent.span()).unwrap();
+    }
+    f.uncharge(b, MIB);
+    assert_eq!(f.account(group).map(|g| g.used), Some(0));
+    assert_eq!(f.close_account(group), Err(MemoryError::AccountInUse), "it has members");
+    assert_eq!((f.close_account(a), f.close_account(b), f.close_account(group)), (Ok(()), Ok(()), Ok(())));
+}
+
+#[test]
 fn a_guest_gets_one_extent_aligned_to_its_size() {
     let mut f = frames(&[(0x4000_0000, 2 * GIB)]);
     f.reserve(span(0x4008_0000, 3 * MIB)).unwrap();
@@ -90,9 +113,9 @@ fn an_account_is_held_to_its_limit_and_remembers_its_peak() {
     let mut f = frames(&[(0, 64 * MIB)]);
     let id = f.open_account(4 * MIB + PAGE_SIZE).unwrap();
     let got = f.alloc_blocks(id, 2).unwrap();
-    assert_eq!(f.alloc_blocks(id, 1), Err(MemoryError::OverLimit { left: PAGE_SIZE }));
+    assert_eq!(f.alloc_blocks(id, 1), Err(MemoryError::OverLimit { left: PAGE_SIZE, of: id }));
     let page = f.alloc_pages(id, 1).unwrap();
-    assert_eq!(f.alloc_pages(id, 1), Err(MemoryError::OverLimit { left: 0 }));
+    assert_eq!(f.alloc_pages(id, 1), Err(MemoryError::OverLimit { left: 0, of: id }));
     f.free_extent(id, got[0].span()).unwrap();
     f.set_limit(id, 0).unwrap();
     let account = f.account(id).unwrap();
@@ -106,7 +129,7 @@ fn an_account_is_held_to_its_limit_and_remembers_its_peak() {
     f.set_limit(id, u64::MAX).unwrap();
     assert_eq!(f.alloc_blocks(id, 33), Err(MemoryError::OutOfMemory));
     assert_eq!(f.alloc_blocks(id, usize::MAX), Err(MemoryError::OutOfMemory));
-    assert_eq!(f.account(id).unwrap(), Account { limit: u64::MAX, used: 0, peak: 0 });
+    assert_eq!(f.account(id).unwrap(), Account { limit: u64::MAX, used: 0, peak: 0, group: None });
 }
 
 #[test]
@@ -203,7 +226,7 @@ fn a_cache_is_charged_for_what_it_holds() {
     cache.refill(&mut f).unwrap();
     assert_eq!((cache.len(), f.account(id).unwrap().used), (4, 4 * PAGE_SIZE));
     let taken: Vec<_> = (0..3).map(|_| cache.take().unwrap().span().start()).collect();
-    assert_eq!(cache.refill(&mut f), Err(MemoryError::OverLimit { left: 0 }));
+    assert_eq!(cache.refill(&mut f), Err(MemoryError::OverLimit { left: 0, of: id }));
     assert_eq!(cache.len(), 3);
     assert_eq!((cache.put(taken[0]), cache.put(taken[1])), (Ok(()), Err(taken[1])));
     cache.drain(1, &mut f).unwrap();
