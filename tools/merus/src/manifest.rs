@@ -36,7 +36,8 @@ pub fn read(path: &Path) -> (Option<Plan>, Report) {
     let (document, errors) = DeTable::parse_recoverable(&text);
     for error in &errors {
         let message = error.message().replace('\n', ", ");
-        report.add(&error.span().unwrap_or(0..0), Kind::Form, format!("{message}; correct the TOML"));
+        let at = error.span().unwrap_or(0..0);
+        report.add(&at, Kind::Form, format!("{message}; {}", remedy(&text, at.start)));
     }
     if !errors.is_empty() {
         return (None, report);
@@ -52,6 +53,17 @@ pub fn read(path: &Path) -> (Option<Plan>, Report) {
     (plan, report)
 }
 
+/// What to do about a fault of form at `at`. RAM and its cap are one key in TOML's eyes, which is easily tried.
+fn remedy(text: &str, at: usize) -> &'static str {
+    let start = text.get(..at).and_then(|before| before.rfind('\n')).map_or(0, |end| end + 1);
+    let line = text.get(start..).unwrap_or_default().trim_start();
+    if line.starts_with("memory") || line.starts_with("[vm.memory") {
+        "give RAM and its cap together: memory = { size = \"256M\", max = \"300M\" }"
+    } else {
+        "correct the TOML"
+    }
+}
+
 /// What the operating system says, without its error number.
 pub fn reason(error: &io::Error) -> String {
     match error.kind() {
@@ -61,6 +73,10 @@ pub fn reason(error: &io::Error) -> String {
         _ => error.to_string(),
     }
 }
+
+/// The amount of RAM where its cap stands beside it (`memory.max`): another word for [`key::MEMORY`], because TOML has no key
+/// that is a value and a table.
+const MEMORY_SIZE: &str = "memory.size";
 
 /// One setting: its name with dots, where its key is, its value.
 struct Setting<'a> {
@@ -125,6 +141,12 @@ impl Reader<'_> {
             };
             self.report.add(&setting.at, Kind::Form, format!("vm \"{label}\": key {}: {text}", setting.name));
         }
+        for (n, setting) in settings.iter().enumerate() {
+            if settings.iter().take(n).any(|before| before.name == setting.name) {
+                let text = format!("vm \"{label}\": key {}: is given twice; give it once", setting.name);
+                self.report.add(&setting.at, Kind::Form, text);
+            }
+        }
         let keys = settings.iter().map(|setting| (setting.name.clone(), setting.at.clone())).collect();
         let lines = Lines { vm: at, keys, faulty: Vec::new(), kernel: Vec::new() };
         let mut fields = Fields { label, settings, lines, report: self.report };
@@ -180,12 +202,12 @@ impl Reader<'_> {
     }
 }
 
-/// A table's settings; tables in it (`cpu.weight`) are joined by dots.
+/// A table's settings; tables in it (`cpu.weight`) are joined by dots, and `memory.size` is `memory`.
 fn settings<'a>(table: &'a DeTable<'a>) -> Vec<Setting<'a>> {
     let mut found = Vec::new();
     for (name, value) in table.iter() {
-        let setting = |name, key: &Spanned<DeString<'_>>, value: &'a Spanned<DeValue<'a>>| Setting {
-            name,
+        let setting = |name: String, key: &Spanned<DeString<'_>>, value: &'a Spanned<DeValue<'a>>| Setting {
+            name: if name == MEMORY_SIZE { key::MEMORY.to_string() } else { name },
             at: key.span(),
             value: value.get_ref(),
         };
@@ -228,8 +250,14 @@ impl Fields<'_, '_> {
     fn required<T>(&mut self, key: &'static str, parse: fn(&DeValue<'_>) -> Result<T, String>) -> Option<T> {
         if !self.settings.iter().any(|setting| setting.name == key) {
             self.lines.faulty.push(key);
-            let error = SpecError { vm: self.label.clone(), key, fault: Fault::Missing };
-            self.report.add(&self.lines.vm, Kind::Form, error);
+            let capped = key == key::MEMORY && self.settings.iter().any(|setting| setting.name == key::MEMORY_MAX);
+            if capped {
+                let text = format!("vm \"{}\": key {key}: is missing; set {MEMORY_SIZE} beside memory.max", self.label);
+                self.report.add(&self.lines.vm, Kind::Form, text);
+            } else {
+                let error = SpecError { vm: self.label.clone(), key, fault: Fault::Missing };
+                self.report.add(&self.lines.vm, Kind::Form, error);
+            }
         }
         self.optional(key, parse)
     }

@@ -196,6 +196,65 @@ fn each_fault_is_one_line_with_file_line_vm_and_key() {
     );
 }
 
+/// [`GOOD`]'s second VM, with these lines for its memory.
+fn with_memory(lines: &str) -> String {
+    format!("[[vm]]\nname = \"db\"\nkernel = \"vmlinuz\"\nvcpus = 1\n{lines}\n")
+}
+
+#[test]
+fn ram_and_its_cap_can_be_written_in_each_way_that_toml_has() {
+    let ways = [
+        "memory = { size = \"64M\", max = \"128M\" }",
+        "memory.size = \"64M\"\nmemory.max = \"128M\"",
+        "memory.max = \"128M\"\nmemory.size = \"64M\"",
+        "[vm.memory]\nsize = \"64M\"\nmax = \"128M\"",
+        "memory = \"64M\"\n\"memory.max\" = \"128M\"",
+        "\"memory.size\" = \"64M\"\n\"memory.max\" = \"128M\"",
+    ];
+    for way in ways {
+        let folder = folder(&with_memory(way));
+        let pack = merus(folder.path(), &["pack", "merus.toml", "-o", "out.merus"]);
+        assert!(pack.status.success(), "{way}: {}", text(&pack.stderr));
+        let bytes = fs::read(folder.path().join("out.merus")).unwrap();
+        let vms = Bundle::parse(&bytes).unwrap().vms().unwrap();
+        assert_eq!((vms[0].memory, vms[0].memory_max), (64 << 20, Some(128 << 20)), "{way}");
+    }
+    let folder = folder(&with_memory("memory.size = \"64M\""));
+    assert!(merus(folder.path(), &["check", "merus.toml"]).status.success());
+}
+
+#[test]
+fn how_ram_and_its_cap_are_written_is_told_where_it_went_wrong() {
+    let together = "give RAM and its cap together: memory = { size = \"256M\", max = \"300M\" }";
+    let cases = [
+        (
+            "memory = \"64M\"\nmemory.max = \"128M\"",
+            format!("6: cannot extend value of type string with a dotted key; {together}"),
+        ),
+        ("memory.max = \"128M\"\nmemory = \"64M\"", format!("6: duplicate key; {together}")),
+        ("memory = \"64M\"\n[vm.memory]\nmax = \"128M\"", format!("6: duplicate key; {together}")),
+        ("memory.max = \"128M\"", "1: vm \"db\": key memory: is missing; set memory.size beside memory.max".into()),
+        (
+            "memory = \"64M\"\n\"memory.size\" = \"32M\"",
+            "6: vm \"db\": key memory: is given twice; give it once".into(),
+        ),
+        (
+            "memory = { size = \"64M\", max = \"128M\" }\n\"memory.max\" = \"1G\"",
+            "6: vm \"db\": key memory.max: is given twice; give it once".into(),
+        ),
+        (
+            "memory = { size = \"64M\", max = \"32M\" }",
+            "5: vm \"db\": key memory.max: 32M is less than the VM's memory of 64M; give at least that".into(),
+        ),
+        ("memory.size = \"8M\"", "5: vm \"db\": key memory: 8M is too little; give at least 16M".into()),
+    ];
+    for (lines, message) in cases {
+        assert_eq!(refusal(&with_memory(lines)), format!("merus.toml:{message}\n"), "{lines}");
+    }
+    let unknown = refusal(&with_memory("memory = { size = \"64M\", most = \"128M\" }"));
+    assert_eq!(unknown, "merus.toml:5: vm \"db\": key memory.most: is unknown; did you mean `memory.max`?\n");
+}
+
 #[test]
 fn what_is_missing_is_told_at_the_vm() {
     for (line, label, key) in [(3, "#1", "name"), (4, "web", "kernel"), (7, "web", "memory"), (8, "web", "vcpus")] {
