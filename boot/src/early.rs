@@ -104,7 +104,7 @@ extern "C" fn boot_early(x0: u64, base: u64, at_el1: u64) -> *const MmuSetup {
     let fdt = find_tree(x0, base);
     let Some(root) = page() else { stuck() };
     // SAFETY: a fresh page of the pool, zeroed by the entry code.
-    let mut map = unsafe { Stage1::new(root) };
+    let mut map: Stage1 = unsafe { Stage1::new(root) };
     let (start, text, rodata, end) =
         (&raw const __image_start, &raw const __text_end, &raw const __rodata_end, &raw const __image_end);
     let parts = [(start, text, Kind::Text), (text, rodata, Kind::ReadOnly), (rodata, end, Kind::Data)];
@@ -159,7 +159,7 @@ pub fn tree_span(fdt: u64) -> Option<Span<Pa>> {
 extern "C" fn boot_rust(x0: u64, base: u64, from_el3: u64, at_el1: u64) -> ! {
     let info = BootInfo { fdt: Pa::new(find_tree(x0, base)), image: image(), from_el3: from_el3 != 0 };
     // SAFETY: `boot_early` made these tables and forgot them; from here on this is their only owner.
-    let map = unsafe { Stage1::new(Pa::new(mmu_setup().ttbr)) };
+    let map: Stage1 = unsafe { Stage1::new(Pa::new(mmu_setup().ttbr)) };
     // SAFETY: the kernel binary defines both with this signature.
     unsafe { if at_el1 == 0 { merus_main(info, map) } else { merus_entered_at_el1(info, map) } }
 }

@@ -18,14 +18,23 @@
 //!
 //! The kernel binary defines three functions that this room calls: `merus_main`, `merus_secondary_main` and
 //! `merus_entered_at_el1`.
+//!
+//! On a host only [`stage1`] is built, for its tests: the rest is what surrounds assembly.
 #![no_std]
 
 extern crate alloc;
+#[cfg(test)]
+extern crate std;
 
+#[cfg(target_os = "none")]
 mod early;
+#[cfg(target_os = "none")]
 mod entry;
+#[cfg(target_os = "none")]
 pub mod secondary;
 pub mod stage1;
 
+#[cfg(target_os = "none")]
 pub use early::{image, tree_bytes, wipe_in_tree, with_tree};
+#[cfg(target_os = "none")]
 pub use platform::BootInfo;

@@ -1,12 +1,19 @@
 //! EL2's own translation tables: identity, 4 KiB granule, 48 bits, pages and 2 MiB blocks, never larger.
 //!
 //! Used first with the MMU off (so: no atomics, no locks, no heap) and later to add what is needed: a device, a span of
-//! RAM. A live entry is only ever made valid or made invalid, never changed into another valid one, so no
-//! break-before-make sequence is needed; no block is ever split, because memory is mapped at the size it will be unmapped.
+//! RAM. A live entry is only ever made valid or made invalid, never changed into another valid one; what was made invalid is
+//! out of every TLB before anything is made valid again, which is break-before-make. No block is ever split, because memory is
+//! mapped at the size it will be unmapped.
 //! (Arm ARM, "The AArch64 Virtual Memory System Architecture", stage 1 of the EL2 translation regime, E2H = 0.)
 
 use addr::{Address, BLOCK_SIZE, PAGE_SIZE, Pa, Span};
-use core::arch::asm;
+
+#[cfg(target_os = "none")]
+mod mapped;
+#[cfg(test)]
+mod tests;
+#[cfg(target_os = "none")]
+pub use mapped::page_from_heap;
 
 /// How memory may be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -60,19 +67,32 @@ pub fn tcr_el1(pa_range_field: u64) -> u64 {
     (tcr(0) & 0xffff) | NO_TTBR1_WALKS | pa_range_field.min(5) << 32
 }
 
-/// The tables. The root and all tables under it are reached at their physical addresses.
-#[derive(Debug)]
-pub struct Stage1 {
-    root: u64,
+/// Who walks the tables: what has to be said to them after a change.
+pub trait Walkers {
+    /// The stores to the tables are seen by every walker before anything after this.
+    fn published(&mut self);
+    /// No TLB has a translation of a page or block of `span`, and its entries are invalid by now. `size`: bytes of each.
+    fn forget(&mut self, span: Span<Pa>, size: u64);
 }
 
-impl Stage1 {
+/// The CPUs.
+#[derive(Debug, Default)]
+pub struct Cpus;
+
+/// The tables. The root and all tables under it are reached at their physical addresses.
+#[derive(Debug)]
+pub struct Stage1<W = Cpus> {
+    root: u64,
+    walkers: W,
+}
+
+impl<W: Walkers + Default> Stage1<W> {
     /// Empty tables with their root in `page`.
     ///
     /// # Safety
     /// `page` is a zeroed page that nobody else uses, at its physical address.
     pub unsafe fn new(page: Pa) -> Self {
-        Self { root: page.as_u64() }
+        Self { root: page.as_u64(), walkers: W::default() }
     }
     /// The root's address, for TTBR0_EL2.
     pub fn root(&self) -> Pa {
@@ -118,8 +138,32 @@ impl Stage1 {
             }
             at += size;
         }
-        published();
+        self.walkers.published();
         Ok(())
+    }
+    /// Takes the mapping of `span` away: whole 2 MiB blocks of [`Kind::Data`] that were mapped as blocks. What of it is not
+    /// mapped is passed over; on an error, so is what lies behind. Afterwards no TLB knows any of it.
+    pub fn unmap_blocks(&mut self, span: Span<Pa>) -> Result<(), MapError> {
+        if !span.start().is_aligned(BLOCK_SIZE) || !span.size().is_multiple_of(BLOCK_SIZE) {
+            return Err(MapError::BadSpan);
+        }
+        let mut at = span.start().as_u64();
+        let mut result = Ok(());
+        while at < span.end().as_u64() {
+            match self.entry(at, 2, &mut || None) {
+                Ok(Found::Entry(entry)) if load(entry) == at | leaf(Kind::Data, 2) => store(entry, 0),
+                Ok(Found::Entry(entry)) if load(entry) & VALID == 0 => {}
+                Ok(_) => {
+                    result = Err(MapError::Taken(Pa::new(at)));
+                    break;
+                }
+                // There is not even a table for it.
+                Err(_) => {}
+            }
+            at += BLOCK_SIZE;
+        }
+        self.walkers.forget(span, BLOCK_SIZE);
+        result
     }
     /// Takes the mapping of one page away (a guard under a stack). The page must have been mapped as a page.
     pub fn unmap_page(&mut self, at: Pa) -> Result<(), MapError> {
@@ -127,7 +171,8 @@ impl Stage1 {
             Found::Entry(entry) => store(entry, 0),
             Found::Block(..) => return Err(MapError::Taken(at)),
         }
-        invalidate(at.as_u64());
+        let page = Span::new(at, PAGE_SIZE).ok_or(MapError::BadSpan)?;
+        self.walkers.forget(page, PAGE_SIZE);
         Ok(())
     }
     /// The address of the level-`level` entry for `at`, tables made on the way.
@@ -144,7 +189,7 @@ impl Stage1 {
             if value & VALID == 0 {
                 let new = page().ok_or(MapError::OutOfTables)?.as_u64();
                 // The zeroes of the new table must be seen by the table walker before the table is.
-                published();
+                self.walkers.published();
                 store(entry, new | VALID | TABLE_OR_PAGE);
                 table = new;
             } else if value & TABLE_OR_PAGE == 0 {
@@ -180,51 +225,4 @@ fn load(entry: u64) -> u64 {
 fn store(entry: u64, value: u64) {
     // SAFETY: as for `load`; `&mut Stage1` makes us the only writer, and an aligned 64-bit store is single-copy atomic.
     unsafe { (entry as *mut u64).write_volatile(value) }
-}
-
-fn published() {
-    // SAFETY: barriers only: the stores to the tables are seen by every table walker before anything after this.
-    unsafe { asm!("dsb ishst", "isb", options(nostack, preserves_flags)) }
-}
-
-fn invalidate(at: u64) {
-    // SAFETY: takes the translation of one page, whose entry is invalid by now, from every CPU's EL2 TLB.
-    unsafe {
-        asm!("dsb ishst", "tlbi vae2is, {p}", "dsb ish", "isb", p = in(reg) at >> 12, options(nostack, preserves_flags));
-    }
-}
-
-impl Stage1 {
-    /// Maps the registers of a device and gives access to them.
-    pub fn device(
-        &mut self,
-        span: Span<Pa>,
-        page: &mut dyn FnMut() -> Option<Pa>,
-    ) -> Result<platform::mmio::Registers, MapError> {
-        let pages = span.align_outwards(PAGE_SIZE).ok_or(MapError::BadSpan)?;
-        self.map(pages, Kind::Device, true, page)?;
-        // SAFETY: mapped as Device memory where it lies, just now; `map` refuses what is mapped as memory already, and
-        // nothing ever unmaps it. That it is the device its driver expects is the device tree's word.
-        Ok(unsafe { platform::mmio::Registers::new(span.start()) })
-    }
-    /// Maps what the firmware left in memory for Merus (the bundle), read only, and lends it for good.
-    pub fn firmware_bytes(
-        &mut self,
-        span: Span<Pa>,
-        page: &mut dyn FnMut() -> Option<Pa>,
-    ) -> Result<&'static [u8], MapError> {
-        let pages = span.align_outwards(PAGE_SIZE).ok_or(MapError::BadSpan)?;
-        self.map(pages, Kind::ReadOnly, true, page)?;
-        // SAFETY: mapped read-only, never unmapped, and (because `map` refuses what is mapped already as something else) no
-        // part of the image or of RAM that is handed out: nobody writes to it.
-        Ok(unsafe { core::slice::from_raw_parts(span.start().as_u64() as *const u8, span.size() as usize) })
-    }
-}
-
-/// A zeroed page for tables out of the heap (which lies in the image).
-pub fn page_from_heap() -> Option<Pa> {
-    let layout = core::alloc::Layout::from_size_align(PAGE_SIZE as usize, PAGE_SIZE as usize).ok()?;
-    // SAFETY: the layout is not empty.
-    let page = unsafe { alloc::alloc::alloc_zeroed(layout) };
-    (!page.is_null()).then(|| Pa::new(page as u64))
 }

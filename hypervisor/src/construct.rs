@@ -4,7 +4,7 @@
 use crate::console::{self, VmSink, say};
 use crate::guest::{Guest, GuestRamAccess, KernelWaker, Runner, Uptime};
 use crate::machine::{CpuOps, MAX_ENTITIES, Machine, TablePages};
-use addr::{Address, BLOCK_SIZE, Ipa, Span};
+use addr::{Address, BLOCK_SIZE, Ipa, Pa, Span};
 use alloc::boxed::Box;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -97,7 +97,7 @@ pub fn begin(machine: &'static Machine, spec: VmSpec, first: u32, number: u16) -
         Err(why) => {
             let mut memory = machine.memory.lock();
             for extent in &extents {
-                let _ = memory.frames.free_extent(account, extent.span());
+                memory.take_back(account, extent.span());
             }
             let _ = memory.frames.close_account(account);
             return Err(named(why));
@@ -135,7 +135,7 @@ fn assemble(
     let ram = GuestRam::new(map::RAM_BASE, extents.iter().map(Dirty::span)).ok_or("its memory has no place")?;
     let vcpus = spec.vcpus as usize;
     let mpidrs: Vec<u64> = (0..spec.vcpus).map(map::vcpu_mpidr).collect();
-    let vgic = Vgic::new(&Config {
+    let mut vgic = Vgic::new(&Config {
         vcpus,
         spis: SPIS,
         list_registers: el2::lists::HardwareLists::here().counted(),
@@ -143,6 +143,7 @@ fn assemble(
         affinities: mpidrs.iter().map(|m| platform::gicv3::affinity_of(*m)).collect(),
     })
     .map_err(|e| format!("no interrupt controller: {e:?}"))?;
+    vgic.link_timer(machine.ppis.virtual_timer);
     let waker = Arc::new(KernelWaker { first });
     let port = Arc::new(VgicPort::new(number, vgic, vcpus, waker.clone()));
     let entropy = machine.entropy.lock().as_mut().map(|drbg| drbg.child());
@@ -195,6 +196,7 @@ fn assemble(
         stopping: AtomicU32::new(0),
         reason: SpinLock::new(Rank::Vm, None),
         resets: AtomicU32::new(0),
+        handed: SpinLock::new(Rank::Vm, None),
     }))
 }
 
@@ -240,6 +242,8 @@ impl Construction {
     /// The same VM again, after all its vCPUs have stopped.
     pub fn again(machine: &Machine, guest: Arc<Guest>) -> Self {
         guest.resets.fetch_add(1, Ordering::Relaxed);
+        // From here on none of its vCPUs can be started, until it is launched.
+        *guest.handed.lock() = None;
         guest.space.flush();
         for id in guest.entities() {
             let Some(slot) = machine.slot(id) else { continue };
@@ -286,13 +290,10 @@ fn advance(guest: &Arc<Guest>, machine: &'static Machine, stage: Stage) -> Resul
     }))
 }
 
-/// The one place that puts RAM into a guest's address space.
+/// Puts an extent into the guest's address space.
 fn map(guest: &Guest, machine: &Machine, extent: Prepared) -> Result<(), String> {
     let mut pages = TablePages { memory: &machine.memory, account: guest.account };
-    guest
-        .space
-        .map_ram(extent.at(), extent.memory().start(), &mut pages)
-        .map_err(|e| format!("its memory cannot be mapped: {e:?}"))
+    guest.space.map_ram(extent, &mut pages).map_err(|e| format!("its memory cannot be mapped: {e:?}"))
 }
 
 fn copy(
@@ -390,10 +391,14 @@ pub fn dismantle(machine: &Machine, guest: &Arc<Guest>) {
     guest.space.destroy(&mut TablePages { memory: &machine.memory, account: guest.account });
     let mut memory = machine.memory.lock();
     for (_, extent) in guest.ram.extents() {
-        let _ = memory.frames.free_extent(guest.account, *extent);
+        memory.take_back(guest.account, *extent);
     }
     let _ = memory.frames.close_account(guest.account);
     drop(memory);
+    if machine.look_back {
+        el2::ram::read(guest.ram.extents().first().map_or(Pa::new(0), |(_, extent)| extent.start()), &mut [0]);
+        say!("the RAM of a VM that has ended is mapped");
+    }
     if let Some(place) = machine.guests.lock().get_mut(guest.source.index()) {
         *place = None;
     }

@@ -14,7 +14,7 @@ use devices::pl011::Pl011;
 use devices::pl031::WallClock;
 use el2::space::GuestSpace;
 use el2::world::GuestState;
-use memory::{AccountId, GuestRam};
+use memory::{AccountId, GuestRam, HandedOver};
 use sched::EntityId;
 use sync::SpinLock;
 use vgic::VcpuId;
@@ -53,6 +53,8 @@ pub struct Guest {
     pub reason: SpinLock<Option<StopReason>>,
     /// How often it has been reset.
     pub resets: AtomicU32,
+    /// The proof that its memory is its own and clean, while it runs: its vCPUs are started by it.
+    pub handed: SpinLock<Option<Arc<HandedOver>>>,
 }
 
 impl Guest {
@@ -95,7 +97,7 @@ impl Waker for KernelWaker {
     }
     fn start(&self, _: VmId, vcpu: VcpuId) {
         if let Some(machine) = machine() {
-            machine.start(EntityId(self.first.wrapping_add(vcpu)));
+            machine.cpu_on(EntityId(self.first.wrapping_add(vcpu)));
         }
     }
 }

@@ -99,9 +99,25 @@ impl Memory {
             return Ok(extents);
         }
         for extent in extents {
-            let _ = self.frames.free_extent(account, extent.span());
+            self.take_back(account, extent.span());
         }
         Err(MemoryError::OutOfMemory)
+    }
+    /// A guest's RAM comes back, and goes out of EL2's map: nobody has it.
+    pub fn take_back(&mut self, account: AccountId, extent: Span<Pa>) {
+        if self.frames.free_extent(account, extent).is_ok() {
+            // Mapped as whole blocks, or not at all.
+            let _ = self.map.unmap_blocks(extent);
+        }
+    }
+    /// Pages come back. Other pages of their block may be somebody's, so it is unmapped with the last of them.
+    fn take_back_pages(&mut self, account: AccountId, at: Pa, pages: usize) {
+        // A page that is not this account's stays where it is; the frames' own invariants are tested.
+        let freed = self.frames.free_pages(account, at, pages).is_ok();
+        let block = Span::new(at, PAGE_SIZE).and_then(|page| page.align_outwards(BLOCK_SIZE));
+        if let Some(block) = block.filter(|block| freed && self.frames.is_free_block(block.start())) {
+            let _ = self.map.unmap_blocks(block);
+        }
     }
 }
 
@@ -140,7 +156,7 @@ impl FrameSource for TablePages<'_> {
         let mut dirty = memory.frames.alloc_pages(self.account, pages).ok()?;
         let span = dirty.span();
         if !memory.make_visible(span) {
-            let _ = memory.frames.free_pages(self.account, span.start(), pages);
+            memory.take_back_pages(self.account, span.start(), pages);
             return None;
         }
         drop(memory);
@@ -154,8 +170,7 @@ impl FrameSource for TablePages<'_> {
         dirty.into_clean().ok().map(|span| span.start())
     }
     fn give(&mut self, at: Pa, pages: usize) {
-        // A page that is not this account's stays where it is; the frames' own invariants are tested.
-        let _ = self.memory.lock().frames.free_pages(self.account, at, pages);
+        self.memory.lock().take_back_pages(self.account, at, pages);
     }
 }
 
@@ -201,6 +216,8 @@ pub struct Machine {
     pub wanting: AtomicU32,
     /// Stay when the last VM has ended.
     pub stay: bool,
+    /// Look at the RAM of a VM that has ended: a test of Merus, which must not get over it.
+    pub look_back: bool,
 }
 
 static MACHINE: Once<Machine> = Once::new();
@@ -227,11 +244,23 @@ impl Machine {
     }
     /// Starts a VM by its vCPU 0, with the memory that was handed over to it. `false`: that is another's.
     pub fn launch(&self, guest: &Guest, memory: HandedOver) -> bool {
-        let own = memory.is(&guest.ram);
-        if own {
-            self.start(guest.entity(0));
+        if !memory.is(&guest.ram) {
+            return false;
         }
-        own
+        let memory = Arc::new(memory);
+        *guest.handed.lock() = Some(memory.clone());
+        self.start(guest.entity(0), &memory);
+        true
+    }
+    /// Starts another vCPU of a VM that was launched (PSCI CPU_ON); of one that was not, nothing.
+    pub fn cpu_on(&self, id: EntityId) {
+        let Some(slot) = self.slot(id) else { return };
+        let owner = slot.owner.lock().clone();
+        let Some((guest, _)) = owner else { return };
+        let memory = guest.handed.lock().clone();
+        if let Some(memory) = memory {
+            self.start(id, &memory);
+        }
     }
     /// Has pCPU `number` look up.
     pub fn kick(&self, number: usize) {
@@ -293,8 +322,8 @@ impl Machine {
             }
         }
     }
-    /// Makes a vCPU ready that was off, of a VM that was launched. What it starts with is in its port.
-    pub fn start(&self, id: EntityId) {
+    /// Makes a vCPU ready that was off, of the VM whose memory this is. What it starts with is in its port.
+    fn start(&self, id: EntityId, _: &HandedOver) {
         let Some(slot) = self.slot(id) else { return };
         if !slot.on.swap(true, Ordering::AcqRel) {
             self.wanting.fetch_add(1, Ordering::Relaxed);

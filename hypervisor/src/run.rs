@@ -365,11 +365,8 @@ impl Cpu {
                         break Ended::Put(Why::Preempted);
                     }
                 }
-                Next::CleanMemory => {
-                    self.quietly(&guest, index, |cpu| cpu.clean_memory(&guest));
-                    // What interrupts asked for meanwhile has to be looked at.
-                    runner.vcpu.flush_due = true;
-                }
+                // The gate does it.
+                Next::CleanMemory => {}
                 Next::Off => break Ended::Put(Why::Off),
                 Next::Stop(reason) => break Ended::Stop(reason),
             }
@@ -431,9 +428,23 @@ impl Cpu {
         self.pcpu.trap_wfi(trap);
     }
 
-    /// Everything that has to be right before the next entry. `Some`: the vCPU has to leave.
+    /// Everything that has to be right before the next entry. `Some`: the vCPU has to leave. Long work of the guest's own is
+    /// done here piece by piece, and others are looked after in between.
     #[inline(never)]
     fn gate(&mut self, guest: &Arc<Guest>, runner: &mut Box<Runner>) -> Option<Why> {
+        loop {
+            if let Some(why) = self.attend(guest, runner) {
+                return Some(why);
+            }
+            if !self.clean(guest, runner) {
+                return None;
+            }
+        }
+    }
+
+    /// Looks after whatever has come up. `Some`: the vCPU has to leave.
+    #[inline]
+    fn attend(&mut self, guest: &Arc<Guest>, runner: &mut Box<Runner>) -> Option<Why> {
         let index = runner.vcpu.index;
         let port = guest.vm.port(index)?;
         if self.shared.resched.load(Ordering::SeqCst) {
@@ -550,21 +561,16 @@ impl Cpu {
         next
     }
 
-    /// All of the guest's RAM to memory, in pieces short enough for interrupts to be seen in between.
-    fn clean_memory(&mut self, guest: &Arc<Guest>) {
+    /// The next piece of what a set/way operation asks for: from the caches to memory. `false`: there is none left.
+    fn clean(&mut self, guest: &Guest, runner: &mut Runner) -> bool {
         // 64-byte lines at some three instructions each: within the budget of 10,000 for one stretch.
         const STEP: u64 = 128 << 10;
-        for (_, extent) in guest.ram.extents() {
-            let mut at = extent.start().as_u64();
-            while at < extent.end().as_u64() {
-                let size = STEP.min(extent.end().as_u64() - at);
-                if let Some(span) = addr::Span::new(addr::Pa::new(at), size) {
-                    el2::ram::clean_invalidate(span, self.pcpu.features().dline);
-                }
-                at += size;
-                interrupts::poll(self);
-            }
-        }
+        let Some(piece) = runner.vcpu.next_to_clean(&guest.ram, STEP) else { return false };
+        self.quietly(guest, runner.vcpu.index, |cpu| {
+            el2::ram::clean_invalidate(piece, cpu.pcpu.features().dline);
+            interrupts::poll(cpu);
+        });
+        true
     }
 
     /// Begins the end (or the reset) of a VM, from its vCPU `own`, which stops as well. `false`: it has begun already.

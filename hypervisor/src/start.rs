@@ -105,14 +105,13 @@ pub fn first(info: BootInfo, mut map: Stage1) -> ! {
 
 /// The board, from its tree. What seeds the tree holds are wiped there: they are for one use.
 fn board(info: &BootInfo) -> Board {
-    let read = boot::with_tree(info.fdt, |tree| (board::parse(tree), board::rng_seed_in(tree)));
-    let Some((board, seed)) = read else {
+    let Some(board) = boot::with_tree(info.fdt, board::parse) else {
         fatal(format_args!(
             "no device tree at {:#x} (x0 at entry); start the image with one, as Linux' boot protocol says",
             info.fdt.as_u64()
         ));
     };
-    if let Some(seed) = seed {
+    if let Some(seed) = board.as_ref().ok().and_then(|board| board.rng_seed_at.clone()) {
         boot::wipe_in_tree(info.fdt, seed.start, seed.len());
     }
     match board {
@@ -256,6 +255,7 @@ fn assemble(
         alive: AtomicU32::new(0),
         wanting: AtomicU32::new(0),
         stay: words("merus.idle=stay"),
+        look_back: words("merus.die=ended"),
     })
 }
 
@@ -350,7 +350,7 @@ fn use_psci(psci: Option<board::Psci>) {
 }
 
 /// `merus.die=panic`, `=fault` or `=stack` in the board's bootargs (`=fp` in the build `debug-fp`): how Merus ends is tested by
-/// ending it.
+/// ending it. (`=ended`: by a look at the RAM of a VM that has ended, in `construct::dismantle`.)
 fn die_if_told(bootargs: &str) {
     match bootargs.split_whitespace().find_map(|arg| arg.strip_prefix("merus.die=")) {
         Some("panic") => panic!("told to by merus.die"),

@@ -36,42 +36,52 @@ const RNG_SEED: usize = 64;
 /// Bytes of a guest's `kaslr-seed`.
 const KASLR_SEED: usize = 8;
 
-/// A guest's tree as a blob. It holds seeds, so it is wiped when it is dropped, and its `Debug` shows its length only.
+/// A guest's tree as a blob. The seeds in it are wiped when it is dropped, and its `Debug` shows its length only.
 #[derive(PartialEq, Eq)]
-pub struct GuestTree(Vec<u8>);
+pub struct GuestTree {
+    blob: Vec<u8>,
+    /// Where the seeds are.
+    seeds: Vec<Range<usize>>,
+}
 
 impl GuestTree {
+    /// With what `names` of `/chosen` hold for seeds.
+    fn new(blob: Vec<u8>, names: &[&str]) -> Self {
+        // Written a moment ago, so it is sound.
+        let chosen = Fdt::new_unchecked(&blob).find_node("/chosen");
+        let place = |name: &&str| -> Option<Range<usize>> {
+            let value: &[u8] = chosen?.property(name)?.value_as().ok()?;
+            let start = value.as_ptr().addr().checked_sub(blob.as_ptr().addr())?;
+            Some(start..start.checked_add(value.len())?)
+        };
+        let seeds = names.iter().filter_map(place).collect();
+        Self { blob, seeds }
+    }
+
     /// The blob. Whoever copies it owes the wiping of the copy.
     pub fn as_bytes(&self) -> &[u8] {
-        &self.0
+        &self.blob
     }
 
-    /// Has `draw` write the seeds, in their place. `false` where it has none.
-    fn seed(&mut self, draw: &mut dyn FnMut(&mut [u8]) -> bool) -> bool {
-        ["rng-seed", "kaslr-seed"].into_iter().all(|name| {
-            let at = self.place_of(name);
-            at.and_then(|at| self.0.get_mut(at)).is_some_and(&mut *draw)
-        })
-    }
-
-    /// Where the value of this property of `/chosen` lies.
-    fn place_of(&self, name: &str) -> Option<Range<usize>> {
-        let tree = Fdt::new(&self.0).ok()?;
-        let value: &[u8] = tree.find_node("/chosen")?.property(name)?.value_as().ok()?;
-        let start = value.as_ptr().addr().checked_sub(self.0.as_ptr().addr())?;
-        Some(start..start.checked_add(value.len())?)
+    /// The seeds' places, to be written.
+    fn seeds(&mut self, mut each: impl FnMut(&mut [u8]) -> bool) -> bool {
+        let Self { blob, seeds } = self;
+        seeds.iter().all(|at| blob.get_mut(at.clone()).is_some_and(&mut each))
     }
 }
 
 impl Drop for GuestTree {
     fn drop(&mut self) {
-        self.0.as_mut_slice().zeroize();
+        self.seeds(|seed| {
+            seed.zeroize();
+            true
+        });
     }
 }
 
 impl core::fmt::Debug for GuestTree {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "GuestTree({} bytes)", self.0.len())
+        write!(f, "GuestTree({} bytes)", self.blob.len())
     }
 }
 
@@ -103,7 +113,7 @@ pub fn generate(
     draw: &mut dyn FnMut(&mut [u8]) -> bool,
 ) -> Result<GuestTree, TreeError> {
     let mut tree = write(spec, layout, true)?;
-    if tree.seed(draw) { Ok(tree) } else { write(spec, layout, false) }
+    if tree.seeds(draw) { Ok(tree) } else { write(spec, layout, false) }
 }
 
 /// The tree, with zeroes for seeds.
@@ -128,7 +138,10 @@ fn write(spec: &VmSpec, layout: &GuestLayout, seeded: bool) -> Result<GuestTree,
     tree.root = root.build();
     let blob = tree.to_dtb();
     let (size, room) = (blob.len() as u64, layout.fdt.size());
-    if size > room { Err(TreeError::TooLarge { size, room }) } else { Ok(GuestTree(blob)) }
+    if size > room {
+        return Err(TreeError::TooLarge { size, room });
+    }
+    Ok(GuestTree::new(blob, if seeded { &["rng-seed", "kaslr-seed"] } else { &[] }))
 }
 
 fn reg<A: Address>(span: Span<A>) -> [u64; 2] {

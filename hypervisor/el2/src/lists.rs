@@ -1,7 +1,7 @@
 //! The list registers and the rest of the hypervisor's side of the GICv3 CPU interface (Arm IHI 0069, "ICH_*" registers).
 
 use crate::regs::{mrs, msr};
-use vgic::{ListRegs, TimerLink};
+use vgic::{ListRegs, TIMER_PPI};
 
 /// This pCPU's ICH_* registers. Holds the numbers that never change, so that they are read once.
 #[derive(Debug)]
@@ -9,7 +9,7 @@ pub struct HardwareLists {
     count: usize,
     ap_count: usize,
     hcr: u64,
-    link: TimerLink,
+    timer: u32,
 }
 
 impl HardwareLists {
@@ -21,11 +21,11 @@ impl HardwareLists {
             5 => 2,
             _ => 4,
         };
-        Self { count: (vtr & 0x1f) as usize + 1, ap_count, hcr: 0, link: TimerLink::default() }
+        Self { count: (vtr & 0x1f) as usize + 1, ap_count, hcr: 0, timer: TIMER_PPI }
     }
     /// From now on the virtual timer's interrupt is this PPI.
     pub fn link_timer(&mut self, intid: u32) {
-        self.link = TimerLink::to(intid);
+        self.timer = intid;
     }
     /// How many list registers there are.
     pub fn counted(&self) -> usize {
@@ -60,7 +60,7 @@ impl ListRegs for HardwareLists {
     }
     #[inline]
     fn read(&self, n: usize) -> u64 {
-        self.link.list_register(match n {
+        match n {
             0 => mrs!("S3_4_C12_C12_0"),
             1 => mrs!("S3_4_C12_C12_1"),
             2 => mrs!("S3_4_C12_C12_2"),
@@ -77,11 +77,10 @@ impl ListRegs for HardwareLists {
             13 => mrs!("S3_4_C12_C13_5"),
             14 => mrs!("S3_4_C12_C13_6"),
             _ => mrs!("S3_4_C12_C13_7"),
-        })
+        }
     }
     #[inline]
     fn write(&mut self, n: usize, value: u64) {
-        let value = self.link.list_register(value);
         // SAFETY: a list register of the loaded vCPU; callers stay below `count`.
         unsafe {
             match n {
@@ -177,6 +176,6 @@ impl ListRegs for HardwareLists {
     }
     #[inline]
     fn deactivate(&mut self, pintid: u32) {
-        crate::gic::deactivate(self.link.physical(pintid));
+        crate::gic::deactivate(if pintid == TIMER_PPI { self.timer } else { pintid });
     }
 }

@@ -5,6 +5,7 @@ use crate::ram;
 use crate::tlb::{self, VmTlb};
 use crate::world::Space;
 use addr::{Ipa, PAGE_SIZE, Pa, Span};
+use memory::Prepared;
 use stage2::{Attrs, Geometry, MapError, OutOfTables, Stage2, Tables, VmidAllocator, VmidSlot, Vmids, Walk};
 use sync::{Rank, SpinLock};
 
@@ -58,8 +59,10 @@ impl GuestSpace {
         let (root, vtcr) = (stage2.root(), geometry.vtcr());
         Ok(Self { tables: SpinLock::new(Rank::Stage2, Some(stage2)), root, vtcr, slot: VmidSlot::new(), errata })
     }
-    /// Maps guest RAM: `span` to the declared RAM at `pa`. Anything but declared RAM is refused as [`MapError::OutsidePa`].
-    pub fn map_ram(&self, span: Span<Ipa>, pa: Pa, source: &mut dyn FrameSource) -> Result<(), MapError> {
+    /// Maps guest RAM: an extent that was zeroed and cleaned for a guest, and nothing else. One that is no declared RAM is refused
+    /// as [`MapError::OutsidePa`].
+    pub fn map_ram(&self, extent: Prepared, source: &mut dyn FrameSource) -> Result<(), MapError> {
+        let (span, pa) = (extent.at(), extent.memory().start());
         if !ram::is_declared(pa, span.size()) {
             return Err(MapError::OutsidePa);
         }

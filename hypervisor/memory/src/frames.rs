@@ -115,6 +115,14 @@ impl Frames {
         blocks_to_bytes(self.free_blocks).saturating_add(pages_to_bytes(self.free_pages))
     }
 
+    /// Whether nobody has anything of the block of 2 MiB that `at` is in.
+    pub fn is_free_block(&self, at: Pa) -> bool {
+        let block = block_of(at);
+        let ours = extent(block, 1)
+            .is_some_and(|block| self.ram.iter().any(|ram| ram.contains_range(block.start(), block.size())));
+        ours && !self.carved.contains_key(&block) && self.lent_at(block).is_none()
+    }
+
     /// Blocks of 2 MiB that nobody has.
     pub fn free_blocks(&self) -> usize {
         self.free_blocks

@@ -445,3 +445,25 @@ proptest! {
         prop_assert_eq!(f.alloc_blocks(HOST, all).unwrap().iter().map(|d| d.span().size()).sum::<u64>(), all as u64 * BLOCK_SIZE);
     }
 }
+
+#[test]
+fn a_block_is_free_once_nobody_has_any_of_it() {
+    let mut f = Frames::new(Node(0));
+    f.add(Span::new(Pa::new(8 * BLOCK_SIZE), 4 * BLOCK_SIZE).unwrap()).unwrap();
+    let (a, b) = (f.open_account(u64::MAX).unwrap(), f.open_account(u64::MAX).unwrap());
+    let free = |f: &Frames| (8..12).filter(|n| f.is_free_block(Pa::new(n * BLOCK_SIZE + 0x3000))).count();
+    assert_eq!(free(&f), 4);
+    assert!(!f.is_free_block(Pa::new(7 * BLOCK_SIZE)) && !f.is_free_block(Pa::new(12 * BLOCK_SIZE)), "no RAM");
+    let extent = f.alloc_blocks(a, 2).unwrap()[0].span();
+    assert_eq!(free(&f), 2);
+    // Two owners' pages in one block: it is free with the last of them.
+    let (page, other) = (f.alloc_pages(a, 1).unwrap().span(), f.alloc_pages(b, 4).unwrap().span());
+    assert_eq!(page.start().as_u64() / BLOCK_SIZE, other.start().as_u64() / BLOCK_SIZE);
+    assert_eq!(free(&f), 1);
+    f.free_pages(a, page.start(), 1).unwrap();
+    assert!(!f.is_free_block(page.start()));
+    f.free_pages(b, other.start(), 4).unwrap();
+    assert!(f.is_free_block(page.start()));
+    f.free_extent(a, extent).unwrap();
+    assert_eq!(free(&f), 4);
+}

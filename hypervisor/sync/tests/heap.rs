@@ -76,7 +76,7 @@ fn no_copy_of_a_seed_is_left() {
 #[test]
 fn no_copy_of_the_boards_seed_is_left() {
     let mut tree = include_bytes!("../../config/src/board/data/virt-gicv3.dtb").to_vec();
-    let at = config::board::rng_seed_in(&tree).unwrap();
+    let at = config::board::parse(&tree).unwrap().rng_seed_at.unwrap();
     secret(&mut tree[at]);
     let (seed, _, left) = watch(|| config::board::parse(&tree).unwrap().rng_seed.unwrap());
     assert_eq!(&seed.as_bytes()[..SECRET.len()], SECRET);

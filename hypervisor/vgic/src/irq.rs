@@ -8,6 +8,8 @@
 //! # References
 //! Arm IHI 0069 (GICv3/v4), "`ICH_LR<n>_EL2`, Interrupt Controller List Registers", "Maintenance interrupts".
 
+use crate::TIMER_PPI;
+
 /// No vCPU.
 pub(crate) const NONE: u8 = 0xff;
 
@@ -56,12 +58,14 @@ pub(crate) struct Irq {
     /// Who has it in a list register or has it active; [`NONE`] where neither.
     pub(crate) owner: u8,
     pub(crate) lr: u8,
+    /// The physical interrupt that it may be linked to.
+    pub(crate) pintid: u8,
 }
 
 impl Irq {
     /// After reset: disabled, level sensitive, priority 0.
     pub(crate) const fn new(target: u8) -> Self {
-        Self { flags: 0, priority: 0, lr_priority: 0, target, owner: NONE, lr: 0 }
+        Self { flags: 0, priority: 0, lr_priority: 0, target, owner: NONE, lr: 0, pintid: TIMER_PPI as u8 }
     }
 
     #[inline]
@@ -108,7 +112,7 @@ impl Irq {
         if self.has(ACTIVE) {
             value |= LR_ACTIVE | (u64::from(self.lr_priority) << LR_PRIORITY_SHIFT);
             if self.has(HW) && !self.pending() {
-                return value | LR_HW | (u64::from(intid) << LR_PINTID_SHIFT);
+                return value | LR_HW | (u64::from(self.pintid) << LR_PINTID_SHIFT);
             }
             if both && deliver && self.has(EDGE) && self.priority == self.lr_priority {
                 return value | LR_PENDING;
@@ -146,7 +150,7 @@ impl Irq {
     pub(crate) const fn new_lr_value(self, intid: u32, flags: u16) -> u64 {
         let value = intid as u64 | LR_GROUP1 | LR_PENDING | ((self.priority as u64) << LR_PRIORITY_SHIFT);
         if flags & FIRED != 0 {
-            value | LR_HW | ((intid as u64) << LR_PINTID_SHIFT)
+            value | LR_HW | ((self.pintid as u64) << LR_PINTID_SHIFT)
         } else if flags & EDGE == 0 {
             value | LR_EOI
         } else {

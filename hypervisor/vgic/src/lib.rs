@@ -65,7 +65,6 @@ mod bits;
 #[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic)]
 pub mod fakes;
 mod irq;
-mod link;
 mod list_registers;
 mod overflow;
 mod place;
@@ -78,7 +77,6 @@ mod wires;
 mod tests;
 
 pub use bits::VcpuSet;
-pub use link::TimerLink;
 pub use list_registers::{ListRegs, hcr};
 pub use save::{IrqState, RestoreError, STATE_VERSION, State, VcpuState};
 pub use state::{Config, ConfigError, Vgic};
@@ -94,7 +92,7 @@ pub const MAX_VCPUS: usize = 64;
 pub const FIRST_SPI: u32 = 32;
 
 /// The virtual timer's PPI as guests see it ("Base System Architecture", PPI assignments): the only interrupt with a hardware
-/// link. Where the machine has it under another number, [`ListRegs`] puts that in its place ([`TimerLink`]).
+/// link. Where the machine has it under another number, [`Vgic::link_timer`] says so.
 pub const TIMER_PPI: u32 = 27;
 
 /// Why an access of the guest was not carried out. Nothing has changed.

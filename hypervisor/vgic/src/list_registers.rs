@@ -75,7 +75,7 @@ pub trait ListRegs {
     /// How many active-priorities registers of each group there are: 1, 2 or 4 for 5, 6 or 7 preemption bits
     /// (ICH_VTR_EL2.PREbits + 1).
     fn ap_count(&self) -> usize;
-    /// Deactivates the physical interrupt of this pCPU that this crate calls `pintid` ([`crate::TimerLink`]) (ICC_DIR_EL1 at EL2; EOImode is 1 there).
+    /// Deactivates the physical interrupt of this pCPU that this crate calls `pintid`: [`TIMER_PPI`], whatever its number is (ICC_DIR_EL1 at EL2; EOImode is 1 there).
     fn deactivate(&mut self, pintid: u32);
 }
 

@@ -166,6 +166,7 @@ impl Vgic {
                 *route = s.route;
             }
         }
+        self.relink();
         (self.dirty, self.notify) = (VcpuSet::EMPTY, VcpuSet::EMPTY);
         self.attend_all();
         Ok(())

@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 
 use crate::bits::{IntidSet, VcpuSet};
 use crate::irq::{ACTIVE, EDGE, ENABLED, Irq, NONE};
-use crate::{FIRST_SPI, MAX_VCPUS, VcpuId};
+use crate::{FIRST_SPI, MAX_VCPUS, TIMER_PPI, VcpuId};
 
 /// The most list registers a PE can have.
 pub(crate) const MAX_LRS: usize = 16;
@@ -123,6 +123,8 @@ pub struct Vgic {
     pub(crate) forwarding: bool,
     pub(crate) list_registers: u8,
     pub(crate) priority_bits: u32,
+    /// The physical number of the virtual timer's interrupt.
+    timer: u8,
 }
 
 impl Vgic {
@@ -154,6 +156,7 @@ impl Vgic {
             forwarding: false,
             list_registers: config.list_registers as u8,
             priority_bits: config.priority_bits,
+            timer: TIMER_PPI as u8,
         };
         vgic.reset();
         Ok(vgic)
@@ -171,6 +174,21 @@ impl Vgic {
         self.dirty = VcpuSet::EMPTY;
         self.notify = VcpuSet::EMPTY;
         self.forwarding = false;
+        self.relink();
+    }
+
+    /// The machine's virtual timer has the PPI `intid` (16 to 31). No vCPU is loaded.
+    pub fn link_timer(&mut self, intid: u32) {
+        self.timer = intid as u8;
+        self.relink();
+    }
+
+    pub(crate) fn relink(&mut self) {
+        for vcpu in &mut self.vcpus {
+            if let Some(irq) = vcpu.private.get_mut(TIMER_PPI as usize) {
+                irq.pintid = self.timer;
+            }
+        }
     }
 
     /// A vCPU's CPU interface as after a warm reset of its PE (PSCI CPU_ON): nothing enabled, no running priority. Its

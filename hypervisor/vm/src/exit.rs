@@ -49,7 +49,8 @@ pub enum Next {
     Yield,
     /// It sleeps until an interrupt is pending for it.
     Block,
-    /// All of the VM's RAM is cleaned and invalidated to the point of coherency; then it goes on.
+    /// All of the VM's RAM is cleaned and invalidated to the point of coherency, piece by piece
+    /// ([`Vcpu::next_to_clean`]); then it goes on.
     CleanMemory,
     /// It is switched off until a CPU_ON.
     Off,

@@ -139,6 +139,7 @@ fn others<H: Hw>(vm: &Vm, vcpu: &mut Vcpu, hw: &mut H, id: SysRegId, write: Opti
             }
             vcpu.watch_stage1 = true;
             hw.watch_stage1(true);
+            vcpu.clean_memory();
             Done::Then(Next::CleanMemory)
         }
         _ if id.op0() == 2 => debug_register(vm, vcpu, hw, id, write),
@@ -193,7 +194,11 @@ fn stage1_control<H: Hw>(_vm: &Vm, vcpu: &mut Vcpu, hw: &mut H, id: SysRegId, va
                 vcpu.watch_stage1 = false;
                 hw.watch_stage1(false);
             }
-            if before == now { Done::Written } else { Done::Then(Next::CleanMemory) }
+            if before == now {
+                return Done::Written;
+            }
+            vcpu.clean_memory();
+            Done::Then(Next::CleanMemory)
         }
     }
 }

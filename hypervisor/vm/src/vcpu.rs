@@ -2,7 +2,9 @@
 
 use crate::debug::DebugState;
 use crate::timer::PhysicalTimer;
+use addr::{Address, Pa, Span};
 use guest_smccc::psci::StartState;
+use memory::GuestRam;
 use trap::GuestFrame;
 use vgic::VcpuId;
 
@@ -40,6 +42,8 @@ pub struct Vcpu {
     pub csselr: u64,
     /// Writes of the stage-1 controls trap, because the guest did cache maintenance by set and way with its caches off.
     pub watch_stage1: bool,
+    /// Bytes of the VM's RAM that are done of those that [`crate::Next::CleanMemory`] asks for; `None` where nothing is asked.
+    cleaned: Option<u64>,
     /// Something has to be done before the next entry: list registers to be filled, requests to be looked at.
     pub flush_due: bool,
     /// Exit counts since the VM was made.
@@ -56,6 +60,7 @@ impl Vcpu {
             ptimer: PhysicalTimer::default(),
             csselr: 0,
             watch_stage1: false,
+            cleaned: None,
             flush_due: false,
             counts: ExitCounts::default(),
         }
@@ -63,6 +68,20 @@ impl Vcpu {
     /// The physical timer's deadline has passed: drives its interrupt.
     pub fn timer_due<H: crate::Hw>(&mut self, vm: &crate::Vm, hw: &mut H) {
         crate::sysreg::update_physical_timer(vm, self, hw);
+    }
+    /// [`crate::Next::CleanMemory`]: all of the VM's RAM, before the guest goes on.
+    pub(crate) fn clean_memory(&mut self) {
+        self.cleaned = Some(0);
+        self.flush_due = true;
+    }
+    /// The next of `ram` to be cleaned and invalidated to the point of coherency before the vCPU goes on: up to `at_most` bytes
+    /// (at least one). The position stays with the vCPU, so that others may run between two pieces, on this pCPU too.
+    pub fn next_to_clean(&mut self, ram: &GuestRam, at_most: u64) -> Option<Span<Pa>> {
+        let done = self.cleaned?;
+        let piece = ram.span().start().checked_add(done).and_then(|at| ram.translate(at, at_most.max(1)));
+        let piece = piece.and_then(|(at, size)| Span::new(at, size));
+        self.cleaned = piece.and_then(|piece| done.checked_add(piece.size()));
+        piece
     }
     /// As PSCI starts it: everything but its name and its counts is as after a reset.
     pub fn start(&mut self, state: &StartState) {

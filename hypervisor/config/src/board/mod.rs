@@ -53,8 +53,10 @@ pub struct Board {
     pub initrd: Option<Span<Pa>>,
     /// Merus' own command line; may be empty.
     pub bootargs: String,
-    /// Entropy from the boot loader, to be used once; [`rng_seed_in`] says where the tree has it, to be wiped.
+    /// Entropy from the boot loader, to be used once.
     pub rng_seed: Option<Seed>,
+    /// Where the tree has that: the bytes to wipe.
+    pub rng_seed_at: Option<Range<usize>>,
 }
 
 /// A CPU.
@@ -205,9 +207,9 @@ pub enum BoardError {
     },
 }
 
-/// Reads the tree at the start of `fdt`, which may be longer than the tree.
-pub fn parse(fdt: &[u8]) -> Result<Board, BoardError> {
-    let fdt = tree::open(fdt).map_err(|reason| BoardError::Tree { reason })?;
+/// Reads the tree at the start of `blob`, which may be longer than the tree.
+pub fn parse(blob: &[u8]) -> Result<Board, BoardError> {
+    let fdt = tree::open(blob).map_err(|reason| BoardError::Tree { reason })?;
     let root = Place::root(fdt);
     let (gic, gic_place) = gic::find(&root)?;
     let chosen = chosen::read(&root)?;
@@ -228,16 +230,15 @@ pub fn parse(fdt: &[u8]) -> Result<Board, BoardError> {
         initrd: chosen.initrd,
         bootargs: chosen.bootargs,
         rng_seed: chosen.rng_seed.map(Seed::new),
+        rng_seed_at: chosen.rng_seed.and_then(|seed| place_in(blob, seed)),
     })
 }
 
-/// Where in `fdt` the boot loader's seed is: the bytes to wipe once [`parse`] has taken it. `None` where there is none.
-pub fn rng_seed_in(fdt: &[u8]) -> Option<Range<usize>> {
-    let seed = chosen::read(&Place::root(tree::open(fdt).ok()?)).ok()?.rng_seed?;
-    // What a tree's properties are made of lies in it.
-    let start = seed.as_ptr().addr().checked_sub(fdt.as_ptr().addr())?;
-    let end = start.checked_add(seed.len())?;
-    (end <= fdt.len()).then_some(start..end)
+/// Where in `blob` the property's value `part` is, which is borrowed from it.
+fn place_in(blob: &[u8], part: &[u8]) -> Option<Range<usize>> {
+    let start = part.as_ptr().addr().checked_sub(blob.as_ptr().addr())?;
+    let end = start.checked_add(part.len())?;
+    (end <= blob.len()).then_some(start..end)
 }
 
 /// What it takes to say that something is wrong with the board, and to stop: its serial port (without an interrupt) and its

@@ -239,20 +239,20 @@ fn private_interrupts_that_make_no_sense_are_refused() {
 #[test]
 fn the_seed_is_found_where_it_is_to_be_wiped() {
     let mut tree = VIRT_V3.to_vec();
-    let seed = parse(&tree).unwrap().rng_seed.unwrap();
-    let at = rng_seed_in(&tree).unwrap();
+    let board = parse(&tree).unwrap();
+    let (seed, at) = (board.rng_seed.unwrap(), board.rng_seed_at.unwrap());
     assert_eq!(&tree[at.clone()], seed.as_bytes());
     tree[at.clone()].fill(0);
     assert_eq!(parse(&tree).unwrap().rng_seed.unwrap().as_bytes(), [0; 32]);
     // Nothing but the seed has gone.
     tree[at].copy_from_slice(seed.as_bytes());
     assert_eq!(tree, VIRT_V3);
-    assert_eq!((rng_seed_in(&other_board().blob()), rng_seed_in(b"")), (None, None));
+    assert_eq!(parse(&other_board().blob()).unwrap().rng_seed_at, None);
     // However short it is.
     let mut parts = other_board();
     parts.chosen = NodeWriter::new("chosen").property("rng-seed", [0xa5u8, 0x5a, 0xa5]);
     let tree = parts.blob();
-    assert_eq!(&tree[rng_seed_in(&tree).unwrap()], [0xa5, 0x5a, 0xa5]);
+    assert_eq!(&tree[parse(&tree).unwrap().rng_seed_at.unwrap()], [0xa5, 0x5a, 0xa5]);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use addr::AccessSize::B4;
 
 use super::cpu_interface::{Cpu, SPURIOUS};
 use super::{gicd, gicr, vgic};
+use crate::irq::{LR_HW, LR_PINTID_SHIFT};
 use crate::list_registers::hcr;
 use crate::{Refusal, TIMER_PPI, VcpuSet, Vgic};
 
@@ -88,6 +89,42 @@ fn a_self_sgi_costs_one_write_and_an_idle_flush_nothing() {
     g.flush(0, &mut cpu);
     assert_eq!(costs(&mut cpu), (1, 1, 0));
     assert_eq!(service(&mut g, &mut cpu), 3);
+}
+
+#[test]
+fn another_physical_number_is_the_link_s_alone() {
+    let linked = |cpu: &Cpu, pintid: u64| {
+        let value = *cpu.lr.iter().find(|value| **value & LR_HW != 0).expect("a linked one");
+        assert_eq!((value as u32, value >> LR_PINTID_SHIFT & 0x3ff), (TIMER_PPI, pintid));
+    };
+    let (mut g, mut cpu) = loaded(4);
+    g.put(0, &mut cpu);
+    g.link_timer(30);
+    g.load(0, &mut cpu);
+    (cpu.timer_active, cpu.ap1r) = (true, 0);
+    g.hw_timer_fired(0);
+    g.flush(0, &mut cpu);
+    linked(&cpu, 30);
+    // Active, and shown anew after it was away.
+    assert_eq!(cpu.acknowledge(), TIMER_PPI);
+    g.put(0, &mut cpu);
+    let state = g.save();
+    g.load(0, &mut cpu);
+    g.flush(0, &mut cpu);
+    linked(&cpu, 30);
+    // The number is the machine's, so it is no part of the state, and neither that nor a reset changes it.
+    g.put(0, &mut cpu);
+    g.reset();
+    g.restore(&state).unwrap();
+    g.load(0, &mut cpu);
+    g.flush(0, &mut cpu);
+    linked(&cpu, 30);
+    // Another machine.
+    g.put(0, &mut cpu);
+    g.link_timer(TIMER_PPI);
+    g.load(0, &mut cpu);
+    g.flush(0, &mut cpu);
+    linked(&cpu, u64::from(TIMER_PPI));
 }
 
 #[test]

@@ -2,11 +2,13 @@
 
 use std::vec::Vec;
 
+use addr::{Ipa, Pa, Span};
 use guest_smccc::psci::StartState;
+use memory::GuestRam;
 use trap::{El1Reg, El1State, GuestFrame, SysRegId, pstate, sysreg};
 
 use super::machine::*;
-use crate::{Next, Requests};
+use crate::{Next, Requests, Vcpu};
 
 const PTIMER: u32 = crate::timer::INTID;
 
@@ -378,6 +380,42 @@ fn set_and_way_cleans_memory_and_watches_until_the_caches_are_on() {
     let mut m = TestMachine::with(1, |parts| parts.fwb = true);
     m.complete(0, sysreg_exit(sysreg::DC_CISW, 1, false));
     assert!(!m.cpus[0].hw.watching, "stage 2 forces write-back");
+}
+
+#[test]
+fn all_of_the_memory_is_cleaned_in_pieces_before_the_guest_goes_on() {
+    let mut m = TestMachine::new(1);
+    let extents = [(0x4000_0000, 4 << 20), (0x9000_0000, 2 << 20), (0x5000_0000, 6 << 20)];
+    let memory = extents.map(|(at, size)| Span::new(Pa::new(at), size).unwrap());
+    let ram = GuestRam::new(Ipa::new(0x4000_0000), memory).unwrap();
+    let vcpu = |m: &mut TestMachine| -> Vcpu { m.cpus[0].vcpu.clone() };
+    assert_eq!(m.cpus[0].vcpu.next_to_clean(&ram, 4096), None, "nobody has asked");
+    for step in [128 << 10, 3 << 20, 4096 + 64, u64::MAX] {
+        m.cpus[0].vcpu.watch_stage1 = false;
+        m.cpus[0].vcpu.flush_due = false;
+        assert_eq!(m.exit(0, sysreg_exit(sysreg::DC_CISW, 1, false)), Next::CleanMemory);
+        assert!(m.cpus[0].vcpu.flush_due, "the gate is to see it");
+        let mut found: Vec<Span<Pa>> = Vec::new();
+        while let Some(piece) = m.cpus[0].vcpu.next_to_clean(&ram, step) {
+            assert!(piece.size() <= step && !piece.is_empty());
+            match found.last_mut() {
+                Some(last) if last.end() == piece.start() => {
+                    *last = Span::from_bounds(last.start(), piece.end()).unwrap()
+                }
+                _ => found.push(piece),
+            }
+            // It may leave its pCPU between any two pieces: the position is its own.
+            m.cpus[0].vcpu = vcpu(&mut m);
+        }
+        assert_eq!(found, memory, "each byte once, in order");
+        assert_eq!(m.cpus[0].vcpu.next_to_clean(&ram, step), None, "once");
+    }
+    // The VM is reset in the middle of it: the new start owes nothing.
+    m.cpus[0].vcpu.watch_stage1 = false;
+    assert_eq!(m.exit(0, sysreg_exit(sysreg::DC_CISW, 1, false)), Next::CleanMemory);
+    assert!(m.cpus[0].vcpu.next_to_clean(&ram, 4096).is_some());
+    m.cpus[0].vcpu.start(&StartState { entry: ENTRY, context: 0 });
+    assert_eq!(m.cpus[0].vcpu.next_to_clean(&ram, 4096), None);
 }
 
 #[test]
