@@ -23,6 +23,8 @@ pub enum RunState {
     Running,
     /// Waits for `wake`.
     Blocked,
+    /// Its VM is paused: waits for `unhold`.
+    Held,
     /// Ended; runs again only after `reset`.
     Stopped,
 }
@@ -133,6 +135,8 @@ pub(crate) struct Entity {
     pub start_pending: bool,
     /// The next `put` ends it.
     pub stop_pending: bool,
+    /// To be Held when it is put.
+    pub hold_pending: bool,
     /// When it was woken, if it has not run since.
     pub woken: Option<u64>,
     /// When it came into its state.
@@ -164,6 +168,7 @@ impl Entity {
             wake_pending: false,
             start_pending: false,
             stop_pending: false,
+            hold_pending: false,
             woken: None,
             since: 0,
             start,
@@ -191,7 +196,7 @@ impl Entity {
             RunState::Throttled => Some(&mut stats.throttled_ns),
             RunState::Blocked => Some(&mut stats.blocked_ns),
             // Counted as it is charged.
-            RunState::Running | RunState::Off | RunState::Stopped => None,
+            RunState::Running | RunState::Off | RunState::Held | RunState::Stopped => None,
         };
         if let Some(sum) = sum {
             *sum = sum.saturating_add(passed);

@@ -30,7 +30,10 @@
 //! | Running | `put` Off | Off; Ready if a `start` came meanwhile |
 //! | Running | `put` Stopped, or any `put` after [`RunQueue::stop`] | Stopped |
 //! | Blocked | [`RunQueue::wake`] | Ready, or Throttled without a real-time budget |
-//! | Off, Ready, Throttled, Blocked | `stop` | Stopped |
+//! | Ready, Throttled, Blocked | [`RunQueue::hold`] | Held |
+//! | Running | any `put` but Off and Stopped after `hold` | Held |
+//! | Held | [`RunQueue::unhold`] | Ready, or Throttled without a real-time budget |
+//! | Off, Ready, Throttled, Blocked, Held | `stop` | Stopped |
 //! | Stopped | [`RunQueue::reset`] | Off |
 //! | all but Running | [`RunQueue::take`], [`RunQueue::steal`] and [`RunQueue::shed`] (Ready only), [`RunQueue::receive`] | the same, in another queue |
 //! | all but Running | [`RunQueue::remove`] | (absent) |
@@ -111,6 +114,7 @@ mod calls;
 mod class;
 mod entity;
 mod fair;
+mod hold;
 mod limits;
 mod moves;
 mod pcpu;

@@ -170,7 +170,7 @@ impl RunQueue {
                 self.throttled.insert(&mut self.slab, slot, until, 0);
                 Ok(Some(Enqueued { preempt: false, tick: self.next_event() }))
             }
-            RunState::Off | RunState::Running | RunState::Blocked | RunState::Stopped => Ok(None),
+            RunState::Off | RunState::Running | RunState::Blocked | RunState::Held | RunState::Stopped => Ok(None),
         }
     }
 

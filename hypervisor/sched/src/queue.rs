@@ -110,7 +110,7 @@ impl RunQueue {
                 entity.wake_pending = true;
                 Wake::Running
             }
-            RunState::Ready | RunState::Throttled => Wake::AlreadyReady,
+            RunState::Ready | RunState::Throttled | RunState::Held => Wake::AlreadyReady,
             RunState::Blocked => {
                 entity.woken = Some(now);
                 Wake::Enqueued(self.arrive(slot, now, WAKE_SLICE))
@@ -195,6 +195,7 @@ impl RunQueue {
             _ if entity.stop_pending => RunState::Stopped,
             Why::Stopped => RunState::Stopped,
             Why::Off if !fresh => RunState::Off,
+            _ if entity.hold_pending => RunState::Held,
             Why::Blocked if !entity.wake_pending => RunState::Blocked,
             Why::Off | Why::Blocked | Why::Preempted | Why::Yielded => RunState::Ready,
         };
@@ -206,6 +207,7 @@ impl RunQueue {
         if next == RunState::Stopped {
             entity.stop_pending = false;
         }
+        entity.hold_pending = false;
         let fair = entity.is_fair();
         match (next == RunState::Ready, fair) {
             (true, true) => self.insert_fair(slot),
@@ -336,7 +338,7 @@ impl RunQueue {
             }
             (RunState::Ready, false) => self.rt.remove(&mut self.slab, slot),
             (RunState::Throttled, _) => self.throttled.remove(&mut self.slab, slot),
-            (RunState::Off | RunState::Running | RunState::Blocked | RunState::Stopped, _) => {}
+            (RunState::Off | RunState::Running | RunState::Blocked | RunState::Held | RunState::Stopped, _) => {}
         }
     }
 

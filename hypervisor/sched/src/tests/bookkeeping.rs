@@ -19,6 +19,8 @@ enum Op {
     Put(u32, Why),
     Stop(u32),
     Reset(u32),
+    Hold(u32),
+    Unhold(u32),
     Pin(u32, bool),
     Weigh(u32, u32),
     ClearResident,
@@ -39,6 +41,8 @@ fn op() -> impl Strategy<Value = Op> {
         8 => (id.clone(), why).prop_map(|(i, w)| Op::Put(i, w)),
         1 => id.clone().prop_map(Op::Stop),
         1 => id.clone().prop_map(Op::Reset),
+        2 => id.clone().prop_map(Op::Hold),
+        2 => id.clone().prop_map(Op::Unhold),
         1 => (id.clone(), any::<bool>()).prop_map(|(i, p)| Op::Pin(i, p)),
         1 => (id.clone(), 1u32..10_000).prop_map(|(i, w)| Op::Weigh(i, w)),
         1 => Just(Op::ClearResident),
@@ -55,6 +59,7 @@ struct Model {
     wake: bool,
     start: bool,
     stop: bool,
+    hold: bool,
 }
 
 struct World {
@@ -65,7 +70,7 @@ struct World {
 
 impl World {
     fn apply(&mut self, at: usize, op: Op) {
-        use RunState::{Blocked, Off, Ready, Running, Stopped};
+        use RunState::{Blocked, Held, Off, Ready, Running, Stopped};
         let now = self.now;
         let queue = &mut self.queues[at];
         let model = |id: u32, m: &BTreeMap<u32, Model>| m.get(&id).copied().filter(|m| m.home == at);
@@ -75,7 +80,7 @@ impl World {
                 self.model.entry(id).or_insert_with(|| {
                     queue.shares.set_vm_weight(VmId(id as u16), Weight::new(weight).unwrap()).unwrap();
                     admit(queue, id, id as u16);
-                    Model { home: at, state: Off, wake: false, start: false, stop: false }
+                    Model { home: at, state: Off, wake: false, start: false, stop: false, hold: false }
                 });
             }
             Op::Remove(id) => {
@@ -105,7 +110,7 @@ impl World {
                 let woken = queue.wake(EntityId(id), now);
                 match model(id, &self.model).map(|m| m.state) {
                     None => assert_eq!(woken, Wake::NotHere),
-                    Some(Ready | RunState::Throttled) => assert_eq!(woken, Wake::AlreadyReady),
+                    Some(Ready | RunState::Throttled | Held) => assert_eq!(woken, Wake::AlreadyReady),
                     Some(Off | Stopped) => assert_eq!(woken, Wake::Off),
                     Some(Running) => {
                         assert_eq!(woken, Wake::Running);
@@ -149,14 +154,16 @@ impl World {
                         let next = match why {
                             _ if m.stop => Stopped,
                             Why::Stopped => Stopped,
-                            Why::Off => [Off, Ready][usize::from(m.start)],
+                            Why::Off if !m.start => Off,
+                            _ if m.hold => Held,
+                            Why::Off => Ready,
                             Why::Blocked => [Blocked, Ready][usize::from(m.wake)],
                             Why::Preempted | Why::Yielded => Ready,
                         };
                         assert_eq!(put, Ok(next));
                         let start = m.start && why != Why::Off && next != Stopped;
                         let stop = m.stop && next != Stopped;
-                        self.model.insert(id, Model { state: next, wake: false, start, stop, ..m });
+                        self.model.insert(id, Model { state: next, wake: false, start, stop, hold: false, ..m });
                     }
                 }
             }
@@ -183,6 +190,32 @@ impl World {
                         self.model.get_mut(&id).unwrap().state = Off;
                     }
                     Some(state) => assert_eq!(reset, Err(Error::State(state))),
+                }
+            }
+            Op::Hold(id) => {
+                let held = queue.hold(EntityId(id), now);
+                match model(id, &self.model) {
+                    None => assert_eq!(held, Err(Error::NotHere)),
+                    Some(m) => {
+                        let (next, hold) = match m.state {
+                            Running => (Running, true),
+                            Ready | Blocked => (Held, m.hold),
+                            state => (state, m.hold),
+                        };
+                        assert_eq!(held, Ok(next));
+                        self.model.insert(id, Model { state: next, hold, ..m });
+                    }
+                }
+            }
+            Op::Unhold(id) => {
+                let let_go = queue.unhold(EntityId(id), now);
+                match model(id, &self.model) {
+                    None => assert_eq!(let_go, Err(Error::NotHere)),
+                    Some(m) => {
+                        assert_eq!(let_go.map(|effect| effect.is_some()), Ok(m.state == Held));
+                        let state = if m.state == Held { Ready } else { m.state };
+                        self.model.insert(id, Model { state, hold: false, ..m });
+                    }
                 }
             }
             Op::Pin(id, pinned) => {
