@@ -1,5 +1,6 @@
 //! The table's keys, products and errors.
 
+use super::damage::FDT_MAGIC;
 use super::*;
 
 const DEFAULTS: &str = r#"

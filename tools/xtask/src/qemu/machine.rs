@@ -1,0 +1,88 @@
+//! The machine that QEMU is, as a command.
+
+use crate::setup::Qemu;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+
+/// Where the image lies that a [`Machine::preload`] jumps to (its own constant `MERUS`).
+const PRELOADED_AT: &str = "0x41000000";
+
+/// The machine to boot.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// QEMU's `-M`.
+    pub machine: String,
+    /// QEMU's `-cpu`.
+    pub cpu: String,
+    /// Physical CPUs.
+    pub smp: u32,
+    /// QEMU's `-m`.
+    pub memory: String,
+    /// The image to boot.
+    pub kernel: PathBuf,
+    /// Put the image there and jump to it, without the boot protocol (x0 = 0): QEMU's `-device loader`. Then there is no bundle.
+    pub load_at: Option<String>,
+    /// Started in the image's place, by the boot protocol; it jumps to the image, which is put at [`PRELOADED_AT`].
+    pub preload: Option<PathBuf>,
+    /// The bundle, if any.
+    pub initrd: Option<PathBuf>,
+    /// The board's `/chosen/bootargs`, if any.
+    pub append: Option<String>,
+    /// Further arguments.
+    pub extra: Vec<String>,
+}
+
+impl Machine {
+    /// The command that boots it; `serial` is where the serial line goes (`stdio`, `mon:stdio`).
+    pub fn command(&self, qemu: &Qemu, serial: &str) -> Command {
+        let mut command = with_parent(qemu.command());
+        command.args(["-M", &self.machine, "-cpu", &self.cpu, "-smp", &self.smp.to_string(), "-m", &self.memory]);
+        if !self.extra.iter().any(|arg| arg == "-accel") {
+            command.args(["-accel", "tcg,thread=multi"]);
+        }
+        command.args(["-display", "none", "-monitor", "none", "-nic", "none"]);
+        // `mon:` brings its own monitor, which `-monitor none` would not take away.
+        command.args(["-serial", serial]);
+        let at = |at: &str| format!("loader,file={},addr={at},force-raw=on", self.kernel.display());
+        match (&self.preload, &self.load_at) {
+            (Some(first), _) => command.arg("-kernel").arg(first).args(["-device", &at(PRELOADED_AT)]),
+            (None, Some(place)) => {
+                command.args(["-device", &at(place), "-device", &format!("loader,addr={place},cpu-num=0")])
+            }
+            (None, None) => command.arg("-kernel").arg(&self.kernel),
+        };
+        if let Some(initrd) = &self.initrd {
+            command.arg("-initrd").arg(initrd);
+        }
+        if let Some(append) = &self.append {
+            command.args(["-append", append]);
+        }
+        command.args(&self.extra);
+        command
+    }
+}
+
+/// The same command, ended by the kernel when this program dies, where the system has util-linux's `setpriv`.
+fn with_parent(command: Command) -> Command {
+    static SETPRIV: OnceLock<bool> = OnceLock::new();
+    let usable = *SETPRIV.get_or_init(|| {
+        let mut probe = Command::new("setpriv");
+        probe.args(["--pdeathsig", "KILL", "true"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        probe.status().is_ok_and(|status| status.success())
+    });
+    if !usable {
+        return command;
+    }
+    let mut wrapped = Command::new("setpriv");
+    // QEMU's own libraries are not setpriv's: `env` sets the variables after it.
+    wrapped.args(["--pdeathsig", "KILL", "--", "env"]);
+    for (name, value) in command.get_envs() {
+        let mut pair = name.to_owned();
+        pair.push("=");
+        pair.push(value.unwrap_or_default());
+        wrapped.arg(pair);
+    }
+    wrapped.arg(command.get_program()).args(command.get_args());
+    wrapped
+}
