@@ -24,7 +24,7 @@ use el2::vectors::Left;
 use el2::world::{GuestState, LoadedEl1};
 use platform::gicv3::Redistributor;
 use sched::{EntityId, Kind, RunState, TimerId, Why};
-use trap::{Exit, RawExit, SErrorSyndrome, Vector, decode};
+use trap::{Exit, RawExit, SErrorAction, SErrorSyndrome, Vector, decode};
 use vm::{Life, Next, Port, Requests, StopReason, handle, quick};
 
 /// Room for VMs under construction on a pCPU, so that a reset need not allocate it.
@@ -513,26 +513,53 @@ impl Cpu {
 
     #[inline(never)]
     fn exit_slow(&mut self, guest: &Guest, runner: &mut Runner, left: Left) -> Next {
-        if let Some(iss) = left.serror() {
-            return self.system_error(iss);
+        if let Some(iss) = left.serror()
+            && let Some(end) = self.system_error(runner, iss)
+        {
+            return end;
+        }
+        if left.vector() != Vector::Sync {
+            return self.exit_asynchronous(guest, runner, left);
         }
         let (far, hpfar) = el2::world::fault_registers();
         let exit = decode(&RawExit { vector: left.vector(), esr: left.esr, far, hpfar });
         let mut hardware = hardware(&mut self.pcpu, self.machine, runner.id, &mut self.timer_changed);
         match handle(&guest.vm, &mut runner.vcpu, &mut hardware, exit) {
             Next::Fold(whom) => self.fold(guest, runner, exit, whom),
-            Next::Stop(StopReason::SystemError { iss }) => self.system_error(iss),
             next => next,
         }
     }
 
-    /// An SError that came while (or just before) the guest was left: the VM pays, unless the error is not confined to it.
+    /// An interrupt, or an SError. What came besides has been dealt with.
     #[inline(never)]
-    fn system_error(&self, iss: u32) -> Next {
-        if !(SErrorSyndrome { iss }).is_containable() {
-            crate::fatal::fatal(format_args!("system error that is not confined to the guest, syndrome {iss:#x}"));
+    fn exit_asynchronous(&mut self, guest: &Guest, runner: &mut Runner, left: Left) -> Next {
+        match left.vector() {
+            Vector::Irq => {
+                runner.vcpu.counts.irq = runner.vcpu.counts.irq.wrapping_add(1);
+                interrupts::taken(self, guest, runner);
+            }
+            Vector::SError => return self.system_error(runner, left.esr as u32 & 0x01ff_ffff).unwrap_or(Next::Resume),
+            // None is routed here: group 0 is the firmware's.
+            Vector::Fiq | Vector::Sync => {}
         }
-        Next::Stop(StopReason::SystemError { iss })
+        Next::Resume
+    }
+
+    /// An SError that came while (or just before) the guest was left: who pays depends on how far it goes. `None`: the guest goes on.
+    #[inline(never)]
+    fn system_error(&mut self, runner: &mut Runner, iss: u32) -> Option<Next> {
+        runner.vcpu.counts.other = runner.vcpu.counts.other.wrapping_add(1);
+        match (SErrorSyndrome { iss }).action(self.pcpu.features().ras) {
+            SErrorAction::Fatal => {
+                crate::fatal::fatal(format_args!("system error that is not confined to the guest, syndrome {iss:#x}"))
+            }
+            SErrorAction::Stop => Some(Next::Stop(StopReason::SystemError { iss })),
+            SErrorAction::Give(syndrome) => {
+                self.pcpu.give_serror(syndrome);
+                None
+            }
+            SErrorAction::Ignore => None,
+        }
     }
 
     /// Repeats `exit` once the vCPUs of `whom` have folded their list registers, while they hold still.

@@ -17,6 +17,7 @@ use el2::PcpuAnchor;
 use el2::errata::Errata;
 use el2::features::{self, Features};
 use platform::firmware::Firmware;
+use platform::gicv3::{GicError, Redistributor, affinity_of};
 use sync::{Rank, SpinLock};
 
 /// Bytes of a pCPU's stack, guard page not counted.
@@ -159,11 +160,24 @@ pub fn release() {
     RELEASED.store(true, Ordering::Release);
 }
 
+/// The redistributor of the CPU with `mpidr`, which is this one, in use from here on, with the private interrupts of `ppis` on.
+pub fn redistributor(mpidr: u64, ppis: u32) -> Redistributor {
+    let started = match REDISTRIBUTORS.get() {
+        Some(all) => all.find(mpidr).and_then(|redistributor| redistributor.start(ppis).map(|()| redistributor)),
+        None => Err(GicError::NoRedistributor { affinity: affinity_of(mpidr) }),
+    };
+    match started {
+        Ok(redistributor) => redistributor,
+        Err(error) => crate::fatal::fatal(format_args!("the redistributor of CPU {mpidr:#x}: {error}")),
+    }
+}
+
 /// Another pCPU's way to [`Cpu::run`].
 pub fn secondary(number: usize) -> ! {
     let anchor = ANCHOR.lock().take();
     let Some(anchor) = anchor else { stay() };
-    let mut pcpu = el2::Pcpu::start(anchor);
+    // What the firmware left pending here is over by this; the first pCPU's is worth a line, and says it for all.
+    let mut pcpu = el2::Pcpu::start(anchor.catch_faults());
     let mpidr = features::mpidr();
     *REPORT.lock() = Some(report(mpidr));
     while !RELEASED.load(Ordering::Acquire) {
@@ -173,12 +187,7 @@ pub fn secondary(number: usize) -> ! {
     // A pCPU that was turned away may have had the same number as one that was taken.
     let Some(shared) = machine.pcpus.get(number).filter(|p| p.mpidr == mpidr) else { stay() };
     pcpu.settle(&machine.features, machine.errata, machine.ids.midr, firmware_wants(machine.firmware));
-    let Some(redistributor) = REDISTRIBUTORS.get().and_then(|r| r.find(mpidr)) else {
-        crate::fatal::fatal(format_args!("no redistributor for CPU {mpidr:#x}"));
-    };
-    if let Err(error) = redistributor.start(machine.ppis.mask()) {
-        crate::fatal::fatal(format_args!("the redistributor of CPU {mpidr:#x} does not answer: {error:?}"));
-    }
+    let redistributor = redistributor(mpidr, machine.ppis.mask());
     Cpu::new(machine, shared, pcpu, redistributor).run()
 }
 

@@ -22,7 +22,7 @@ use guest_smccc::entropy::Drbg;
 use guest_smccc::{Env, Workaround, ids};
 use memory::{Frames, Node};
 use platform::firmware::{Conduit, Firmware};
-use platform::gicv3::{Distributor, Redistributor};
+use platform::gicv3::{Distributor, GicError, Redistributor, affinity_of};
 use platform::mmio::Registers;
 use platform::pl011::Pl011;
 use sched::Shares;
@@ -38,8 +38,13 @@ pub struct Redistributors {
 
 impl Redistributors {
     /// The one of the CPU with `mpidr`.
-    pub fn find(&self, mpidr: u64) -> Option<Redistributor> {
-        self.regions.iter().find_map(|(region, size)| Redistributor::find(*region, *size, mpidr))
+    pub fn find(&self, mpidr: u64) -> Result<Redistributor, GicError> {
+        for (region, size) in &self.regions {
+            if let Some(redistributor) = Redistributor::find(*region, *size, mpidr)? {
+                return Ok(redistributor);
+            }
+        }
+        Err(GicError::NoRedistributor { affinity: affinity_of(mpidr) })
     }
 }
 
@@ -54,7 +59,7 @@ fn refuse(what: &str, why: impl core::fmt::Display) -> ! {
 /// The first pCPU's way to [`Cpu::run`].
 pub fn first(info: BootInfo, mut map: Stage1) -> ! {
     time::init();
-    let anchor = Box::leak(Box::new(PcpuAnchor::new(0)));
+    let anchored = Box::leak(Box::new(PcpuAnchor::new(0))).catch_faults();
     let (uart, psci) = boot::with_tree(info.fdt, board::last_resort).unwrap_or_default();
     // Entered at EL3, Merus found no firmware, whatever the tree says.
     let psci = psci.filter(|_| !info.from_el3);
@@ -69,29 +74,26 @@ pub fn first(info: BootInfo, mut map: Stage1) -> ! {
         None => None,
     };
     say!("Merus {} on {}", env!("CARGO_PKG_VERSION"), board.model);
+    if let Some(syndrome) = anchored.leftover() {
+        say!("a system error from before Merus was pending, syndrome {syndrome:#x}: it is left behind");
+    }
     let distributor = gic(&board, &mut map);
     let bundle = bundle(&board, &mut map);
-    let mut own = el2::Pcpu::start(anchor);
-    let redistributor = match REDISTRIBUTORS.get().and_then(|r| r.find(el2::features::mpidr())) {
-        Some(redistributor) => redistributor,
-        None => fatal(format_args!("no redistributor for this CPU (MPIDR {:#x})", el2::features::mpidr())),
-    };
-    if let Err(error) = redistributor.start(board.ppis.mask()) {
-        fatal(format_args!("the redistributor does not answer: {error:?}"));
-    }
+    let mut own = el2::Pcpu::start(anchored);
+    let redistributor = smp::redistributor(el2::features::mpidr(), board.ppis.mask());
     let frames = frames(&info, &board, bundle);
     let common = smp::bring_up(&board, firmware, &own, &mut map);
     let env = workarounds(firmware);
     let history = own.settle(&common.features, common.errata, common.ids.midr, smp::firmware_wants(firmware));
     say!(
-        "{} pCPUs, {} MiB for VMs, {}-bit physical addresses, {}-bit VMIDs, workarounds: {}, branch history: {history:?}",
+        "{} pCPUs, {} MiB for VMs, {}-bit physical addresses, {}-bit VMIDs, workarounds: {}, branch history: {history}",
         common.mpidrs.len(),
         frames.free_bytes() >> 20,
         common.features.pa_bits(),
         if common.features.vmid16 { 16 } else { 8 },
         common.errata.names()
     );
-    die_if_told(&board.bootargs);
+    die_if_told(&board, &mut map);
     let specs = specs(bundle, common.mpidrs.len(), frames.free_bytes());
     let machine = assemble(&mut board, env, common, frames, map, bundle, firmware);
     if let Some(intid) = machine.uart_intid {
@@ -123,7 +125,10 @@ fn board(info: &BootInfo) -> Board {
 fn attach(uart: Option<board::Uart>, map: &mut Stage1) {
     if let Some(uart) = uart {
         match map.device(uart.base, &mut page_from_heap) {
-            Ok(registers) => console::attach(Pl011::new(registers)),
+            Ok(registers) => match Pl011::probe(registers) {
+                Ok(uart) => console::attach(uart),
+                Err(error) => refuse("the UART", error),
+            },
             Err(error) => refuse("the UART", format_args!("{error:?}")),
         }
     }
@@ -141,7 +146,7 @@ fn gic(board: &Board, map: &mut Stage1) -> Distributor {
     REDISTRIBUTORS.call_once(|| Redistributors { regions });
     match Distributor::new(device(*dist)) {
         Ok(distributor) => distributor,
-        Err(error) => refuse("the distributor does not answer", format_args!("{error:?}")),
+        Err(error) => refuse("the distributor", error),
     }
 }
 
@@ -349,10 +354,10 @@ fn use_psci(psci: Option<board::Psci>) {
     }
 }
 
-/// `merus.die=panic`, `=fault` or `=stack` in the board's bootargs (`=fp` in the build `debug-fp`): how Merus ends is tested by
-/// ending it. (`=ended`: by a look at the RAM of a VM that has ended, in `construct::dismantle`.)
-fn die_if_told(bootargs: &str) {
-    match bootargs.split_whitespace().find_map(|arg| arg.strip_prefix("merus.die=")) {
+/// `merus.die=panic`, `=fault`, `=stack` or `=probe` in the board's bootargs (`=fp` in the build `debug-fp`): how Merus ends is tested
+/// by ending it. (`=ended`: by a look at the RAM of a VM that has ended, in `construct::dismantle`.)
+fn die_if_told(board: &Board, map: &mut Stage1) {
+    match board.bootargs.split_whitespace().find_map(|arg| arg.strip_prefix("merus.die=")) {
         Some("panic") => panic!("told to by merus.die"),
         Some("fault") => el2::selftest::fault(),
         Some("stack") => {
@@ -360,6 +365,23 @@ fn die_if_told(bootargs: &str) {
         }
         #[cfg(feature = "debug-fp")]
         Some("fp") => el2::selftest::fp(),
+        Some("probe") => probe_nothing(board, map),
         _ => {}
+    }
+}
+
+/// Looks for a device where the board has none: behind its RAM. The first probe's answer is printed, and the second one's is fatal.
+fn probe_nothing(board: &Board, map: &mut Stage1) {
+    let end = board.ram.iter().map(|span| span.end().as_u64()).max().unwrap_or(0);
+    let page = Span::new(Pa::new(end), PAGE_SIZE).and_then(|span| span.align_outwards(PAGE_SIZE));
+    let Some(Ok(registers)) = page.map(|page| map.device(page, &mut page_from_heap)) else {
+        fatal(format_args!("there is no room behind RAM"));
+    };
+    match registers.probe32(0) {
+        Ok(value) => say!("{:#x} reads {value:#x}", registers.base().as_u64()),
+        Err(error) => say!("{error}"),
+    }
+    if let Err(error) = Distributor::new(registers) {
+        refuse("told to by merus.die", error);
     }
 }

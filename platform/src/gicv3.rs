@@ -4,7 +4,8 @@
 //! an acknowledged interrupt is priority-dropped at once and deactivated separately, or by the guest through a
 //! hardware-linked list register.
 
-use crate::mmio::Registers;
+use crate::mmio::{NoAnswer, Registers};
+use core::fmt;
 
 const GICD_CTLR: u64 = 0x0000;
 const GICD_TYPER: u64 = 0x0004;
@@ -45,6 +46,8 @@ const PATIENCE: u32 = 1_000_000;
 /// Why the interrupt controller cannot be used.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum GicError {
+    /// Nothing is where the board's tree says.
+    NoAnswer(NoAnswer),
     /// A register write did not take effect.
     Stuck,
     /// No redistributor has this CPU's affinity.
@@ -52,6 +55,24 @@ pub enum GicError {
         /// Aff3.Aff2.Aff1.Aff0 as GICR_TYPER shows it.
         affinity: u32,
     },
+}
+
+impl fmt::Display for GicError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoAnswer(error) => error.fmt(f),
+            Self::Stuck => f.write_str("a register write does not take effect"),
+            Self::NoRedistributor { affinity } => write!(f, "no redistributor has the affinity {affinity:#x}"),
+        }
+    }
+}
+
+impl core::error::Error for GicError {}
+
+impl From<NoAnswer> for GicError {
+    fn from(error: NoAnswer) -> Self {
+        Self::NoAnswer(error)
+    }
 }
 
 /// The distributor.
@@ -64,7 +85,7 @@ pub struct Distributor {
 impl Distributor {
     /// Takes the distributor over: every shared interrupt off, not pending, not active, in group 1.
     pub fn new(registers: Registers) -> Result<Self, GicError> {
-        let lines = registers.read32(GICD_TYPER) & 0x1f;
+        let lines = registers.probe32(GICD_TYPER)? & 0x1f;
         let gic = Self { registers, intids: (32 * (lines + 1)).min(1020) };
         registers.write32(GICD_CTLR, 0);
         gic.wait()?;
@@ -112,15 +133,18 @@ pub struct Redistributor {
 
 impl Redistributor {
     /// Finds the redistributor of the CPU with `mpidr` in `region`, which is `size` bytes of consecutive redistributors.
-    pub fn find(region: Registers, size: u64, mpidr: u64) -> Option<Self> {
+    ///
+    /// # Errors
+    /// [`NoAnswer`] where the region ends early, or is none.
+    pub fn find(region: Registers, size: u64, mpidr: u64) -> Result<Option<Self>, NoAnswer> {
         let affinity = affinity_of(mpidr);
         let mut offset = 0;
         while offset < size {
             // SAFETY: the offset lies in the region, all of which `region`'s maker promised to be redistributors.
             let registers = unsafe { region.at(offset) };
-            let typer = registers.read64(GICR_TYPER);
+            let typer = registers.probe64(GICR_TYPER)?;
             if (typer >> 32) as u32 == affinity {
-                return Some(Self { registers });
+                return Ok(Some(Self { registers }));
             }
             if typer & TYPER_LAST != 0 {
                 break;
@@ -128,7 +152,7 @@ impl Redistributor {
             // A redistributor that knows virtual LPIs (GICv4) has two frames more.
             offset += if typer & TYPER_VLPIS != 0 { 0x4_0000 } else { 0x2_0000 };
         }
-        None
+        Ok(None)
     }
     /// Wakes it, and takes its private interrupts over: group 1, not pending, not active; on are all SGIs and `ppis`.
     pub fn start(&self, ppis: u32) -> Result<(), GicError> {

@@ -1,6 +1,6 @@
 //! The board's PL011 UART: polled output, polled or interrupt-driven input (Arm DDI 0183, "Programmers Model").
 
-use crate::mmio::Registers;
+use crate::mmio::{NoAnswer, Registers};
 
 const DR: u64 = 0x00;
 const FR: u64 = 0x18;
@@ -25,6 +25,14 @@ pub struct Pl011 {
 }
 
 impl Pl011 {
+    /// Takes the UART over, as [`Pl011::new`], if it is there at all.
+    ///
+    /// # Errors
+    /// [`NoAnswer`] where the flag register cannot be read.
+    pub fn probe(registers: Registers) -> Result<Self, NoAnswer> {
+        registers.probe32(FR)?;
+        Ok(Self::new(registers))
+    }
     /// Takes the UART over: FIFOs and both directions on, every interrupt off.
     pub fn new(registers: Registers) -> Self {
         registers.write32(IMSC, 0);

@@ -3,6 +3,7 @@
 use addr::{AccessSize, Ipa, Span};
 use alloc::vec::Vec;
 use core::fmt;
+use sync::nospec;
 
 use crate::{AccessError, Completion, NO_DEVICE, Offset, Refusals, read_outcome, write_outcome};
 
@@ -98,7 +99,8 @@ impl<D> Bus<D> {
     /// window holds the whole access.
     #[inline]
     pub fn find(&self, ipa: Ipa, size: AccessSize) -> Option<(&D, Offset)> {
-        self.windows.get(self.position(ipa.as_u64()))?.answer(ipa.as_u64(), size)
+        // Behind the last window the position is the number of windows: no guess may follow a pointer from there.
+        nospec::get_quick(&self.windows, self.position(ipa.as_u64()))?.answer(ipa.as_u64(), size)
     }
 
     /// As [`Bus::find`], but looks first where `hint` says and leaves there where it looked last. Each vCPU keeps a hint of
@@ -111,7 +113,7 @@ impl<D> Bus<D> {
             Some(window) if window.start <= first && first <= window.last => window.answer(first, size),
             _ => {
                 *hint = self.position(first);
-                self.windows.get(*hint)?.answer(first, size)
+                nospec::get_quick(&self.windows, *hint)?.answer(first, size)
             }
         }
     }

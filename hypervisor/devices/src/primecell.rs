@@ -29,5 +29,5 @@ fn refuse(at: Offset, size: AccessSize) -> Result<Offset, AccessError> {
 /// The identification register at `at` out of the eight in `ids`.
 pub fn id_register(ids: &[u8; 8], at: Offset) -> Result<u32, AccessError> {
     let index = at.checked_sub(ID_BASE).and_then(|o| usize::try_from(o >> 2).ok());
-    index.and_then(|i| ids.get(i)).map(|id| u32::from(*id)).ok_or(AccessError::NoRegister)
+    index.and_then(|i| sync::nospec::get(ids, i)).map(|id| u32::from(*id)).ok_or(AccessError::NoRegister)
 }

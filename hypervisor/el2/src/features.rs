@@ -10,6 +10,7 @@ pub struct Features {
     pub sve: bool,
     pub sme: bool,
     pub ras: bool,
+    pub iesb: bool,
     pub mpam: bool,
     pub amu: bool,
     pub csv2_2: bool,
@@ -69,6 +70,7 @@ impl Features {
             sve: field(pfr0, 32) != 0,
             sme: field(pfr1, 24) != 0,
             ras: field(pfr0, 28) != 0,
+            iesb: field(mmfr2, 12) != 0,
             mpam: field(pfr0, 40) != 0 || field(pfr1, 16) != 0,
             amu: field(pfr0, 44) != 0,
             // FEAT_CSV2_2, or FEAT_CSV2_1p2 by the fraction.
@@ -107,6 +109,7 @@ impl Features {
             sve: a.sve || b.sve,
             sme: a.sme || b.sme,
             ras: a.ras && b.ras,
+            iesb: a.iesb && b.iesb,
             mpam: a.mpam || b.mpam,
             amu: a.amu || b.amu,
             csv2_2: a.csv2_2 && b.csv2_2,

@@ -4,6 +4,7 @@
 //! | module | what |
 //! |---|---|
 //! | [`vectors`] | the way into a guest and out of it |
+//! | `probe` | what may be answered by an external abort |
 //! | [`start`] | the start-state table: every EL2 control register |
 //! | [`world`] | the guest-register table: what is switched with the vCPU |
 //! | [`door`] | the one place that knows HCR_EL2.E2H |
@@ -16,25 +17,50 @@
 //!
 //! [`Pcpu`] ties them together for one pCPU and is what the kernel binary drives; its methods are safe to call in any order,
 //! because it keeps track of what is loaded.
+//!
+//! On the host only the tables of [`errata`] exist, with their tests.
 #![no_std]
 
+#[cfg(test)]
+extern crate std;
+
+#[cfg(target_os = "none")]
 pub mod backtrace;
+#[cfg(target_os = "none")]
 pub mod debug;
+#[cfg(target_os = "none")]
 pub mod door;
 pub mod errata;
+#[cfg(target_os = "none")]
 pub mod features;
+#[cfg(target_os = "none")]
 pub mod fp;
+#[cfg(target_os = "none")]
 pub mod gic;
+#[cfg(target_os = "none")]
 pub mod lists;
+#[cfg(target_os = "none")]
 mod pcpu;
+#[cfg(target_os = "none")]
+mod probe;
+#[cfg(target_os = "none")]
 pub mod ram;
+#[cfg(target_os = "none")]
 mod regs;
+#[cfg(target_os = "none")]
 pub mod selftest;
+#[cfg(target_os = "none")]
 pub mod space;
+#[cfg(target_os = "none")]
 pub mod start;
+#[cfg(target_os = "none")]
 pub mod timer;
+#[cfg(target_os = "none")]
 pub mod tlb;
+#[cfg(target_os = "none")]
 pub mod vectors;
+#[cfg(target_os = "none")]
 pub mod world;
 
-pub use pcpu::{Pcpu, PcpuAnchor, number};
+#[cfg(target_os = "none")]
+pub use pcpu::{Anchored, Pcpu, PcpuAnchor, number};

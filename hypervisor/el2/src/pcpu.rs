@@ -5,8 +5,9 @@ use crate::door::CPTR_OWN;
 use crate::errata::{self, BranchHistory, Errata};
 use crate::features::{Features, id_register};
 use crate::lists::HardwareLists;
-use crate::regs::mrs;
-use crate::start::{self, HCR_TVM, HCR_TWI};
+use crate::probe;
+use crate::regs::{mrs, msr, op};
+use crate::start::{self, HCR_TVM, HCR_TWI, HCR_VSE};
 use crate::vectors::{self, Left};
 use crate::world::{self, GuestState, Space};
 use trap::GuestFrame;
@@ -20,13 +21,42 @@ pub struct PcpuAnchor {
 }
 
 impl PcpuAnchor {
-    /// For pCPU `number`; its own address goes in at [`Pcpu::start`].
+    /// For pCPU `number`; its own address goes in at [`PcpuAnchor::catch_faults`].
     pub const fn new(number: u64) -> Self {
         Self { emergency_top: 0, number, emergency: [0; 8192] }
     }
+    /// Sets the exception vectors and clears PSTATE.A: from here on faults have their last words, and a probe of a device its answer.
+    /// The first thing on each pCPU.
+    pub fn catch_faults(&'static mut self) -> Anchored {
+        self.emergency_top = &raw const self.emergency as u64 + 8192;
+        let (number, at) = (self.number as usize, self as *const PcpuAnchor as u64);
+        // SAFETY: EL2's own registers on a pCPU that has not used them: the anchor lives for ever, the vectors are code.
+        let leftover = unsafe {
+            msr!("TPIDR_EL2", at);
+            msr!("VBAR_EL2", vectors::address(BranchHistory::Nothing, false));
+            op!("isb");
+            probe::unmask_serror()
+        };
+        Anchored { number, at, leftover }
+    }
 }
 
-/// The number of this pCPU: 0 is the one that booted. 0 also before [`Pcpu::start`], and at EL1 (on the way to saying that this is
+/// A pCPU whose faults are caught.
+#[derive(Debug)]
+pub struct Anchored {
+    number: usize,
+    at: u64,
+    leftover: Option<u64>,
+}
+
+impl Anchored {
+    /// ESR_EL2 of an SError that was pending when this pCPU came to Merus: the firmware's.
+    pub fn leftover(&self) -> Option<u64> {
+        self.leftover
+    }
+}
+
+/// The number of this pCPU: 0 is the one that booted. 0 also before [`PcpuAnchor::catch_faults`], and at EL1 (on the way to saying that this is
 /// the wrong level).
 pub fn number() -> usize {
     if mrs!("CurrentEL") >> 2 < 2 {
@@ -36,7 +66,7 @@ pub fn number() -> usize {
     if anchor.is_null() {
         return 0;
     }
-    // SAFETY: TPIDR_EL2 is zero or what `Pcpu::start` wrote: an anchor that lives for ever and does not change any more.
+    // SAFETY: TPIDR_EL2 is zero or what `catch_faults` wrote: an anchor that lives for ever and does not change any more.
     unsafe { (*anchor).number as usize }
 }
 
@@ -51,17 +81,20 @@ pub struct Pcpu {
     hcr: u64,
     loaded: bool,
     debugging: bool,
+    /// HCR_EL2.VSE was set for the loaded vCPU, which may have taken it since.
+    serror_given: bool,
 }
 
 impl Pcpu {
     /// Writes the start state on this pCPU. Called once on each.
-    pub fn start(anchor: &'static mut PcpuAnchor) -> Self {
+    pub fn start(anchored: Anchored) -> Self {
         let features = Features::here();
-        anchor.emergency_top = &raw const anchor.emergency as u64 + 8192;
-        let number = anchor.number as usize;
+        let number = anchored.number;
         // SAFETY: once a pCPU (an anchor is handed over by `&'static mut`), before any guest; E2H is 0 since the entry code.
-        unsafe { start::pcpu(&features, anchor as *const PcpuAnchor as u64) };
+        unsafe { start::pcpu(&features, anchored.at) };
         let errata = errata::of(id_register(0, 0));
+        // SAFETY: EL1's registers are nobody's yet; the first `load` finds them as every later one does.
+        unsafe { world::park(start::hcr(&features), errata) };
         Self {
             hcr: start::hcr(&features),
             features,
@@ -70,6 +103,7 @@ impl Pcpu {
             lists: HardwareLists::here(),
             loaded: false,
             debugging: false,
+            serror_given: false,
         }
     }
     /// Its number.
@@ -90,11 +124,16 @@ impl Pcpu {
         self.features = *common;
         self.errata = errata;
         self.hcr = start::hcr(common);
-        // SAFETY: VPIDR_EL2 is what guests read as MIDR_EL1, and nothing else; the vectors differ in what precedes an exit.
+        // What this pCPU has, not what all have: the errors are its own.
+        let here = Features::here();
+        let esb = here.ras && !here.iesb;
+        // SAFETY: VPIDR_EL2 is what guests read as MIDR_EL1, and nothing else; the vectors differ in what precedes an exit, and those
+        // with an ESB are for CPUs that have DISR_EL1. A workaround that another pCPU needs is harmless here.
         unsafe {
-            crate::regs::msr!("VPIDR_EL2", midr);
-            crate::regs::msr!("VBAR_EL2", vectors::address(history));
-            crate::regs::op!("isb");
+            world::park(self.hcr, errata);
+            msr!("VPIDR_EL2", midr);
+            msr!("VBAR_EL2", vectors::address(history, esb));
+            op!("isb");
         }
         history
     }
@@ -108,12 +147,15 @@ impl Pcpu {
         // SAFETY: `Space` comes from `GuestSpace::activate`, whose tables map declared RAM only and whose VMID is current;
         // HCR_EL2 is the start state's.
         unsafe { state.load(space, self.hcr, &self.features, self.errata) };
+        self.serror_given = state.serror_pending();
         self.loaded = true;
     }
     /// Saves the loaded vCPU's state and leaves nothing of it behind that the next could be surprised by.
     pub fn put(&mut self, state: &mut GuestState) {
         assert!(self.loaded, "there is no vCPU to put");
         state.put(&self.features);
+        state.set_serror_pending(self.serror_given && world::serror_pending());
+        self.serror_given = false;
         self.set_debug(None);
         self.trap_wfi(true);
         self.watch_stage1(false);
@@ -153,9 +195,29 @@ impl Pcpu {
         }
         self.hcr = hcr;
         if self.loaded {
-            // SAFETY: the start state's value with TWI or TVM changed.
-            unsafe { world::set_hcr(hcr) };
+            self.write_hcr();
         }
+    }
+    /// HCR_EL2 for the loaded vCPU, with the SError that it has been given and has not taken yet.
+    fn write_hcr(&mut self) {
+        let mut hcr = self.hcr;
+        if self.serror_given {
+            self.serror_given = world::serror_pending();
+            hcr |= if self.serror_given { HCR_VSE } else { 0 };
+        }
+        // SAFETY: the start state's value with TWI, TVM or VSE changed.
+        unsafe { world::set_hcr(hcr) };
+    }
+    /// Makes an SError pending for the loaded vCPU: it takes it once its PSTATE.A is clear, with `syndrome` (25 bits) where the CPUs
+    /// have FEAT_RAS.
+    pub fn give_serror(&mut self, syndrome: u32) {
+        assert!(self.loaded, "no vCPU is loaded to take an SError");
+        // SAFETY: the start state's value with VSE set, for the loaded vCPU; VSESR_EL2 is switched with it.
+        unsafe {
+            world::set_serror(syndrome, &self.features);
+            world::set_hcr(self.hcr | HCR_VSE);
+        }
+        self.serror_given = true;
     }
     /// Runs the loaded vCPU until something happens.
     #[inline(always)]

@@ -31,6 +31,10 @@ const HCR_GUEST: u64 = 1 // VM
     | 1 << 22 // TSW
     | 1 << 31; // RW
 
+/// SCTLR_EL2.IESB: error synchronization at each exception entry and return.
+const SCTLR_IESB: u64 = 1 << 21;
+/// HCR_EL2.VSE: an SError is pending for the guest; hardware clears it when the guest takes or defers it.
+pub const HCR_VSE: u64 = 1 << 8;
 /// HCR_EL2.TWI: WFI exits.
 pub const HCR_TWI: u64 = 1 << 13;
 /// HCR_EL2.TVM: writes of the stage-1 control registers exit.
@@ -89,7 +93,11 @@ pub unsafe fn pcpu(f: &Features, pcpu: u64) {
     // Merus' own setting; registers of a feature are written only where the ID registers say that it is there.
     unsafe {
         msr!("TPIDR_EL2", pcpu);
-        msr!("VBAR_EL2", crate::vectors::address(BranchHistory::Nothing));
+        msr!("VBAR_EL2", crate::vectors::address(BranchHistory::Nothing, false));
+        if f.iesb {
+            // The guest's errors are pending before EL2's first instruction, EL2's before the `eret` (crate::vectors, "SErrors").
+            msr!("SCTLR_EL2", mrs!("SCTLR_EL2") | SCTLR_IESB);
+        }
         op!("isb");
         // SVE and SME lengths first: with the traps of CPTR_EL2 on, these registers would trap EL2 as well.
         msr!("CPTR_EL2", 0x32ff & !(1 << 12));
@@ -103,7 +111,7 @@ pub unsafe fn pcpu(f: &Features, pcpu: u64) {
             msr!("S3_4_C1_C2_5", 0); // SMPRIMAP_EL2
         }
         msr!("CPTR_EL2", CPTR_OWN);
-        msr!("HCR_EL2", hcr(f));
+        msr!("HCR_EL2", hcr(f) & !1); // Stage 2 comes on with the first vCPU.
         msr!("HSTR_EL2", 0);
         msr!("HACR_EL2", 0);
         msr!("MDCR_EL2", mdcr(f));

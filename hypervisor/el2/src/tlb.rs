@@ -2,6 +2,7 @@
 
 use crate::errata::Errata;
 use crate::regs::{mrs, msr, op};
+use crate::world::stop_walks;
 use stage2::{Flush, TlbWork, Vmid, VmidSlot};
 
 /// Executes a VM's TLB maintenance on the spot.
@@ -32,10 +33,7 @@ impl<'a, F: Fn(Vmid) -> u64> VmTlb<'a, F> {
             let (tcr, sctlr) = (mrs!("TCR_EL1"), mrs!("SCTLR_EL1"));
             let speculative = self.errata.has(Errata::SPECULATIVE_AT);
             if speculative {
-                msr!("TCR_EL1", tcr | 1 << 7 | 1 << 23);
-                op!("isb");
-                msr!("SCTLR_EL1", sctlr | 1);
-                op!("isb");
+                stop_walks(tcr, sctlr);
             }
             msr!("VTTBR_EL2", own);
             op!("isb");

@@ -8,9 +8,19 @@
 //! In the build `debug-fp` CPTR_EL2.TFP is clear while the guest runs and set while EL2 does ([`crate::door::CPTR_OWN`]).
 //!
 //! # SErrors
-//! PSTATE.A is set while the registers are being saved and clear in Merus proper. The first instruction after it is cleared
-//! is the window: an SError that is taken there was pending when the guest was left, and is reported as the guest's
-//! ([`Left::serror`]); anywhere else it is Merus' own, and fatal.
+//! PSTATE.A is set while the registers are being saved and clear in Merus proper. The rest of the exit path, from where it is
+//! cleared, is the window: an SError that is taken there was pending when the guest was left, and is reported as the guest's
+//! ([`Left::serror`]); anywhere else it is Merus' own, and fatal. That the guest's errors are pending by then is the business of
+//! an *error synchronization*, and it costs the counted path no instruction (Arm ARM, "RAS PE architecture", "Error synchronization
+//! event"):
+//!
+//! | CPU | synchronized by |
+//! |---|---|
+//! | with FEAT_IESB | SCTLR_EL2.IESB: the exception entry and the `eret` do it by themselves, so the guest's errors are pending before EL2's first instruction, and EL2's are taken in EL2 |
+//! | with FEAT_RAS but not FEAT_IESB | an ESB as each vector's first act; what is pending at it is deferred to DISR_EL1 and reported from there. Vectors of its own, 0x800 behind those without ([`address`]) |
+//! | without FEAT_RAS | nothing: only what is pending already is the guest's |
+//!
+//! An error that comes later than that is fatal although it may have been the guest's: it is never taken for another guest's.
 //!
 //! # Branch history
 //! What a guest taught the branch predictors must not steer EL2. Each pCPU gets the vectors that its core needs
@@ -23,6 +33,7 @@
 use crate::door::{CPTR_GUEST, CPTR_OWN};
 use crate::errata::BranchHistory;
 use core::arch::global_asm;
+use core::sync::atomic::{AtomicU64, Ordering};
 use trap::GuestFrame;
 
 /// How the guest was left.
@@ -57,6 +68,7 @@ impl Left {
     }
 }
 
+// x31 in a syndrome is the zero register. Should a CPU run ahead with it as an index, it reaches the guest's own program counter.
 const _: () = assert!(core::mem::offset_of!(GuestFrame, x) == 0);
 const _: () = assert!(core::mem::offset_of!(GuestFrame, pc) == 248);
 const _: () = assert!(core::mem::offset_of!(GuestFrame, pstate) == 256);
@@ -64,9 +76,7 @@ const _: () = assert!(core::mem::offset_of!(GuestFrame, pstate) == 256);
 unsafe extern "C" {
     fn el2_enter(frame: *mut GuestFrame) -> Left;
     fn el2_vectors();
-    fn el2_vectors_loop_8();
-    fn el2_vectors_loop_24();
-    fn el2_vectors_loop_32();
+    fn el2_vectors_loop();
     fn el2_vectors_clear();
     fn el2_vectors_firmware_1();
     fn el2_vectors_firmware_3();
@@ -83,18 +93,23 @@ pub unsafe fn enter(frame: &mut GuestFrame) -> Left {
     unsafe { el2_enter(frame) }
 }
 
-/// The vectors' address, for VBAR_EL2, on a CPU that needs this done about its branch history.
-pub fn address(history: BranchHistory) -> u64 {
+/// How many branches the vectors with a loop take.
+static LOOPS: AtomicU64 = AtomicU64::new(1);
+
+/// The vectors' address, for VBAR_EL2, on a CPU that needs this done about its branch history; `esb`: and an explicit error
+/// synchronization, because it has FEAT_RAS without FEAT_IESB.
+pub fn address(history: BranchHistory, esb: bool) -> u64 {
     let table = match history {
-        BranchHistory::Nothing => el2_vectors,
-        BranchHistory::Loop8 => el2_vectors_loop_8,
-        BranchHistory::Loop24 => el2_vectors_loop_24,
-        BranchHistory::Loop32 => el2_vectors_loop_32,
+        BranchHistory::Nothing | BranchHistory::Unlisted => el2_vectors,
+        BranchHistory::Loop(count) => {
+            LOOPS.fetch_max(u64::from(count), Ordering::Relaxed);
+            el2_vectors_loop
+        }
         BranchHistory::Clear => el2_vectors_clear,
         BranchHistory::Firmware1 => el2_vectors_firmware_1,
         BranchHistory::Firmware3 => el2_vectors_firmware_3,
     };
-    table as *const () as u64
+    table as *const () as u64 + if esb { 0x800 } else { 0 }
 }
 
 global_asm!(
@@ -136,9 +151,16 @@ el2_enter:
     ldr     x30, [x0, #240]
     ldp     x0, x1, [x0]
     eret
-    dsb     nsh                     // no speculation past the eret
+    // Nothing behind an `eret` is ever executed, so this costs nothing, and it holds speculation on every CPU; SB, where there is
+    // FEAT_SB, could do no more.
+    dsb     nsh
     isb
 
+    // An ESB has deferred an error of the guest to DISR_EL1 (x0), whose layout is the syndrome's; x1 = cause.
+guest_exit_deferred:
+    msr     S3_0_C12_C1_1, xzr
+    bfi     x1, x0, #32, #25
+    orr     x1, x1, #0x10
 guest_exit:                         // x0, x1 on the stack; x1 = cause
     ldr     x0, [sp, #16]
     stp     x2, x3, [x0, #16]
@@ -169,19 +191,19 @@ guest_exit:                         // x0, x1 on the stack; x1 = cause
     stp     x2, x3, [x0]
     mov     x0, x1
     mrs     x1, ESR_EL2
-guest_serror_window:
+guest_serror_window:                // x0 is the cause from here to the end: el2_serror writes to it
     msr     daifclr, #4
     ldp     x19, x20, [sp, #16]
-guest_serror_window_end:
     ldp     x21, x22, [sp, #32]
     ldp     x23, x24, [sp, #48]
     ldp     x25, x26, [sp, #64]
     ldp     x27, x28, [sp, #80]
     ldp     x29, x30, [sp, #96]
     add     sp, sp, #112
+guest_serror_window_end:
     ret
 
-    // An SError taken to EL2 from EL2. x2 and x3 are free inside the window.
+    // An SError taken to EL2 from EL2, its stack in order.
 el2_serror:
     stp     x2, x3, [sp, #-16]!
     mrs     x2, ELR_EL2
@@ -196,11 +218,14 @@ el2_serror:
     orr     x0, x0, #0x10
     ldp     x2, x3, [sp], #16
     eret
+    dsb     nsh
+    isb
 1:  ldp     x2, x3, [sp], #16
     msr     TPIDR_EL0, x0
     mov     x0, #3
     // falls through
 
+    .global el2_fatal
     // A fault of Merus: x0 = which, the real x0 in TPIDR_EL0 (a guest's register: no guest goes on after this).
 el2_fatal:
     msr     daifset, #0xf
@@ -238,11 +263,22 @@ el2_fatal:
     bl      merus_el2_fault
     b       .
 
-    .macro from_guest cause count
+    // Where \esb is 1 the guest's errors are synchronized. x0 is free, x1 = cause.
+    .macro leave esb
+    .if \esb
+    hint    #16                     // ESB; PSTATE.A is set, so what is pending goes to DISR_EL1
+    mrs     x0, S3_0_C12_C1_1
+    tbz     x0, #31, 3f
+    b       guest_exit_deferred
+3:
+    .endif
+    b       guest_exit
+    .endm
+    .macro from_guest cause count esb
     .balign 0x80
     stp     x0, x1, [sp, #-16]!
     mov     x1, #\cause
-    b       guest_exit
+    leave   \esb
     .endm
     .macro from_el2 cause
     .balign 0x80
@@ -251,30 +287,31 @@ el2_fatal:
     b       el2_fatal
     .endm
 
-    // The branch history of the guest is overwritten by \count taken branches.
-    .macro from_guest_loop cause count
+    // The branch history of the guest is overwritten by taken branches, as many as the machine's neediest core asks for.
+    .macro from_guest_loop cause count esb
     .balign 0x80
     stp     x0, x1, [sp, #-16]!
-    mov     x0, #\count
+    adrp    x0, {loops}
+    ldr     x0, [x0, :lo12:{loops}]
 1:  b       2f
 2:  subs    x0, x0, #1
     b.ne    1b
     dsb     nsh
     isb
     mov     x1, #\cause
-    b       guest_exit
+    leave   \esb
     .endm
     // The CPU has an instruction for it: CLRBHB (HINT #22).
-    .macro from_guest_clear cause count
+    .macro from_guest_clear cause count esb
     .balign 0x80
     stp     x0, x1, [sp, #-16]!
     hint    #22
     isb
     mov     x1, #\cause
-    b       guest_exit
+    leave   \esb
     .endm
     // The firmware does it: SMCCC_ARCH_WORKAROUND_3 (\count = 3) or _1, which keep x4 and up.
-    .macro from_guest_firmware cause count
+    .macro from_guest_firmware cause count esb
     .balign 0x80
     stp     x0, x1, [sp, #-16]!
     stp     x2, x3, [sp, #-16]!
@@ -287,40 +324,48 @@ el2_fatal:
     smc     #0
     ldp     x2, x3, [sp], #16
     mov     x1, #\cause
-    b       guest_exit
+    leave   \esb
     .endm
 
-    .macro table name entry count
+    .macro table entry count esb
     .balign 0x800
-    .global \name
-\name:
-    from_el2 0x10                   // EL2 with SP_EL0: never used
+    .balign 0x80
+    b       el2_probe_sync          // EL2 with SP_EL0: a probe (crate::probe)
     from_el2 0x11
     from_el2 0x12
-    from_el2 0x13
+    .balign 0x80
+    b       el2_probe_serror
     from_el2 0                      // EL2
     from_el2 1
     from_el2 2
     .balign 0x80
     b       el2_serror
-    \entry 0 \count                 // AArch64 below
-    \entry 1 \count
-    \entry 2 \count
-    \entry 3 \count
-    \entry 0 \count                 // AArch32 below
-    \entry 1 \count
-    \entry 2 \count
-    \entry 3 \count
+    \entry 0 \count \esb           // AArch64 below
+    \entry 1 \count \esb
+    \entry 2 \count \esb
+    \entry 3 \count \esb
+    \entry 0 \count \esb           // AArch32 below
+    \entry 1 \count \esb
+    \entry 2 \count \esb
+    \entry 3 \count \esb
     .endm
 
-    table el2_vectors from_guest 0
-    table el2_vectors_loop_8 from_guest_loop 8
-    table el2_vectors_loop_24 from_guest_loop 24
-    table el2_vectors_loop_32 from_guest_loop 32
-    table el2_vectors_clear from_guest_clear 0
-    table el2_vectors_firmware_1 from_guest_firmware 1
-    table el2_vectors_firmware_3 from_guest_firmware 3
+    // Without and, 0x800 further on, with an ESB.
+    .macro tables name entry count
+    .balign 0x800
+    .global \name
+\name:
+    table   \entry \count 0
+    table   \entry \count 1
+    .endm
+
+    tables el2_vectors from_guest 0
+    tables el2_vectors_loop from_guest_loop 0
+    tables el2_vectors_clear from_guest_clear 0
+    tables el2_vectors_firmware_1 from_guest_firmware 1
+    tables el2_vectors_firmware_3 from_guest_firmware 3
 "#,
+    loops = sym LOOPS,
     debug_fp = const cfg!(feature = "debug-fp") as u8,
     cptr_low = const CPTR_GUEST & 0xffff,
     cptr_own_low = const CPTR_OWN & 0xffff,

@@ -7,6 +7,7 @@
 //! | CNTV_CTL, CNTV_CVAL | switched ([`crate::timer`]) |
 //! | pointer authentication keys, SCXTNUM_EL0/1 | switched where the CPU has them |
 //! | VDISR_EL2, VSESR_EL2 | switched where the CPU has RAS: with HCR_EL2.AMO set the guest's DISR_EL1 is VDISR_EL2 |
+//! | HCR_EL2.VSE (a virtual SError that the guest has not taken) | switched |
 //! | MPIDR_EL1, MIDR_EL1 | the guest reads VMPIDR_EL2 (set at load) and VPIDR_EL2 |
 //! | CSSELR_EL1, CCSIDR_EL1, CTR_EL0, CLIDR_EL1 | trapped (TID2): the model answers |
 //! | ID registers, AIDR, REVIDR | trapped (TID1, TID3): the model answers |
@@ -23,6 +24,7 @@ use crate::errata::Errata;
 use crate::features::Features;
 use crate::fp::FpState;
 use crate::regs::{mrs, msr, op};
+use crate::start::HCR_VSE;
 use crate::timer::VirtualTimer;
 use trap::{El1Reg, El1State};
 
@@ -87,6 +89,8 @@ pub struct GuestState {
     keys: [u64; 10],
     scxtnum: [u64; 2],
     serror: [u64; 2],
+    /// HCR_EL2.VSE.
+    vse: bool,
 }
 
 /// Where a VM's stage 2 is.
@@ -117,23 +121,24 @@ impl GuestState {
     /// state's HCR_EL2, with stage 2 on.
     pub unsafe fn load(&self, space: &Space, hcr: u64, f: &Features, errata: Errata) {
         // SAFETY: the caller vouches for the tables; the registers are those of the vCPU that comes. With the erratum, EL1's table
-        // walks are off (EPD0, EPD1, with M set so that they count) until both stages belong to one guest.
+        // walks are off until both stages belong to one guest.
         unsafe {
-            if errata.has(Errata::SPECULATIVE_AT) {
-                guest_msr!("TCR_EL1", self.el1.tcr | 1 << 7 | 1 << 23);
-                guest_msr!("SCTLR_EL1", self.el1.sctlr | 1);
-                op!("isb");
+            let speculative = errata.has(Errata::SPECULATIVE_AT);
+            if speculative {
+                // Off already, by `park`; here with the coming guest's other fields.
+                stop_walks(self.el1.tcr, self.el1.sctlr);
             }
             msr!("VTCR_EL2", space.vtcr);
             msr!("VTTBR_EL2", space.vttbr);
             msr!("VMPIDR_EL2", self.vmpidr);
             // Stage 2 is on before EL1's walks are: none is ever made with one stage alone.
-            msr!("HCR_EL2", hcr);
-            if errata.has(Errata::SPECULATIVE_AT) {
-                op!("isb");
+            msr!("HCR_EL2", hcr | if self.vse { HCR_VSE } else { 0 });
+            if speculative {
                 let mut el1 = self.el1.clone();
-                (el1.tcr, el1.sctlr) = (self.el1.tcr | 1 << 7 | 1 << 23, self.el1.sctlr | 1);
+                (el1.tcr, el1.sctlr) = (self.el1.tcr | WALKS_OFF, self.el1.sctlr | 1);
                 el1.load();
+                // Both stages are the coming guest's, and on, before a walk can begin: M first, which changes nothing while
+                // walks are off, then the walks.
                 op!("isb");
                 guest_msr!("SCTLR_EL1", self.el1.sctlr);
                 op!("isb");
@@ -170,6 +175,14 @@ impl GuestState {
             self.serror = [mrs!("S3_4_C12_C1_1"), mrs!("S3_4_C5_C2_3")];
         }
         self.fp.save();
+    }
+    /// Whether it has been given an SError that it has not taken.
+    pub(crate) fn serror_pending(&self) -> bool {
+        self.vse
+    }
+    /// Notes that, for the next load.
+    pub(crate) fn set_serror_pending(&mut self, pending: bool) {
+        self.vse = pending;
     }
     fn save_keys(&mut self) {
         self.keys = [
@@ -293,14 +306,50 @@ impl LoadedEl1 {
 /// Sets HCR_EL2 for the loaded vCPU.
 ///
 /// # Safety
-/// `value` is [`crate::start::hcr`]'s with nothing changed but TWI and TVM.
+/// `value` is [`crate::start::hcr`]'s with nothing changed but TWI, TVM and VSE.
 pub unsafe fn set_hcr(value: u64) {
     // SAFETY: the caller's promise; takes effect at the latest at the `eret`.
     unsafe { msr!("HCR_EL2", value) };
 }
 
+/// Whether the loaded vCPU has not taken the SError that it was given.
+pub(crate) fn serror_pending() -> bool {
+    mrs!("HCR_EL2") & HCR_VSE != 0
+}
+
+/// The syndrome of the next virtual SError.
+///
+/// # Safety
+/// The register is the loaded vCPU's.
+pub(crate) unsafe fn set_serror(syndrome: u32, f: &Features) {
+    if f.ras {
+        // SAFETY: the caller's promise; the CPU has FEAT_RAS.
+        unsafe { msr!("S3_4_C5_C2_3", u64::from(syndrome) & 0x01ff_ffff) };
+    }
+}
+
+/// TCR_EL1.EPD0 and EPD1: no walk of either half.
+const WALKS_OFF: u64 = 1 << 7 | 1 << 23;
+
+/// Switches EL1's table walks off, whatever else is in TCR_EL1 and SCTLR_EL1: first the walks, then M, because without M stage 1 is off,
+/// addresses go to stage 2 as they are and EPD means nothing. Each is in effect before the next, and before anything that follows.
+///
+/// # Safety
+/// No guest is entered before both registers have been given their values again.
+#[inline]
+pub(crate) unsafe fn stop_walks(tcr: u64, sctlr: u64) {
+    // SAFETY: the caller's promise; EL2's own translation uses neither register.
+    unsafe {
+        guest_msr!("TCR_EL1", tcr | WALKS_OFF);
+        op!("isb");
+        guest_msr!("SCTLR_EL1", sctlr | 1);
+        op!("isb");
+    }
+}
+
 /// Nobody is loaded: stage 2 is off, and VTTBR_EL2 names the host's VMID, so nothing that is cached from here on carries one that
-/// may change hands. With the erratum EL1's walks are switched off first (they stay so until the next load).
+/// may change hands. With the erratum EL1's walks are switched off first, while both stages are still the leaving guest's, and they
+/// stay so until the next load: whatever an AT that was fetched speculatively does in between, it finds no table to walk.
 ///
 /// # Safety
 /// No guest is entered before [`GuestState::load`]; the leaving vCPU's EL1 registers have been saved.
@@ -308,9 +357,7 @@ pub(crate) unsafe fn park(hcr: u64, errata: Errata) {
     // SAFETY: the caller's promise: these registers are nobody's any more.
     unsafe {
         if errata.has(Errata::SPECULATIVE_AT) {
-            guest_msr!("TCR_EL1", guest_mrs!("TCR_EL1") | 1 << 7 | 1 << 23);
-            guest_msr!("SCTLR_EL1", guest_mrs!("SCTLR_EL1") | 1);
-            op!("isb");
+            stop_walks(guest_mrs!("TCR_EL1"), guest_mrs!("SCTLR_EL1"));
         }
         msr!("HCR_EL2", hcr & !1);
         op!("isb");

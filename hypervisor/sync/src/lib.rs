@@ -14,6 +14,7 @@ extern crate std;
 
 #[cfg(target_os = "none")]
 pub mod heap;
+pub mod nospec;
 
 use core::ops::{Deref, DerefMut};
 use spin::RelaxStrategy;

@@ -75,14 +75,47 @@ pub struct SErrorSyndrome {
     pub iss: u32,
 }
 
+/// What becomes of an SError of a guest.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum SErrorAction {
+    /// It is not confined to the guest: Merus ends.
+    Fatal,
+    /// It may be confined to the guest, but nobody knows what it has spoilt there: the VM ends.
+    Stop,
+    /// The guest gets it as an SError with this syndrome (for VSESR_EL2), and judges what it was worth.
+    Give(u32),
+    /// Hardware has mended it.
+    Ignore,
+}
+
 impl SErrorSyndrome {
-    /// Whether the error may be confined to what was running: with FEAT_RAS the syndrome is categorized and says
-    /// anything but uncontainable. Without FEAT_RAS nothing is known, and the answer is `true`: the VM, not the machine,
-    /// is stopped, unless the SError was taken in Merus' own text.
-    pub fn is_containable(self) -> bool {
-        let implementation_defined = self.iss >> 24 & 1 != 0;
-        let categorized = !implementation_defined && self.iss & 0x3f == 0b01_0001;
-        !(categorized && self.iss >> 10 & 7 == 0)
+    const CATEGORIZED: u32 = 0b01_0001;
+    const IDS: u32 = 1 << 24;
+    const AET_SHIFT: u32 = 10;
+    /// What a guest is shown: AET, EA and DFSC. (IESB says how *EL2* came to take it.)
+    const GIVEN: u32 = 7 << Self::AET_SHIFT | 1 << 9 | 0x3f;
+
+    /// What becomes of the error, by the asynchronous error type (AET). `can_give`: the CPUs have FEAT_RAS, so that the guest can be
+    /// shown the type.
+    ///
+    /// | syndrome | type | what |
+    /// |---|---|---|
+    /// | AET 0 | uncontainable | fatal |
+    /// | AET 1 | unrecoverable: the guest's state is spoilt | the VM ends |
+    /// | AET 2, 3 | restartable, recoverable: the guest can go on, or repair what it knows | given to it |
+    /// | AET 6 | corrected | ignored |
+    /// | AET 4, 5, 7 | reserved | the VM ends |
+    /// | not categorized, or implementation defined | unknown | the VM ends |
+    pub fn action(self, can_give: bool) -> SErrorAction {
+        if self.iss & Self::IDS != 0 || self.iss & 0x3f != Self::CATEGORIZED {
+            return SErrorAction::Stop;
+        }
+        match self.iss >> Self::AET_SHIFT & 7 {
+            0 => SErrorAction::Fatal,
+            2 | 3 if can_give => SErrorAction::Give(self.iss & Self::GIVEN),
+            6 => SErrorAction::Ignore,
+            _ => SErrorAction::Stop,
+        }
     }
 }
 

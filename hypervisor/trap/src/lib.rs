@@ -46,8 +46,8 @@ pub mod sysreg;
 pub use aarch32::{Coprocessor, CpOp, CpTrap};
 pub use abort::{Access, Fault, FaultIpa, FaultStatus, Mmio};
 pub use decode::{
-    DebugEvent, DebugKind, Exit, RawExit, SErrorSyndrome, SysReg, Vector, Wfx, WfxKind, decode, device_access, ec,
-    register_access,
+    DebugEvent, DebugKind, Exit, RawExit, SErrorAction, SErrorSyndrome, SysReg, Vector, Wfx, WfxKind, decode,
+    device_access, ec, register_access,
 };
 pub use frame::{Condition, GuestFrame, Il, Stepped, pstate};
 pub use inject::{El1Reg, El1State, Injection, PstateFeatures, inject};

@@ -2,6 +2,7 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
+use sync::nospec;
 
 use crate::bits::{IntidSet, VcpuSet};
 use crate::irq::{ACTIVE, EDGE, ENABLED, Irq, NONE};
@@ -217,20 +218,21 @@ impl Vgic {
         FIRST_SPI.wrapping_add(self.spis.len() as u32)
     }
 
-    /// The interrupt `intid` as vCPU `view` sees it.
+    /// The interrupt `intid` as vCPU `view` sees it. Guests choose both: whoever looks an interrupt up comes by here.
     #[inline]
     pub(crate) fn irq(&self, view: VcpuId, intid: u32) -> Option<Irq> {
         match intid.checked_sub(FIRST_SPI) {
-            Some(spi) => self.spis.get(spi as usize).copied(),
-            None => self.vcpus.get(view as usize)?.private.get(intid as usize).copied(),
+            Some(spi) => nospec::get_quick(&self.spis, spi as usize).copied(),
+            None => nospec::get_quick(&nospec::get_quick(&self.vcpus, view as usize)?.private, intid as usize).copied(),
         }
     }
 
     #[inline]
     pub(crate) fn set_irq(&mut self, view: VcpuId, intid: u32, irq: Irq) {
         let slot = match intid.checked_sub(FIRST_SPI) {
-            Some(spi) => self.spis.get_mut(spi as usize),
-            None => self.vcpus.get_mut(view as usize).and_then(|v| v.private.get_mut(intid as usize)),
+            Some(spi) => nospec::get_quick_mut(&mut self.spis, spi as usize),
+            None => nospec::get_quick_mut(&mut self.vcpus, view as usize)
+                .and_then(|v| nospec::get_quick_mut(&mut v.private, intid as usize)),
         };
         if let Some(slot) = slot {
             *slot = irq;
@@ -257,7 +259,7 @@ impl Vgic {
     #[inline]
     pub(crate) fn find_affinity(&self, affinity: u32) -> Option<VcpuId> {
         let guess = ((affinity >> 4) & 0xff0) | (affinity & 0xf);
-        if self.vcpus.get(guess as usize).is_some_and(|v| v.affinity == affinity) {
+        if nospec::get(&self.vcpus, guess as usize).is_some_and(|v| v.affinity == affinity) {
             return Some(guess);
         }
         self.vcpus.iter().position(|v| v.affinity == affinity).map(|n| n as u32)

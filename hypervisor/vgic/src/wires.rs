@@ -1,5 +1,7 @@
 //! Interrupt sources: device wires, the linked timer, and edges.
 
+use sync::nospec;
+
 use crate::irq::{ACTIVE, EDGE, ENABLED, FIRED, HW, LATCH, LEVEL, NONE, RESIDENT};
 use crate::state::Residency;
 use crate::{FIRST_SPI, TIMER_PPI, VcpuId, Vgic};
@@ -60,7 +62,8 @@ impl Vgic {
     /// Makes an SGI or PPI pending by `cause` ([`LATCH`] or [`FIRED`]). The home of such a one is its vCPU, always.
     #[inline]
     pub(crate) fn raise_private(&mut self, vcpu: VcpuId, intid: u32, cause: u16) {
-        let Some(v) = self.vcpus.get_mut(vcpu as usize) else { return };
+        // The vCPU of an SGI is the sender's choice; the INTID is one of its four bits, or Merus' own.
+        let Some(v) = nospec::get_quick_mut(&mut self.vcpus, vcpu as usize) else { return };
         let Some(irq) = v.private.get_mut(intid as usize) else { return };
         let flags = irq.flags | cause;
         irq.flags = flags;

@@ -313,14 +313,34 @@ fn every_class_decodes_and_the_unknown_ones_keep_their_syndrome() {
 }
 
 #[test]
-fn an_serror_is_confined_unless_it_says_that_it_cannot_be() {
-    let containable = |iss| SErrorSyndrome { iss }.is_containable();
-    assert!(!containable(0b01_0001), "categorized, AET 0: uncontainable");
-    for aet in 1..8 {
-        assert!(containable(aet << 10 | 0b01_0001));
+fn an_serror_costs_what_its_type_says() {
+    use SErrorAction::{Fatal, Give, Ignore, Stop};
+    let categorized = |aet: u32| aet << 10 | 0b01_0001;
+    let external = 1 << 9;
+    let by_iesb = 1 << 13;
+    let cases = [
+        ("uncontainable", categorized(0), Fatal, Fatal),
+        ("uncontainable, external", categorized(0) | external, Fatal, Fatal),
+        ("unrecoverable", categorized(1), Stop, Stop),
+        ("restartable", categorized(2), Give(categorized(2)), Stop),
+        ("recoverable", categorized(3), Give(categorized(3)), Stop),
+        ("recoverable, external", categorized(3) | external, Give(categorized(3) | external), Stop),
+        ("taken by EL2's own synchronization", categorized(3) | by_iesb, Give(categorized(3)), Stop),
+        ("reserved bits", categorized(2) | 0x00ff_c1c0, Give(categorized(2)), Stop),
+        ("reserved type", categorized(4), Stop, Stop),
+        ("reserved type", categorized(5), Stop, Stop),
+        ("corrected", categorized(6), Ignore, Ignore),
+        ("reserved type", categorized(7), Stop, Stop),
+        ("uncategorized", 0, Stop, Stop),
+        ("uncategorized, whatever is in AET", 6 << 10, Stop, Stop),
+        ("reserved status", 6 << 10 | 0b01_0000, Stop, Stop),
+        ("implementation defined", 1 << 24 | categorized(0), Stop, Stop),
+        ("implementation defined", 1 << 24 | categorized(6), Stop, Stop),
+    ];
+    for (name, iss, with_ras, without) in cases {
+        assert_eq!(SErrorSyndrome { iss }.action(true), with_ras, "{name}");
+        assert_eq!(SErrorSyndrome { iss }.action(false), without, "{name}, and not all CPUs have FEAT_RAS");
     }
-    assert!(containable(0), "uncategorized");
-    assert!(containable(1 << 24 | 0b01_0001), "IMPLEMENTATION DEFINED");
 }
 
 proptest! {

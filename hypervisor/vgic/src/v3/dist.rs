@@ -15,6 +15,7 @@
 
 use addr::AccessSize;
 use bus::AccessError;
+use sync::nospec;
 
 use super::{Bank, DIST_SIZE, IIDR, PIDR2, PIDR2_AT, aligned, byte_or_word, config_fields, edges, part, word_only};
 use crate::irq::{ANY, EDGE, NONE};
@@ -136,7 +137,9 @@ impl Vgic {
 
     /// `GICD_IROUTER<n>`; 0 for what is no SPI.
     fn router(&self, intid: u32) -> u64 {
-        let Some(route) = intid.checked_sub(FIRST_SPI).and_then(|n| self.routes.get(n as usize)) else { return 0 };
+        let Some(route) = intid.checked_sub(FIRST_SPI).and_then(|n| nospec::get(&self.routes, n as usize)) else {
+            return 0;
+        };
         let any = self.irq(0, intid).is_some_and(|irq| irq.has(ANY));
         let route = u64::from(*route);
         ((route & 0xff00_0000) << 8) | (route & 0xff_ffff) | if any { ROUTER_ANY } else { 0 }
@@ -149,7 +152,7 @@ impl Vgic {
         let affinity = ((value >> 8) & 0xff00_0000) as u32 | (value & 0xff_ffff) as u32;
         let target = if any { Some(self.any_vcpu()) } else { self.find_affinity(affinity) };
         self.retarget(intid, target.map_or(NONE, |v| v as u8))?;
-        if let Some(route) = self.routes.get_mut(n as usize) {
+        if let Some(route) = nospec::get_mut(&mut self.routes, n as usize) {
             *route = affinity;
         }
         if let Some(mut irq) = self.irq(0, intid) {

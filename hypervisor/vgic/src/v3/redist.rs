@@ -15,6 +15,7 @@
 
 use addr::AccessSize;
 use bus::AccessError;
+use sync::nospec;
 
 use super::{Bank, IIDR, PIDR2, PIDR2_AT, REDIST_STRIDE, aligned, byte_or_word, config_fields, part, word_only};
 use crate::irq::EDGE;
@@ -53,7 +54,7 @@ impl Vgic {
     }
 
     fn redist_read_word(&self, of: VcpuId, at: u64) -> Result<u64, Refusal> {
-        let asleep = self.vcpus.get(of as usize).is_some_and(|v| v.asleep);
+        let asleep = nospec::get(&self.vcpus, of as usize).is_some_and(|v| v.asleep);
         Ok(match at {
             IIDR_AT => IIDR.into(),
             WAKER if asleep => WAKER_PROCESSOR_SLEEP | WAKER_CHILDREN_ASLEEP,
@@ -99,7 +100,7 @@ impl Vgic {
     }
 
     fn redist_typer(&self, of: VcpuId) -> u64 {
-        let affinity = self.vcpus.get(of as usize).map_or(0, |v| v.affinity);
+        let affinity = nospec::get(&self.vcpus, of as usize).map_or(0, |v| v.affinity);
         let last = of.wrapping_add(1) as usize == self.vcpus.len();
         (u64::from(affinity) << 32) | (u64::from(of) << 8) | if last { TYPER_LAST } else { 0 }
     }
@@ -107,7 +108,7 @@ impl Vgic {
     /// GICR_WAKER.ProcessorSleep. 1-of-N interrupts go to who is awake, so they may move; nothing changes if that needs a
     /// fold first.
     fn set_asleep(&mut self, of: VcpuId, asleep: bool) -> Result<(), Refusal> {
-        let set = |vgic: &mut Self, asleep| match vgic.vcpus.get_mut(of as usize) {
+        let set = |vgic: &mut Self, asleep| match nospec::get_mut(&mut vgic.vcpus, of as usize) {
             Some(v) => core::mem::replace(&mut v.asleep, asleep),
             None => asleep,
         };

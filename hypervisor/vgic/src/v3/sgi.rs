@@ -3,6 +3,8 @@
 //! # References
 //! Arm IHI 0069, "ICC_SGI1R_EL1, Interrupt Controller Software Generated Interrupt Group 1 Register".
 
+use sync::nospec;
+
 use crate::bits::ones;
 use crate::irq::LATCH;
 use crate::{VcpuId, Vgic};
@@ -20,7 +22,7 @@ impl Vgic {
         // Most systems have one cluster, and most SGIs a list in it.
         if value & !(TARGET_LIST | INTID) == 0 {
             for n in ones(value & TARGET_LIST) {
-                if self.vcpus.get(n as usize).is_some_and(|v| v.affinity == n) {
+                if nospec::get_quick(&self.vcpus, n as usize).is_some_and(|v| v.affinity == n) {
                     self.raise_private(n, intid, LATCH);
                 } else {
                     self.sgi_to(n, intid);
