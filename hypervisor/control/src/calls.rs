@@ -421,6 +421,7 @@ fn row(host: &impl Host, record: &Record) -> VmRow {
     let spec = &record.spec;
     VmRow {
         name: spec.name.clone(),
+        number: record.number.0,
         group: spec.group.clone(),
         state: record.state,
         vcpus: spec.vcpus,

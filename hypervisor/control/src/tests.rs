@@ -313,7 +313,7 @@ fn settings_are_kept_for_the_next_start() {
     let low = c.call(&mut h, set(Target::Vm("web".into()), "memory.max", "1M")).unwrap_err();
     assert!(low.to_string().contains("memory.max"), "{low}");
     let Ok(Answer::Info(row)) = c.call(&mut h, Call::Info { vm: vm("web") }) else { panic!() };
-    assert_eq!((row.weight, row.group.as_deref(), row.memory_max), (200, Some("t"), None));
+    assert_eq!((row.number, row.weight, row.group.as_deref(), row.memory_max), (0, 200, Some("t"), None));
     assert_eq!(h.told, ["group 0 t 100", "create 0 web", "set 0 Weight(200)", "group 0 t 300"]);
 }
 

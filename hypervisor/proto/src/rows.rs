@@ -133,6 +133,8 @@ pub struct MachineRow {
 pub struct VmRow {
     /// Its name.
     pub name: String,
+    /// Its number, by which trace records name it; free again when it is destroyed.
+    pub number: u16,
     /// Its group.
     pub group: Option<String>,
     /// Where it is in its life.
@@ -343,16 +345,19 @@ pub struct LogRow {
     pub text: String,
 }
 
-/// A trace record; `kind` and `argument` are those of the room `trace`.
+/// A trace record. `kind`, `which` and `argument` are those of the room `trace`: the code of what has happened, the code of its
+/// reason (0 where it has none), and what more there is to say.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct TraceRow {
     /// When, in ticks of the counter.
     pub tick: u64,
     /// What.
     pub kind: u8,
-    /// Whose VM, by its number.
+    /// For which reason.
+    pub which: u8,
+    /// Whose VM, by its [`VmRow::number`]; `u16::MAX` for none.
     pub vm: u16,
-    /// Which vCPU.
+    /// Which vCPU; `u16::MAX` for none.
     pub vcpu: u16,
     /// What it says of itself.
     pub argument: u64,
