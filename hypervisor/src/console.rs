@@ -152,11 +152,15 @@ impl fmt::Write for Raw {
     }
 }
 
-/// What the UART has received, for `deliver`: (VM's place, byte). Stops where there is no `room`; the byte then stays in the UART
+/// What the UART has received, for `deliver`: (VM's place, byte); for `report`: whose counters are asked for, `None` for all's. Stops where there is no `room`; the byte then stays in the UART
 /// and the receive interrupt is off until the next print or call. Returns whether that was so.
 ///
-/// Neither is called with the console's lock held: they take devices' locks, which come before it.
-pub fn input(room: impl Fn(SourceId) -> bool, mut deliver: impl FnMut(SourceId, u8)) -> bool {
+/// None of them is called with the console's lock held: they take devices' locks, which come before it.
+pub fn input(
+    room: impl Fn(SourceId) -> bool,
+    mut deliver: impl FnMut(SourceId, u8),
+    mut report: impl FnMut(Option<SourceId>),
+) -> bool {
     loop {
         let focus = console().lock().mux.focus();
         let full = focus.is_some_and(|f| !room(f));
@@ -175,6 +179,10 @@ pub fn input(room: impl Fn(SourceId) -> bool, mut deliver: impl FnMut(SourceId, 
             InputAction::ToVm(source, byte) => {
                 drop(console);
                 deliver(source, byte);
+            }
+            InputAction::Report(whose) => {
+                drop(console);
+                report(whose);
             }
             InputAction::FocusChanged(_) | InputAction::Swallowed => console.drain(),
         }

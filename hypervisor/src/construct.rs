@@ -16,7 +16,7 @@ use config::cpu_model::CpuModel;
 use config::guest_tree;
 use config::map;
 use config::spec::{PayloadRef, VmSpec};
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use devices::pl011::Pl011;
 use devices::pl031::Pl031;
 use el2::space::GuestSpace;
@@ -185,6 +185,8 @@ fn assemble(
         vm,
         space,
         ram,
+        traces: crate::observe::traces(machine, spec.vcpus),
+        reporting: AtomicBool::new(false),
         spec,
         layout,
         first,
@@ -219,6 +221,7 @@ fn admit(machine: &Machine, guest: &Arc<Guest>) {
             None => id.0 as usize % machine.pcpus.len(),
         };
         *slot.owner.lock() = Some((guest.clone(), vcpu));
+        slot.whose.store(u32::from(guest.vm.id()) << 16 | vcpu, Ordering::Relaxed);
         *slot.runner.lock() = Some(Box::new(Runner {
             id,
             guest: guest.clone(),
@@ -356,6 +359,7 @@ fn finish(guest: &Guest, machine: &'static Machine, mut memory: Filling) -> Resu
     }
     let free = machine.memory.lock().frames.free_bytes() >> 10;
     say!("memory: heap {} bytes used, {free} KiB of frames free", crate::HEAP.used());
+    crate::report::life(machine, guest, trace::Life::Starts);
     if !machine.launch(guest, handed) {
         return Err("the memory is another's".into());
     }

@@ -9,7 +9,7 @@ use bus::{Absent, GuestMemory};
 use config::image::GuestLayout;
 use config::spec::VmSpec;
 use console::SourceId;
-use core::sync::atomic::{AtomicU32, AtomicU64};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
 use devices::pl011::Pl011;
 use devices::pl031::WallClock;
 use el2::space::GuestSpace;
@@ -17,6 +17,7 @@ use el2::world::GuestState;
 use memory::{AccountId, GuestRam, HandedOver};
 use sched::EntityId;
 use sync::SpinLock;
+use trace::VcpuTrace;
 use vgic::VcpuId;
 use vm::{SpiLine, StopReason, Vcpu, Vm, VmId, Waker};
 
@@ -55,12 +56,21 @@ pub struct Guest {
     pub resets: AtomicU32,
     /// The proof that its memory is its own and clean, while it runs: its vCPUs are started by it.
     pub handed: SpinLock<Option<Arc<HandedOver>>>,
+    /// Histograms of its vCPUs; empty if tracing was off when it was made.
+    pub traces: Vec<VcpuTrace>,
+    /// A report about it is being printed.
+    pub reporting: AtomicBool,
 }
 
 impl Guest {
     /// The entity of vCPU `vcpu`.
     pub fn entity(&self, vcpu: VcpuId) -> EntityId {
         EntityId(self.first.wrapping_add(vcpu))
+    }
+    /// The histograms of vCPU `vcpu`, if there are any.
+    #[inline]
+    pub fn trace(&self, vcpu: VcpuId) -> Option<&VcpuTrace> {
+        self.traces.get(vcpu as usize)
     }
     /// All its entities.
     pub fn entities(&self) -> impl Iterator<Item = EntityId> + use<> {

@@ -12,33 +12,47 @@
 
 use crate::console;
 use crate::guest::{Guest, Runner};
+use crate::observe::Watched;
 use crate::run::Cpu;
 use core::sync::atomic::Ordering;
 use el2::gic;
 use sched::{Kind, TimerId};
+use trace::{NOBODY, What};
 use vm::Requests;
 
 /// How often held-back input is tried again, and how long a guest runs between two steps of a VM's construction, in ns.
 const RETRY: u64 = 1_000_000;
 
 /// An interrupt while a guest ran. The virtual timer's is the frequent one and goes straight to the list registers.
+/// Returns whether it was.
 #[inline(always)]
-pub fn taken(cpu: &mut Cpu, guest: &Guest, runner: &mut Runner) {
+pub fn taken<const TRACED: bool>(cpu: &mut Cpu, guest: &Guest, runner: &mut Runner) -> bool {
     let intid = gic::acknowledge();
     if intid != cpu.ppis.virtual_timer {
-        return others(cpu, guest, runner, intid);
+        others(cpu, guest, runner, intid);
+        return false;
+    }
+    if TRACED {
+        cpu.machine.note(NOBODY, What::Taken, intid.into());
     }
     // Dropped, not deactivated: the guest's own deactivation does that through the list register.
     gic::drop_priority(intid);
     let index = runner.vcpu.index;
     let mut vgic = guest.vm.vgic().lock();
     vgic.hw_timer_fired(index);
-    vgic.flush(index, &mut cpu.pcpu.lists);
+    if TRACED {
+        let mut lists = Watched::new(&mut cpu.pcpu.lists);
+        vgic.flush(index, &mut lists);
+        lists.note(cpu.machine, guest, index);
+    } else {
+        vgic.flush(index, &mut cpu.pcpu.lists);
+    }
     let whom = vgic.take_notify();
     drop(vgic);
     if !whom.is_empty() {
         guest.vm.vgic().tell(whom);
     }
+    true
 }
 
 #[inline(never)]
@@ -83,6 +97,7 @@ fn serve(cpu: &mut Cpu, intid: u32) {
     if intid >= gic::SPURIOUS {
         return;
     }
+    cpu.machine.note(NOBODY, What::Taken, intid.into());
     gic::drop_priority(intid);
     match intid {
         _ if intid == cpu.ppis.virtual_timer => {
@@ -160,6 +175,8 @@ fn deadline(cpu: &mut Cpu, timer: TimerId) {
 fn input(cpu: &mut Cpu) {
     let guests = &cpu.machine.guests;
     let find = |source: ::console::SourceId| guests.lock().get(source.index()).cloned().flatten();
+    // Asked for twice at once is once.
+    let mut asked = None;
     cpu.input_waits = console::input(
         |source| find(source).is_none_or(|g| g.uart.lock().rx_room() != 0),
         |source, byte| {
@@ -167,7 +184,17 @@ fn input(cpu: &mut Cpu) {
                 guest.uart.lock().receive(&[byte]);
             }
         },
+        |whose| asked = Some(whose),
     );
+    if let Some(whose) = asked {
+        let count = guests.lock().len();
+        for index in 0..count {
+            let guest = guests.lock().get(index).cloned().flatten();
+            if let Some(guest) = guest.filter(|guest| whose.is_none_or(|source| guest.source == source)) {
+                cpu.report(&guest);
+            }
+        }
+    }
     cpu.timer_changed = true;
     relieve(cpu);
 }

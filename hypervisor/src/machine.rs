@@ -20,6 +20,7 @@ use sched::{EntityId, RunQueue, Shares, Started, Timers, Wake};
 use spin::Once;
 use stage2::{Geometry, VmidAllocator, Vmids};
 use sync::{Rank, SpinLock};
+use trace::{NOBODY, Ring, What};
 
 /// vCPUs of all VMs together.
 pub const MAX_ENTITIES: u32 = 128;
@@ -40,6 +41,8 @@ pub struct Pcpu {
     pub evict: SpinLock<Vec<Arc<Guest>>>,
     /// Whether `evict` has something.
     pub evict_asked: AtomicBool,
+    /// Its last events, once tracing has been on. Written by itself alone.
+    pub ring: Once<Ring>,
 }
 
 /// What `sched` keeps for one pCPU.
@@ -63,6 +66,7 @@ impl Pcpu {
             resched: AtomicBool::new(false),
             evict: SpinLock::new(Rank::Vm, Vec::new()),
             evict_asked: AtomicBool::new(false),
+            ring: Once::new(),
         }
     }
 }
@@ -77,6 +81,8 @@ pub struct Slot {
     pub on: AtomicBool,
     /// Whose it is, and its index there.
     pub owner: SpinLock<Option<(Arc<Guest>, u32)>>,
+    /// The same for whoever holds locks: its VM's number above its own (16 bits).
+    pub whose: AtomicU32,
 }
 
 /// Frames, and EL2's own map, which follows them.
@@ -214,6 +220,8 @@ pub struct Machine {
     pub alive: AtomicU32,
     /// vCPUs that may want a pCPU now: none of them sleeps in a native WFI while they are more than the pCPUs.
     pub wanting: AtomicU32,
+    /// Tracing is on ([`crate::observe`]).
+    pub traced: AtomicBool,
     /// Stay when the last VM has ended.
     pub stay: bool,
     /// Look at the RAM of a VM that has ended: a test of Merus, which must not get over it.
@@ -267,6 +275,7 @@ impl Machine {
         if number != el2::number()
             && let Some(pcpu) = self.pcpus.get(number)
         {
+            self.note(NOBODY, What::Kick, number as u64);
             el2::gic::send_sgi(platform::gicv3::sgi1r(KICK, pcpu.mpidr));
         }
     }
@@ -314,7 +323,10 @@ impl Machine {
             let Some(pcpu) = self.pcpus.get(home) else { return };
             let woken = pcpu.sched.lock().queue.wake(id, crate::time::now_ns());
             match woken {
-                Wake::Enqueued(effect) => return self.enqueued(home, effect),
+                Wake::Enqueued(effect) => {
+                    self.note_vcpu(id, What::Wake, 0);
+                    return self.enqueued(home, effect);
+                }
                 Wake::Running => return self.kick(home),
                 Wake::AlreadyReady | Wake::Off => return,
                 // On its way from one queue to another.

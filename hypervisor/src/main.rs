@@ -7,6 +7,7 @@
 //! | [`construct`] | from a description to a VM; reset; the end |
 //! | [`run`] | one pCPU's life |
 //! | [`interrupts`] | physical interrupts |
+//! | [`observe`], [`report`] | what is noted while tracing is on; what is said of it |
 //! | [`hw`], [`guest`] | the pCPU as `vm` sees it; a VM as the kernel sees it |
 //! | [`console`], [`time`], [`fatal`] | the UART, the counter, the end |
 #![no_std]
@@ -23,6 +24,8 @@ mod guest;
 mod hw;
 mod interrupts;
 mod machine;
+mod observe;
+mod report;
 mod run;
 mod smp;
 mod start;

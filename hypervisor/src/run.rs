@@ -14,6 +14,8 @@ use crate::guest::{Guest, Runner};
 use crate::hw::{Hardware, debug_values};
 use crate::interrupts;
 use crate::machine::{Machine, Pcpu};
+use crate::observe::{self, Stretch, Watched};
+use crate::report::{self, Report};
 use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
@@ -23,7 +25,8 @@ use core::sync::atomic::Ordering;
 use el2::vectors::Left;
 use el2::world::{GuestState, LoadedEl1};
 use platform::gicv3::Redistributor;
-use sched::{EntityId, Kind, RunState, TimerId, Why};
+use sched::{EntityId, Kind, Pick, RunState, TimerId, Why};
+use trace::What;
 use trap::{Exit, RawExit, SErrorAction, SErrorSyndrome, Vector, decode};
 use vm::{Life, Next, Port, Requests, StopReason, handle, quick};
 
@@ -46,12 +49,20 @@ pub struct Cpu {
     pub resident: Option<(EntityId, Arc<Guest>, u32)>,
     /// CNTHP has to be set again before the next entry or sleep.
     pub timer_changed: bool,
-    /// VMs being made here.
-    pub work: Vec<Construction>,
+    /// Long work that is done here, in steps.
+    pub work: Vec<Work>,
     /// The byte in the UART's receiver has no room in its VM.
     pub input_waits: bool,
     /// When to try again what waits for its turn beside busy guests (`work`, input), in ns.
     pub retry_at: Option<u64>,
+}
+
+/// Work that is longer than a guest should wait.
+pub enum Work {
+    /// A VM is being made.
+    Construct(Construction),
+    /// A VM's counters are being printed.
+    Report(Report),
 }
 
 /// Why `run_vcpu` came back.
@@ -99,7 +110,7 @@ impl Cpu {
             let now = crate::time::now_ns();
             let picked = self.shared.sched.lock().queue.pick(now);
             match picked {
-                Some(pick) => self.run_vcpu(pick.id),
+                Some(pick) => self.run_vcpu(pick),
                 None if self.work.is_empty() => self.idle(),
                 None => {}
             }
@@ -109,10 +120,26 @@ impl Cpu {
     #[inline(never)]
     fn step_work(&mut self) {
         let Some(work) = self.work.pop() else { return };
-        match work.step(self.machine) {
-            Progress::More(work) => self.work.push(work),
-            Progress::Runs => {}
-            Progress::Refused(guest, why) => self.refuse(&guest, &why),
+        match work {
+            Work::Construct(work) => match work.step(self.machine) {
+                Progress::More(work) => self.work.push(Work::Construct(work)),
+                Progress::Runs => {}
+                Progress::Refused(guest, why) => self.refuse(&guest, &why),
+            },
+            Work::Report(report) => match report.step(self.machine) {
+                report::Progress::More(report) => self.work.push(Work::Report(report)),
+                report::Progress::Done(guest, Some(why)) => self.ended(&guest, &why),
+                report::Progress::Done(_, None) => {}
+            },
+        }
+    }
+
+    /// Begins a report about a VM, unless there is one on its way, or no room for it.
+    pub fn report(&mut self, guest: &Arc<Guest>) {
+        if self.work.len() < WORK
+            && let Some(report) = Report::of(guest, None)
+        {
+            self.work.push(Work::Report(report));
         }
     }
 
@@ -154,6 +181,7 @@ impl Cpu {
             if let Some(slot) = self.machine.slot(id) {
                 slot.home.store(own, Ordering::Release);
             }
+            self.machine.note_vcpu(id, What::Moved, number as u64);
             return received.is_ok();
         }
         false
@@ -182,7 +210,8 @@ impl Cpu {
         }
         let reason = guest.reason.lock().take();
         if guest.vm.life() == Life::Resetting {
-            self.work.push(Construction::again(self.machine, guest.clone()));
+            report::life(self.machine, guest, trace::Life::Resets);
+            self.work.push(Work::Construct(Construction::again(self.machine, guest.clone())));
             return;
         }
         let why: String = match reason {
@@ -191,6 +220,15 @@ impl Cpu {
             Some(StopReason::Reset) => "reset".into(),
             Some(StopReason::SystemError { iss }) => alloc::format!("system error {iss:#x}"),
         };
+        report::life(self.machine, guest, trace::Life::Ends);
+        match self.machine.tracing().then(|| Report::of(guest, Some(why.clone()))).flatten() {
+            Some(report) => self.work.push(Work::Report(report)),
+            None => self.ended(guest, &why),
+        }
+    }
+
+    /// A VM has ended, and all is said about it.
+    fn ended(&mut self, guest: &Arc<Guest>, why: &str) {
         console::say!("vm \"{}\" ended: {why}", guest.spec.name);
         construct::dismantle(self.machine, guest);
         if self.machine.alive.fetch_sub(1, Ordering::AcqRel) == 1 && !self.machine.stay {
@@ -223,8 +261,8 @@ impl Cpu {
         }
     }
 
-    fn run_vcpu(&mut self, id: EntityId) {
-        let machine = self.machine;
+    fn run_vcpu(&mut self, pick: Pick) {
+        let (machine, id) = (self.machine, pick.id);
         let Some(slot) = machine.slot(id) else { return };
         let taken = slot.runner.lock().take();
         let Some(mut runner) = taken else {
@@ -234,13 +272,17 @@ impl Cpu {
             return;
         };
         let guest = runner.guest.clone();
+        let index = runner.vcpu.index;
+        // Since when it has the pCPU, while tracing is on.
+        let since = machine.tracing().then(|| observe::begins(machine, &guest, index, pick.ready_ns));
         let ended = match self.switch_to(&mut runner) {
-            true => self.go(&mut runner),
+            true if since.is_some() => self.go_traced(&mut runner),
+            true => self.go::<false>(&mut runner),
             false => Ended::Stop(StopReason::SystemError { iss: 0 }),
         };
         let why = match ended {
             Ended::Put(why) => why,
-            Ended::Stop(reason) => match self.stop(&guest, runner.vcpu.index, reason) {
+            Ended::Stop(reason) => match self.stop(&guest, index, reason) {
                 true => Why::Stopped,
                 // Another vCPU's wish came first: whoever began that will stop this one as well.
                 false => Why::Preempted,
@@ -248,6 +290,9 @@ impl Cpu {
         };
         *slot.runner.lock() = Some(runner);
         let state = self.shared.sched.lock().queue.put(id, crate::time::now_ns(), why);
+        if let (Some(since), Ok(state)) = (since, state) {
+            observe::leaves(machine, &guest, index, why, state, since);
+        }
         match state {
             Ok(RunState::Stopped) => {
                 machine.off(id);
@@ -335,29 +380,45 @@ impl Cpu {
         }
     }
 
-    /// Runs the loaded vCPU until it has to leave.
-    fn go(&mut self, runner: &mut Box<Runner>) -> Ended {
+    #[inline(never)]
+    fn go_traced(&mut self, runner: &mut Box<Runner>) -> Ended {
+        self.go::<true>(runner)
+    }
+
+    /// Runs the loaded vCPU until it has to leave. `TRACED`: notes what happens meanwhile; the other copy has nothing of that.
+    #[inline(always)]
+    fn go<const TRACED: bool>(&mut self, runner: &mut Box<Runner>) -> Ended {
         let guest = runner.guest.clone();
         let vm = &guest.vm;
         let index = runner.vcpu.index;
         let Some(port) = vm.port(index) else { return Ended::Put(Why::Stopped) };
+        let mut stretch = Stretch::default();
         let ended = loop {
             // The gate: what others ask, and what the last exit left to do. Whoever asks sends a kick as well, so one look
             // at the flag that every interrupt sets is enough.
             if runner.vcpu.flush_due
-                && let Some(why) = self.gate(&guest, runner)
+                && let Some(why) = self.gate::<TRACED>(&guest, runner)
             {
                 break Ended::Put(why);
             }
+            if TRACED {
+                stretch.enters(self.machine, &guest, index);
+            }
             let left = self.pcpu.enter(&mut runner.vcpu.frame);
-            match self.exit(&guest, runner, left) {
+            if TRACED {
+                stretch.leaves(&guest, index, &left);
+            }
+            match self.exit::<TRACED>(&guest, runner, left, &mut stretch) {
                 Next::Resume => {}
                 Next::Fold(_) => {}
                 Next::Yield => break Ended::Put(Why::Yielded),
                 Next::Block => {
                     // Nothing was pending when `vm` looked. What has come since has left a request.
                     self.shared.sched.lock().queue.clear_wake(runner.id);
-                    if port.requests().is_empty() && !self.doze(&guest, index, port) {
+                    if TRACED {
+                        stretch.ends(self.machine, &guest, index);
+                    }
+                    if port.requests().is_empty() && !self.doze::<TRACED>(&guest, index, port) {
                         break Ended::Put(Why::Blocked);
                     }
                     runner.vcpu.flush_due = true;
@@ -371,6 +432,9 @@ impl Cpu {
                 Next::Stop(reason) => break Ended::Stop(reason),
             }
         };
+        if TRACED {
+            stretch.ends(self.machine, &guest, index);
+        }
         vm.vgic().change(|vgic| {
             vgic.put(index, &mut self.pcpu.lists);
             // A guest that moved its timer on before it took the interrupt is not to get it.
@@ -382,6 +446,7 @@ impl Cpu {
     }
 
     /// Does something for the loaded vCPU with its list registers put, so that nothing of them is asked for meanwhile.
+    #[inline(always)]
     fn quietly<T>(&mut self, guest: &Guest, vcpu: u32, what: impl FnOnce(&mut Self) -> T) -> T {
         guest.vm.vgic().change(|vgic| vgic.put(vcpu, &mut self.pcpu.lists));
         let result = what(self);
@@ -391,8 +456,10 @@ impl Cpu {
 
     /// Sleeps in place of a blocked vCPU while nobody else wants this pCPU: no switch, no queue. `true`: the vCPU goes on.
     #[inline(never)]
-    fn doze(&mut self, guest: &Guest, vcpu: u32, port: &Port) -> bool {
+    fn doze<const TRACED: bool>(&mut self, guest: &Guest, vcpu: u32, port: &Port) -> bool {
         self.quietly(guest, vcpu, |cpu| {
+            let start = if TRACED { el2::timer::now() } else { 0 };
+            let mut end = start;
             cpu.shared.idle.store(true, Ordering::SeqCst);
             let woken = loop {
                 // As in `idle`: whoever has something for this pCPU sees the flag and kicks.
@@ -410,11 +477,17 @@ impl Cpu {
                     interrupts::set_timer(cpu);
                 }
                 el2::gic::wait_for_interrupt();
+                if TRACED {
+                    end = el2::timer::now();
+                }
                 if interrupts::wakened(cpu, guest, vcpu) {
                     break true;
                 }
             };
             cpu.shared.idle.store(false, Ordering::SeqCst);
+            if TRACED {
+                observe::dozed(cpu.machine, guest, vcpu, start, woken.then_some(end));
+            }
             woken
         })
     }
@@ -431,9 +504,9 @@ impl Cpu {
     /// Everything that has to be right before the next entry. `Some`: the vCPU has to leave. Long work of the guest's own is
     /// done here piece by piece, and others are looked after in between.
     #[inline(never)]
-    fn gate(&mut self, guest: &Arc<Guest>, runner: &mut Box<Runner>) -> Option<Why> {
+    fn gate<const TRACED: bool>(&mut self, guest: &Arc<Guest>, runner: &mut Box<Runner>) -> Option<Why> {
         loop {
-            if let Some(why) = self.attend(guest, runner) {
+            if let Some(why) = self.attend::<TRACED>(guest, runner) {
                 return Some(why);
             }
             if !self.clean(guest, runner) {
@@ -444,7 +517,7 @@ impl Cpu {
 
     /// Looks after whatever has come up. `Some`: the vCPU has to leave.
     #[inline]
-    fn attend(&mut self, guest: &Arc<Guest>, runner: &mut Box<Runner>) -> Option<Why> {
+    fn attend<const TRACED: bool>(&mut self, guest: &Arc<Guest>, runner: &mut Box<Runner>) -> Option<Why> {
         let index = runner.vcpu.index;
         let port = guest.vm.port(index)?;
         if self.shared.resched.load(Ordering::SeqCst) {
@@ -458,7 +531,13 @@ impl Cpu {
                 return Some(why);
             }
             let mut vgic = guest.vm.vgic().lock();
-            vgic.flush(index, &mut self.pcpu.lists);
+            if TRACED {
+                let mut lists = Watched::new(&mut self.pcpu.lists);
+                vgic.flush(index, &mut lists);
+                lists.note(self.machine, guest, index);
+            } else {
+                vgic.flush(index, &mut self.pcpu.lists);
+            }
             let mut whom = vgic.take_notify();
             drop(vgic);
             whom.remove(index);
@@ -488,6 +567,9 @@ impl Cpu {
             let mut hardware = hardware(&mut self.pcpu, self.machine, runner.id, &mut self.timer_changed);
             runner.vcpu.timer_due(&guest.vm, &mut hardware);
         }
+        if requests.has(Requests::REPORT) {
+            report::line(self.machine, guest, &runner.vcpu);
+        }
         if requests.held() {
             guest.vm.vgic().change(|vgic| vgic.sync(index, &mut self.pcpu.lists));
             while port.requests().held() {
@@ -499,13 +581,23 @@ impl Cpu {
 
     /// What an exit leads to.
     #[inline(always)]
-    fn exit(&mut self, guest: &Guest, runner: &mut Runner, left: Left) -> Next {
-        if left.is_plain() && quick(&guest.vm, &mut runner.vcpu, left.esr, el2::world::fault_registers) {
+    fn exit<const TRACED: bool>(
+        &mut self,
+        guest: &Guest,
+        runner: &mut Runner,
+        left: Left,
+        stretch: &mut Stretch,
+    ) -> Next {
+        // The fast lane is there once: with a second copy the compiler makes both slower.
+        if !TRACED && left.is_plain() && quick(&guest.vm, &mut runner.vcpu, left.esr, el2::world::fault_registers) {
             return Next::Resume;
         }
         if left.vector() == Vector::Irq && left.serror().is_none() {
             runner.vcpu.counts.irq = runner.vcpu.counts.irq.wrapping_add(1);
-            interrupts::taken(self, guest, runner);
+            let timer = interrupts::taken::<TRACED>(self, guest, runner);
+            if TRACED && timer {
+                stretch.was_timer();
+            }
             return Next::Resume;
         }
         self.exit_slow(guest, runner, left)
@@ -536,7 +628,8 @@ impl Cpu {
         match left.vector() {
             Vector::Irq => {
                 runner.vcpu.counts.irq = runner.vcpu.counts.irq.wrapping_add(1);
-                interrupts::taken(self, guest, runner);
+                // With an SError: too rare to be noted as more than its exit.
+                interrupts::taken::<false>(self, guest, runner);
             }
             Vector::SError => return self.system_error(runner, left.esr as u32 & 0x01ff_ffff).unwrap_or(Next::Resume),
             // None is routed here: group 0 is the firmware's.

@@ -4,7 +4,7 @@ use crate::console::{self, say};
 use crate::construct::{self};
 use crate::fatal::{self, fatal};
 use crate::machine::{MAX_ENTITIES, Machine, Memory, Pcpu, Slot, publish};
-use crate::run::Cpu;
+use crate::run::{Cpu, Work};
 use crate::{smp, time};
 use addr::{BLOCK_SIZE, PAGE_SIZE, Pa, Span};
 use alloc::boxed::Box;
@@ -232,7 +232,7 @@ fn assemble(
     let words = |w: &str| board.bootargs.split_whitespace().any(|arg| arg == w);
     // No more VMs than vCPUs, and no groups yet.
     let shares = Arc::new(Shares::new(common.mpidrs.len(), MAX_ENTITIES as u16, 0));
-    publish(Machine {
+    let machine = publish(Machine {
         pcpus: common.mpidrs.iter().enumerate().map(|(n, mpidr)| Pcpu::new(*mpidr, &shares, n)).collect(),
         shares,
         slots: (0..MAX_ENTITIES)
@@ -241,6 +241,7 @@ fn assemble(
                 home: AtomicUsize::new(0),
                 on: AtomicBool::new(false),
                 owner: SpinLock::new(Rank::Vcpu, None),
+                whose: AtomicU32::new(0),
             })
             .collect(),
         memory: SpinLock::new(Rank::Frames, Memory { frames, map }),
@@ -259,9 +260,14 @@ fn assemble(
         guests: SpinLock::new(Rank::Control, Vec::new()),
         alive: AtomicU32::new(0),
         wanting: AtomicU32::new(0),
+        traced: AtomicBool::new(false),
         stay: words("merus.idle=stay"),
         look_back: words("merus.die=ended"),
-    })
+    });
+    if words("merus.trace=on") {
+        machine.trace();
+    }
+    machine
 }
 
 /// The machine's generator, from whatever it has: the tree's seed, the CPU's generator, the firmware's (Arm DEN 0098). What it
@@ -320,7 +326,7 @@ fn begin(cpu: &mut Cpu, specs: Vec<VmSpec>) {
     let mut refused = 0;
     for (number, (spec, first)) in specs.into_iter().zip(places).enumerate() {
         match construct::begin(machine, spec, first, number as u16) {
-            Ok(work) => cpu.work.insert(0, work),
+            Ok(work) => cpu.work.insert(0, Work::Construct(work)),
             Err(why) => {
                 say!("refused: {why}");
                 refused += 1;

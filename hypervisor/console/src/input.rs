@@ -6,6 +6,7 @@
 //! | `1` to `9` | the focus goes to that VM, by the order in which they were made |
 //! | `0` | no VM has the focus: every line gets its prefix |
 //! | `Ctrl-]` | the VM gets one `Ctrl-]` |
+//! | `s` | Merus prints the counters of the VM with the focus, or of all where none has it |
 //! | `?` | Merus prints this list |
 //! | any other key | nothing; the key is dropped |
 
@@ -22,6 +23,8 @@ pub enum InputAction {
     ToVm(SourceId, u8),
     /// The focus is there now, and a line says so: drain.
     FocusChanged(Option<SourceId>),
+    /// The counters of this VM, or of all, are asked for.
+    Report(Option<SourceId>),
     /// The console has used the byte up; it may have queued a line: drain.
     Swallowed,
 }
@@ -54,8 +57,11 @@ impl Mux {
                 InputAction::FocusChanged(None)
             }
             b'1'..=b'9' => self.change_focus(usize::from(byte.wrapping_sub(b'1'))),
+            b's' => InputAction::Report(self.focus()),
             b'?' => {
-                self.merus_line("console: after Ctrl-]: n next VM, p previous, 1-9 that VM, 0 none, Ctrl-] itself");
+                self.merus_line(
+                    "console: after Ctrl-]: n next VM, p previous, 1-9 that VM, 0 none, s statistics, Ctrl-] itself",
+                );
                 InputAction::Swallowed
             }
             _ => InputAction::Swallowed,

@@ -328,6 +328,15 @@ fn a_line_that_is_open_keeps_its_form_when_the_focus_moves() {
 }
 
 #[test]
+fn the_key_for_counters_names_the_focus() {
+    let (mut mux, ids) = mux(&["a", "b"]);
+    assert_eq!([ESCAPE, b's'].map(|byte| mux.input(byte)), [InputAction::Swallowed, InputAction::Report(Some(ids[0]))]);
+    assert_eq!(mux.input(b's'), InputAction::ToVm(ids[0], b's'), "without the escape it is the VM's");
+    mux.set_focus(None);
+    assert_eq!([ESCAPE, b's'].map(|byte| mux.input(byte)), [InputAction::Swallowed, InputAction::Report(None)]);
+}
+
+#[test]
 fn keys_go_to_the_focus_and_the_escape_moves_it() {
     let (mut mux, ids) = mux(&["a", "b", "c"]);
     let mut out = FakeUart::new();

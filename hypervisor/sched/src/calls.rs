@@ -65,6 +65,8 @@ pub struct Pick {
     pub id: EntityId,
     /// When to `put` it as Preempted, in ns; `None` while it is alone and nothing limits it.
     pub slice_end: Option<u64>,
+    /// How long it was Ready before, in ns; 0 for one that was Running already.
+    pub ready_ns: u64,
 }
 
 /// Why a vCPU leaves the pCPU.

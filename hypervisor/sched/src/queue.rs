@@ -131,7 +131,7 @@ impl RunQueue {
     /// pool becomes Throttled here, so a `None` may come with a [`Self::next_event`].
     pub fn pick(&mut self, now: u64) -> Option<Pick> {
         if let Some(slot) = self.running {
-            return Some(Pick { id: self.slab.get(slot)?.id, slice_end: self.slice_end });
+            return Some(Pick { id: self.slab.get(slot)?.id, slice_end: self.slice_end, ready_ns: 0 });
         }
         if self.throttled.len() != 0 {
             self.release_due(now);
@@ -156,6 +156,7 @@ impl RunQueue {
         };
         let resident = self.resident;
         let entity = self.slab.get_mut(slot)?;
+        let ready_ns = now.saturating_sub(entity.since);
         entity.become_at(RunState::Running, now);
         if let Some(woken) = entity.woken.take() {
             let waited = now.saturating_sub(woken);
@@ -171,7 +172,7 @@ impl RunQueue {
             None => self.end_of(slot, now, self.ready_count() != 0),
         };
         self.publish(now);
-        Some(Pick { id, slice_end: self.slice_end })
+        Some(Pick { id, slice_end: self.slice_end, ready_ns })
     }
 
     /// The running vCPU leaves the pCPU. Returns the state it is in now, which may be Ready where Blocked or Off was asked

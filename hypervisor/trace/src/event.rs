@@ -75,6 +75,10 @@ codes! {
         Off = 3, "off";
         /// Its VM ends or is reset.
         Stopped = 4, "stopped";
+        /// It has used up what it may have in this period.
+        Throttled = 5, "throttled";
+        /// Its VM is paused.
+        Held = 6, "held";
     }
 }
 

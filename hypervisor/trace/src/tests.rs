@@ -166,12 +166,15 @@ fn a_sleep_is_split_at_the_wake_up() {
     v.back(1000, 40);
     v.left(Why::Preempted, 2000);
     v.back(2500, 500);
+    v.left(Why::Throttled, 2600);
+    v.back(2900, 100);
     v.left(Why::Off, 3000);
     v.back(9000, 10);
     let of = |span| v.spans(span).unwrap().snapshot();
     assert_eq!((of(Span::Blocked).count(), of(Span::Blocked).sum), (1, 860));
     assert_eq!((of(Span::Wake).count(), of(Span::Wake).sum), (1, 40));
-    assert_eq!((of(Span::Steal).count(), of(Span::Steal).sum), (1, 500));
+    assert_eq!((of(Span::Steal).count(), of(Span::Steal).sum), (2, 600));
+    assert_eq!((of(Span::Throttled).count(), of(Span::Throttled).sum), (1, 200));
     assert_eq!(of(Span::Guest).count(), 0);
 }
 

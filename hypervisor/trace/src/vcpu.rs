@@ -13,15 +13,17 @@ pub enum Span {
     Guest = 0,
     /// Blocked, until something woke it.
     Blocked = 1,
-    /// From being woken to its next entry: the wake-up's latency.
+    /// From being woken to getting a pCPU: the wake-up's latency. From the interrupt to the entry, where it slept in place.
     Wake = 2,
     /// From losing the pCPU, though it had something to do, to getting it again: what was stolen from it.
     Steal = 3,
+    /// From using up what it may have in a period to being ready again.
+    Throttled = 4,
 }
 
 impl Span {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Guest, Self::Blocked, Self::Wake, Self::Steal];
+    pub const ALL: [Self; 5] = [Self::Guest, Self::Blocked, Self::Wake, Self::Steal, Self::Throttled];
 
     /// Its name, as people and tools read it.
     pub const fn name(self) -> &'static str {
@@ -30,6 +32,7 @@ impl Span {
             Self::Blocked => "blocked",
             Self::Wake => "wake",
             Self::Steal => "steal",
+            Self::Throttled => "throttled",
         }
     }
 }
@@ -109,14 +112,19 @@ impl VcpuTrace {
     /// robbed, is counted.
     pub fn back(&self, tick: u64, ready: u64) {
         let why = self.left_why.swap(0, Ordering::Relaxed).checked_sub(1).and_then(|code| Why::of(code as u8));
+        let away = tick.saturating_sub(self.left_at.load(Ordering::Relaxed));
         match why {
             Some(Why::Blocked) => {
-                let away = tick.saturating_sub(self.left_at.load(Ordering::Relaxed));
                 self.span(Span::Blocked, away.saturating_sub(ready));
                 self.span(Span::Wake, ready);
             }
             Some(Why::Preempted | Why::Yielded) => self.span(Span::Steal, ready),
-            Some(Why::Off | Why::Stopped) | None => {}
+            Some(Why::Throttled) => {
+                self.span(Span::Throttled, away.saturating_sub(ready));
+                self.span(Span::Steal, ready);
+            }
+            // A pause is nobody's theft.
+            Some(Why::Held | Why::Off | Why::Stopped) | None => {}
         }
     }
 }

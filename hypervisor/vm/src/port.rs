@@ -15,6 +15,8 @@ impl Requests {
     pub const LIFE: Self = Self(1 << 1);
     /// The emulated physical timer's deadline has passed.
     pub const TIMER: Self = Self(1 << 2);
+    /// The vCPU is to say how often it exited, and why.
+    pub const REPORT: Self = Self(1 << 3);
     /// One pCPU wants the vCPU's list registers folded and to stay so; the field counts.
     const HOLD: u32 = 1 << 16;
 

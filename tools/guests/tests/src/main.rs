@@ -18,6 +18,7 @@ mod sgi;
 mod smp;
 mod taken;
 mod timers;
+mod trace;
 mod wfx;
 
 use guest_rt::guest_test;
@@ -47,6 +48,7 @@ static TESTS: &[Test] = &[
     guest_test!("fuzz-sysreg", fuzz::fuzz_sysreg, alone),
     guest_test!("cross", cross::cross, alone),
     guest_test!("reset", hello::reset, alone),
+    guest_test!("trace", trace::trace, alone),
 ];
 
 fn main() {

@@ -83,6 +83,10 @@ rows! {
     "wfi-away": "the same where another vCPU has run in between", Instructions, "", "", "", None;
     "ipi": "an SGI to another pCPU's vCPU in native WFI", Instructions, "841", "7763", "5120", Some(900.0);
     "ipi-blocked": "the same to a vCPU that is blocked", Instructions, "", "7763", "5120", Some(1500.0);
+    "hypercall-traced": "hypercall while Merus traces", Instructions, "", "", "", None;
+    "mmio-traced": "mmio while Merus traces", Instructions, "", "", "", None;
+    "sgi-traced": "sgi while Merus traces", Instructions, "", "", "", None;
+    "timer-traced": "timer while Merus traces", Instructions, "", "", "", None;
     "loop": "a loop of 20 million instructions", Ratio, "1.0000", "1.0002", "1.0012", Some(1.0002);
     "uart": "200 lines of 50 characters on the PL011", Instructions, "6.3 M", "21.3 M", "160 M", Some(12e6);
     "start": "power-on to the first instruction of a 128 MiB guest", Instructions, "0.42 M", "35.2 M", "944 M", Some(4e6);

@@ -102,20 +102,39 @@ struct Run {
     /// vCPUs of a second VM that spins and sleeps.
     load: u32,
     bare: bool,
+    /// Merus traces.
+    traced: bool,
     /// What the payload measures, and the row that this is.
     rows: &'static [(&'static str, &'static str)],
 }
 
 const RUNS: &[Run] = &[
-    Run { name: "bare", smp: 1, vcpus: 1, load: 0, bare: true, rows: ALONE },
-    Run { name: "bare-ipi", smp: 2, vcpus: 2, load: 0, bare: true, rows: &[("ipi", "ipi")] },
-    Run { name: "alone", smp: 1, vcpus: 1, load: 0, bare: false, rows: ALONE },
-    Run { name: "blocked", smp: 1, vcpus: 2, load: 0, bare: false, rows: &[("wfi-blocked", "wfi-blocked")] },
-    Run { name: "away", smp: 1, vcpus: 2, load: 0, bare: false, rows: &[("wfi-away", "wfi-away")] },
-    Run { name: "ipi", smp: 2, vcpus: 2, load: 0, bare: false, rows: &[("ipi", "ipi")] },
-    Run { name: "ipi-blocked", smp: 2, vcpus: 3, load: 0, bare: false, rows: &[("ipi-blocked", "ipi-blocked")] },
-    Run { name: "shared", smp: 1, vcpus: 1, load: 1, bare: false, rows: SHARED },
-    Run { name: "shared-ipi", smp: 2, vcpus: 2, load: 2, bare: false, rows: &[("ipi", "ipi-blocked")] },
+    Run { name: "bare", smp: 1, vcpus: 1, load: 0, bare: true, traced: false, rows: ALONE },
+    Run { name: "bare-ipi", smp: 2, vcpus: 2, load: 0, bare: true, traced: false, rows: &[("ipi", "ipi")] },
+    Run { name: "alone", smp: 1, vcpus: 1, load: 0, bare: false, traced: false, rows: ALONE },
+    Run { name: "traced", smp: 1, vcpus: 1, load: 0, bare: false, traced: true, rows: TRACING },
+    Run {
+        name: "blocked",
+        smp: 1,
+        vcpus: 2,
+        load: 0,
+        bare: false,
+        traced: false,
+        rows: &[("wfi-blocked", "wfi-blocked")],
+    },
+    Run { name: "away", smp: 1, vcpus: 2, load: 0, bare: false, traced: false, rows: &[("wfi-away", "wfi-away")] },
+    Run { name: "ipi", smp: 2, vcpus: 2, load: 0, bare: false, traced: false, rows: &[("ipi", "ipi")] },
+    Run {
+        name: "ipi-blocked",
+        smp: 2,
+        vcpus: 3,
+        load: 0,
+        bare: false,
+        traced: false,
+        rows: &[("ipi-blocked", "ipi-blocked")],
+    },
+    Run { name: "shared", smp: 1, vcpus: 1, load: 1, bare: false, traced: false, rows: SHARED },
+    Run { name: "shared-ipi", smp: 2, vcpus: 2, load: 2, bare: false, traced: false, rows: &[("ipi", "ipi-blocked")] },
 ];
 const ALONE: &[(&str, &str)] = &[
     ("start", "start"),
@@ -128,6 +147,9 @@ const ALONE: &[(&str, &str)] = &[
     ("loop", "loop"),
     ("uart", "uart"),
 ];
+/// The same events while Merus keeps histograms and a ring of them.
+const TRACING: &[(&str, &str)] =
+    &[("hypercall", "hypercall-traced"), ("mmio", "mmio-traced"), ("sgi", "sgi-traced"), ("timer", "timer-traced")];
 /// With two VMs on one pCPU a WFI gives it away.
 const SHARED: &[(&str, &str)] = &[
     ("hypercall", "hypercall"),
@@ -183,7 +205,7 @@ fn payload(env: &Env<'_>, run: &Run, rows: &[&(&'static str, &'static str)], mea
         Machine { append: Some(cmdline), ..machine("virt,gic-version=3", run.smp, &env.payload, None) }
     } else {
         let bundle = pack(env, run.name, &cmdline, "128M", run.vcpus, run.load)?;
-        merus(env, run.smp, bundle)
+        Machine { append: run.traced.then(|| "merus.trace=on".to_owned()), ..merus(env, run.smp, bundle) }
     };
     let end = match run.load {
         0 => End::Exit(0),
