@@ -430,7 +430,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 1 } else { 64 }))]
 
     #[test]
-    fn no_frame_has_two_owners_and_none_is_lost(ops in prop::collection::vec(op(), 1..60)) {
+    fn no_frame_has_two_owners_and_none_is_lost(ops in prop::collection::vec(op(), 1..if cfg!(miri) { 10 } else { 60 })) {
         let mut world = World::new();
         for op in &ops {
             world.step(op);

@@ -114,13 +114,45 @@ fn discovery_of_workarounds_agrees_with_the_calls() {
     assert_eq!(x0(&Env::default(), ids::ARCH_FEATURES, 0x8000_0002), -1, "no SoC identification");
 }
 
-/// All identifiers of the ranges that anything lives in.
+/// The table in the crate's text, as a list.
+const LISTED: [u32; 27] = [
+    0x8000_0000,
+    0x8000_0001,
+    0x8000_8000,
+    0x8000_7fff,
+    0x8000_3fff,
+    0x8400_0000,
+    0x8400_0001,
+    0xc400_0001,
+    0x8400_0002,
+    0x8400_0003,
+    0xc400_0003,
+    0x8400_0004,
+    0xc400_0004,
+    0x8400_0006,
+    0x8400_0008,
+    0x8400_0009,
+    0x8400_000a,
+    0x8400_0012,
+    0xc400_0012,
+    0x8400_0050,
+    0x8400_0051,
+    0x8400_0052,
+    0x8400_0053,
+    0xc400_0053,
+    0x8600_0000,
+    0x8600_ff01,
+    0x8600_ff03,
+];
+
+/// All identifiers of the ranges that anything lives in; few of them under Miri, and all that exist.
 fn interesting() -> impl Iterator<Item = u32> {
     let ranges = [0x8000_0000u32, 0x8400_0000, 0x8500_0000, 0x8600_0000].into_iter();
     let blocks = ranges.flat_map(|base| {
         (0..0x100).chain(0x3ff0..0x4000).chain(0x7ff0..0x8010).chain(0xff00..0x1_0000).map(move |n| base | n)
     });
-    blocks.flat_map(|f| [f, f | ids::SMC64])
+    let all = blocks.flat_map(|f| [f, f | ids::SMC64]);
+    all.step_by(if cfg!(miri) { 97 } else { 1 }).chain(LISTED)
 }
 
 /// Whether a call of `function` answers anything but NOT_SUPPORTED.
@@ -151,40 +183,11 @@ fn discovery_agrees_with_the_calls() {
     }
 }
 
-/// The table in the crate's text, as a list: nothing else is there.
+/// Nothing else is there.
 #[test]
 fn nothing_exists_that_the_table_does_not_list() {
-    let listed = [
-        0x8000_0000u32,
-        0x8000_0001,
-        0x8000_8000,
-        0x8000_7fff,
-        0x8000_3fff,
-        0x8400_0000,
-        0x8400_0001,
-        0xc400_0001,
-        0x8400_0002,
-        0x8400_0003,
-        0xc400_0003,
-        0x8400_0004,
-        0xc400_0004,
-        0x8400_0006,
-        0x8400_0008,
-        0x8400_0009,
-        0x8400_000a,
-        0x8400_0012,
-        0xc400_0012,
-        0x8400_0050,
-        0x8400_0051,
-        0x8400_0052,
-        0x8400_0053,
-        0xc400_0053,
-        0x8600_0000,
-        0x8600_ff01,
-        0x8600_ff03,
-    ];
     for function in interesting() {
-        assert_eq!(exists(function), listed.contains(&function), "{function:#x}");
+        assert_eq!(exists(function), LISTED.contains(&function), "{function:#x}");
     }
 }
 

@@ -1,20 +1,21 @@
 //! `cargo xtask miri`: the unit tests of the pure rooms (and of `sync`, their locks) under Miri.
 //!
 //! The rooms have no unsafe code of their own; Miri sees what they are built on (spin locks, boxed slices, the crates) and
-//! the tests' threads: undefined behaviour, data races, leaks. It is some hundred times slower than the machine, so tests that
-//! try many random cases try few under it (`cfg!(miri)`, `PROPTEST_CASES`), and the command is no part of `test`.
+//! the tests' threads: undefined behaviour, data races, leaks, pointers made of numbers. It is some hundred times slower
+//! than the machine, so tests that try many cases try few under it (`cfg!(miri)`, `PROPTEST_CASES`), a few are left out, and
+//! the command is no part of `test`. One room after the other is run, whatever became of those before.
 
 use crate::arrows::Rules;
 use crate::ctx::{self, Ctx, Step};
-use crate::test::Tally;
+use crate::test::{Tally, libtest};
 use anyhow::{Context as _, Result, bail};
 use std::process::Command;
 
 /// Arguments of `cargo xtask miri`.
 #[derive(clap::Args)]
 pub struct Args {
-    /// Run only rooms whose name (`miri-vgic`) contains one of these texts
-    pub filter: Vec<String>,
+    /// Run only these rooms (`vgic`)
+    pub rooms: Vec<String>,
 }
 
 /// Miri comes with nightly toolchains only.
@@ -23,30 +24,36 @@ const TOOLCHAIN: &str = "nightly";
 const COMPONENTS: [&str; 2] = ["miri", "rust-src"];
 /// Random cases of a test that does not say how many.
 const CASES: &str = "1";
+/// A pointer made of a number would be nobody's; proptest reads the clock and looks for the seeds of former failures in files.
+const FLAGS: &str = "-Zmiri-strict-provenance -Zmiri-disable-isolation";
 /// Looked at beside the pure rooms: their locks.
 const LOCKS: &str = "sync";
 
 /// Runs the command; the process ends here if a room fails.
 ///
 /// # Errors
-/// When there is no Miri to run, with the remedy.
+/// When a room is asked for that is none, or there is no Miri to run, with the remedy.
 pub fn main(ctx: &Ctx, args: Args) -> Result<()> {
     let table = ctx.root.join("tools/ci/arrows.toml");
     let table = std::fs::read_to_string(&table).with_context(|| format!("cannot read {}", table.display()))?;
     let rules = Rules::parse(&table)?;
+    let rooms = choose(rules.pure_rooms().chain([LOCKS]).collect(), &args.rooms)?;
     let step = Step::start("setting up Miri");
     set_up(ctx, &step)?;
     step.done("ready");
-    let mut tally = Tally::new(args.filter);
-    for room in rules.pure_rooms().chain([LOCKS]) {
-        let name = format!("miri-{room}");
-        tally.check(&name, |step| {
-            let mut command = miri(ctx);
-            command.args(["test", "--lib", "-p", room]);
-            ctx.run(step, &name, &mut command)
-        });
+    let mut tally = Tally::new(Vec::new());
+    for room in rooms {
+        libtest(ctx, &mut tally, &format!("miri-{room}"), miri(ctx).args(["test", "--lib", "-p", room]));
     }
     tally.close()
+}
+
+/// Those of the rooms that were asked for by name, all where none was.
+fn choose<'a>(all: Vec<&'a str>, wanted: &[String]) -> Result<Vec<&'a str>> {
+    if let Some(unknown) = wanted.iter().find(|room| !all.contains(&room.as_str())) {
+        bail!("no room that runs under Miri is called `{unknown}`; there are {}", all.join(", "));
+    }
+    Ok(all.into_iter().filter(|room| wanted.is_empty() || wanted.iter().any(|name| name == room)).collect())
 }
 
 /// `cargo miri` of the nightly toolchain, with a target directory of its own: two toolchains in one build everything anew
@@ -61,8 +68,7 @@ fn miri(ctx: &Ctx) -> Command {
         command.env_remove(name);
     }
     command.env("CARGO_TARGET_DIR", ctx.target_dir.join("miri"));
-    // proptest looks for the seeds of former failures in files.
-    command.env("MIRIFLAGS", "-Zmiri-disable-isolation").env("PROPTEST_CASES", CASES);
+    command.env("MIRIFLAGS", FLAGS).env("PROPTEST_CASES", CASES);
     command
 }
 
@@ -114,6 +120,16 @@ fn missing(installed: &str) -> Vec<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rooms_are_asked_for_by_their_whole_name() {
+        let (all, names) =
+            (vec!["trap", "vgic", "vm"], |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>());
+        assert_eq!(choose(all.clone(), &[]).unwrap(), all);
+        assert_eq!(choose(all.clone(), &names(&["vm", "trap"])).unwrap(), ["trap", "vm"]);
+        let refused = choose(all, &names(&["vm", "v"])).unwrap_err().to_string();
+        assert_eq!(refused, "no room that runs under Miri is called `v`; there are trap, vgic, vm");
+    }
 
     #[test]
     fn a_dated_nightly_is_not_the_nightly() {

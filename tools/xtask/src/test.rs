@@ -12,6 +12,7 @@ use crate::lint;
 use crate::setup;
 use anyhow::{Result, anyhow};
 use std::io::{self, Write};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 /// Arguments of `cargo xtask test`.
@@ -47,31 +48,39 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<()> {
     tally.close()
 }
 
-/// `cargo test` over what runs on the host, each libtest test counted.
+/// `cargo test` over what runs on the host.
 fn host_tests(ctx: &Ctx, tally: &mut Tally) {
     const NAME: &str = "host-tests";
-    if !tally.selects(NAME) {
-        return;
+    if tally.selects(NAME) {
+        libtest(ctx, tally, NAME, ctx.cargo().args(["test", "--no-fail-fast"]));
     }
+}
+
+/// Runs a `cargo test`, each libtest test counted; one line under `name` says how many.
+pub fn libtest(ctx: &Ctx, tally: &mut Tally, name: &str, command: &mut Command) {
     let start = Instant::now();
-    let step = Step::start(NAME);
-    let done = ctx.run(&step, NAME, ctx.cargo().args(["test", "--no-fail-fast"]));
+    let step = Step::start(name);
+    let done = ctx.run(&step, name, command);
     drop(step);
-    let log = std::fs::read_to_string(ctx.log_path(NAME)).unwrap_or_default();
+    let log = std::fs::read_to_string(ctx.log_path(name)).unwrap_or_default();
     let counts = Counts::of(&log);
     tally.passed += counts.passed;
     tally.skipped += counts.ignored;
     tally.failures.extend(counts.failed.iter().cloned());
     match done {
         Ok(()) => {
-            tally.say(NAME, &format!("ok, {} passed, {} ignored", counts.passed, counts.ignored), start.elapsed())
+            tally.say(name, &format!("ok, {} passed, {} ignored", counts.passed, counts.ignored), start.elapsed())
         }
         // What failed has been counted test by test.
-        Err(_) if !counts.failed.is_empty() => {
-            tally.say(NAME, &format!("FAILED: {} of {}", counts.failed.len(), counts.all()), start.elapsed());
+        Err(error) if !counts.failed.is_empty() => {
+            tally.say(name, &format!("FAILED: {} of {}", counts.failed.len(), counts.all()), start.elapsed());
             println!("{}", failures_of(&log));
+            if counts.died != 0 {
+                // Nothing but the end of its output says of what.
+                println!("    {}", format!("{error:#}").replace('\n', "\n    "));
+            }
         }
-        Err(error) => tally.failed(NAME, start.elapsed(), &format!("{error:#}")),
+        Err(error) => tally.failed(name, start.elapsed(), &format!("{error:#}")),
     }
 }
 
@@ -80,7 +89,9 @@ fn host_tests(ctx: &Ctx, tally: &mut Tally) {
 struct Counts {
     passed: usize,
     ignored: usize,
+    /// Each that failed, and a line for each program that died.
     failed: Vec<String>,
+    died: usize,
 }
 
 impl Counts {
@@ -100,9 +111,9 @@ impl Counts {
                 failed_programs.push(program);
             }
         }
-        let died = failed_programs.len().saturating_sub(failed_totals);
+        counts.died = failed_programs.len().saturating_sub(failed_totals);
         let one = format!("a test program died (one of {})", failed_programs.join(", "));
-        counts.failed.extend(std::iter::repeat_n(one, died));
+        counts.failed.extend(std::iter::repeat_n(one, counts.died));
         counts
     }
 
@@ -269,8 +280,20 @@ test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fini
                    error: test failed, to rerun pass `-p b --lib`\ntest x ... FAILED\ntest src/a.rs - f (line 1) ... FAILED\n\
                    test result: FAILED. 0 passed; 1 failed; 0 ignored\ntest result: FAILED. 0 passed; 1 failed; 0 ignored\n";
         let counts = Counts::of(log);
-        assert_eq!(counts.failed.len(), 3);
+        assert_eq!((counts.failed.len(), counts.died), (3, 1));
         assert!(counts.failed[2].contains("died") && counts.failed[2].contains("`-p b --lib`"));
+    }
+
+    /// As when Miri finds a leak, after all tests have passed, or stops in the middle of one.
+    #[test]
+    fn a_program_that_fails_behind_its_tests_is_a_failure() {
+        let leak = "test a ... ok\ntest result: ok. 1 passed; 0 failed; 0 ignored\nerror: memory leaked\n\
+                    error: test failed, to rerun pass `-p a --lib`\n";
+        let counts = Counts::of(leak);
+        assert_eq!((counts.passed, counts.failed.len(), counts.died), (1, 1, 1));
+        let stop =
+            "test a ... ok\ntest b ... error: Undefined Behavior: x\nerror: test failed, to rerun pass `-p a --lib`\n";
+        assert_eq!(Counts::of(stop).died, 1);
     }
 
     #[test]

@@ -144,7 +144,7 @@ fn a_truncated_bundle_is_refused() {
         refusal(&bytes[..size - 1]),
         format!("the bundle is truncated: {} of {size} bytes are there; copy it again", size - 1)
     );
-    for length in 0..size {
+    for length in (0..size).step_by(if cfg!(miri) { 997 } else { 1 }) {
         assert!(Bundle::parse(&bytes[..length]).is_err(), "{length} of {size} bytes were taken");
     }
 }
@@ -168,9 +168,9 @@ fn a_corrupted_bundle_is_refused() {
     let message = refusal(&bytes);
     assert!(message.starts_with("the bundle's tree is corrupted (crc32 0x"), "{message}");
     assert!(message.ends_with("; copy or pack it again"), "{message}");
-    // Every single flipped bit in the header's fields and the tree is noticed.
+    // Every single flipped bit in the header's fields and the tree is noticed; Miri tries a few.
     let tree_end = 4096 + u64::from_le_bytes(good[32..40].try_into().unwrap()) as usize;
-    for at in (0..44).chain(4096..tree_end) {
+    for at in (0..44).chain(4096..tree_end).step_by(if cfg!(miri) { 101 } else { 1 }) {
         let mut bytes = good.clone();
         bytes[at] ^= 1 << (at % 8);
         assert!(Bundle::parse(&bytes).is_err(), "a flipped bit at {at:#x} went unnoticed");
@@ -230,8 +230,11 @@ fn a_tree_that_is_none_or_lacks_a_part_is_refused() {
         .property("data-size", 1u64);
     let unhashed = NodeWriter::new("").child(NodeWriter::new("images").child(unhashed));
     assert_eq!(refusal(&with_tree(unhashed, 0)), "the bundle's tree has no usable crc32 in k0; pack it again");
-    let crowd: Vec<(u64, u64)> = (0..257).map(|_| (8192, 0)).collect();
-    assert_eq!(refusal(&with_images(&crowd)), "the bundle has more than 256 payloads; leave some out");
+    // Too long a tree for Miri.
+    if !cfg!(miri) {
+        let crowd: Vec<(u64, u64)> = (0..257).map(|_| (8192, 0)).collect();
+        assert_eq!(refusal(&with_images(&crowd)), "the bundle has more than 256 payloads; leave some out");
+    }
     let mut bytes = example();
     bytes[4096] = 0;
     let size = u64::from_le_bytes(bytes[32..40].try_into().unwrap()) as usize;
@@ -266,7 +269,8 @@ fn settings_are_checked_again_when_a_bundle_is_opened() {
         ),
         (|_| NodeWriter::new("other"), "there is no VM; describe one in a [[vm]] table"),
     ];
-    for (change, message) in cases {
+    // A few of them are enough for Miri.
+    for (change, message) in cases.into_iter().step_by(if cfg!(miri) { 4 } else { 1 }) {
         assert_eq!(vm_refusal(change), message);
     }
 }
@@ -377,7 +381,7 @@ proptest! {
     }
 
     #[test]
-    fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..9000), magic: bool) {
+    fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..if cfg!(miri) { 500 } else { 9000 }), magic: bool) {
         let mut bytes = bytes;
         if magic && bytes.len() > 44 {
             bytes[..8].copy_from_slice(&MAGIC);

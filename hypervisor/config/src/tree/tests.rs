@@ -36,7 +36,7 @@ fn names_may_be_longer_than_the_specification_allows() {
 #[test]
 fn a_tree_that_is_cut_off_is_refused() {
     let blob = long_names();
-    for length in 0..blob.len() {
+    for length in (0..blob.len()).step_by(if cfg!(miri) { 29 } else { 1 }) {
         assert!(open(&blob[..length]).is_err(), "{length} bytes were taken");
     }
 }

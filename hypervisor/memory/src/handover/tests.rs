@@ -16,7 +16,7 @@ use proptest::prelude::*;
 const LINE: usize = 64;
 const PAGE: usize = PAGE_SIZE as usize;
 /// Pages of the machine; the VMs have some of them.
-const PAGES: usize = 12;
+const PAGES: usize = if cfg!(miri) { 6 } else { 12 };
 const LINES: usize = PAGES * PAGE / LINE;
 const MEMORY: u64 = 0x4000_0000;
 const RAM: Ipa = Ipa::new(0x8000_0000);
@@ -247,11 +247,11 @@ fn checksum(crc: u32, bytes: &[u8]) -> u32 {
 fn random_ram(numbers: &mut Numbers) -> GuestRam {
     let mut free: Vec<usize> = (0..PAGES).collect();
     let mut extents = Vec::new();
-    for _ in 0..numbers.some(4) {
+    for _ in 0..if cfg!(miri) { 2 } else { numbers.some(4) } {
         let first = numbers.below(free.len());
         // As many neighbours of it as are free, three at most.
         let run = free[first..].iter().zip(free[first]..).take_while(|(a, b)| *a == b).count();
-        let run = run.min(numbers.some(3));
+        let run = run.min(numbers.some(if cfg!(miri) { 1 } else { 3 }));
         let page = free[first];
         free.drain(first..first + run);
         extents.push(Span::new(Pa::new(MEMORY + (page * PAGE) as u64), (run * PAGE) as u64).unwrap());
@@ -287,7 +287,7 @@ fn hand_over(machine: &mut Machine, ram: &GuestRam, fresh: bool) -> Result<(Hand
     let maps: Vec<_> = prepared.iter().map(|p| (p.at().start(), p.memory())).collect();
     assert_eq!(maps, if fresh { ram.extents().to_vec() } else { vec![] });
     for _ in 0..machine.numbers.below(4) {
-        let size = machine.numbers.some(expected.len().min(2 * PAGE));
+        let size = machine.numbers.some(expected.len().min(if cfg!(miri) { PAGE / 16 } else { 2 * PAGE }));
         let to = machine.numbers.below(expected.len() - size + 1);
         let payload = machine.numbers.bytes(size);
         let at = RAM.checked_add(to as u64).unwrap();
@@ -354,7 +354,7 @@ fn work(machine: &mut Machine, ram: &GuestRam, expected: &mut [u8]) -> Result<()
 fn leave_secrets(machine: &mut Machine, ram: &GuestRam) {
     for (_, line) in places(ram) {
         let secret = machine.numbers.below(128) as u8 | 0x80;
-        for at in line * LINE..(line + 1) * LINE {
+        for at in (line * LINE..(line + 1) * LINE).step_by(if cfg!(miri) { 23 } else { 1 }) {
             match machine.numbers.below(2) {
                 0 => machine.store(at, secret),
                 _ => machine.store_past(at, secret),

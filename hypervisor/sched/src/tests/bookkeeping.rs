@@ -256,7 +256,7 @@ proptest! {
     /// Any calls in any order on two queues: every answer and every state is what the table says, each vCPU is in exactly
     /// one queue, and the running one's time is all accounted for.
     #[test]
-    fn states_follow_the_table(ops in prop::collection::vec((0usize..2, op(), 0u64..5_000_000), 1..300)) {
+    fn states_follow_the_table(ops in prop::collection::vec((0usize..2, op(), 0u64..5_000_000), 1..if cfg!(miri) { 12 } else { 300 })) {
         let shares = shares(2, &[100; 10]);
         let mut queues = [0, 1].map(|p| RunQueue::new(shares.clone(), p));
         queues.iter_mut().for_each(|q| q.resize(10));
@@ -276,7 +276,7 @@ proptest! {
 
     #[test]
     fn the_tree_agrees_with_a_list(
-        ops in prop::collection::vec((0u32..200, 0u32..50, 0u32..50, 0u32..8), 1..400),
+        ops in prop::collection::vec((0u32..200, 0u32..50, 0u32..50, 0u32..8), 1..if cfg!(miri) { 40 } else { 400 }),
         at in 0u32..60,
     ) {
         let mut slab = Slab::default();
@@ -308,7 +308,7 @@ proptest! {
 
     /// Numbers of any sparseness, in any order: found where they are, and only there.
     #[test]
-    fn the_table_agrees_with_a_map(ops in prop::collection::vec((0u32..64, 0u32..4, prop::option::weighted(0.05, 0usize..64)), 1..400)) {
+    fn the_table_agrees_with_a_map(ops in prop::collection::vec((0u32..64, 0u32..4, prop::option::weighted(0.05, 0usize..64)), 1..if cfg!(miri) { 40 } else { 400 })) {
         let mut slab = Slab::default();
         slab.resize(64);
         let mut map: BTreeMap<u32, u32> = BTreeMap::new();

@@ -23,7 +23,7 @@ proptest! {
     #[test]
     fn service_stays_within_the_bound(
         weights in prop::collection::vec(1u32..=10_000, 2..12),
-        steps in prop::collection::vec((0u64..=200_000, prop::option::weighted(0.2, 1u64..SLICE)), 300),
+        steps in prop::collection::vec((0u64..=200_000, prop::option::weighted(0.2, 1u64..SLICE)), if cfg!(miri) { 30 } else { 300 }),
     ) {
         let mut queue = ready(&weights);
         let (mut now, mut total, mut overrun) = (0, 0, 0);
@@ -50,7 +50,7 @@ proptest! {
         let sum: u64 = weights.iter().map(|w| u64::from(*w)).sum();
         let mut now = 0;
         let mut last = vec![0; weights.len()];
-        for _ in 0..1_000 {
+        for _ in 0..if cfg!(miri) { 50 } else { 1_000 } {
             let pick = queue.pick(now).unwrap();
             let at = pick.id.0 as usize;
             // Its own request takes SLICE * sum / weight of wall time at its share; the bound comes on top, twice.
@@ -67,7 +67,7 @@ proptest! {
     #[test]
     fn sleepers_take_no_more_than_their_share(
         weights in prop::collection::vec(10u32..=1_000, 2..8),
-        bursts in prop::collection::vec((10_000u64..6_000_000, 0u64..10_000_000), 400),
+        bursts in prop::collection::vec((10_000u64..6_000_000, 0u64..10_000_000), if cfg!(miri) { 20 } else { 400 }),
     ) {
         let mut queue = ready(&weights);
         let sum: i128 = weights.iter().map(|w| i128::from(*w)).sum();
@@ -158,7 +158,7 @@ fn asleep_and_running(weights: &[u32]) -> RunQueue {
 
 #[test]
 fn a_sleeper_waits_for_a_short_request_at_most() {
-    for at in (0..10 * SLICE).step_by(137_531) {
+    for at in (0..10 * SLICE).step_by(if cfg!(miri) { 2_137_531 } else { 137_531 }) {
         let mut queue = asleep_and_running(&[100, 100]);
         let mut now = at;
         let Wake::Enqueued(enqueued) = queue.wake(EntityId(0), now) else { panic!("not enqueued") };
@@ -174,7 +174,7 @@ fn a_sleeper_waits_for_a_short_request_at_most() {
 #[test]
 fn a_wake_up_preempts_exactly_when_pick_would_choose_it() {
     for (w0, w1) in [(100, 100), (1, 10_000), (10_000, 1), (100, 300)] {
-        for at in (0..3 * SLICE).step_by(50_021) {
+        for at in (0..3 * SLICE).step_by(if cfg!(miri) { 1_050_021 } else { 50_021 }) {
             // The third keeps the virtual time apart from the running one's.
             let mut queue = asleep_and_running(&[w0, w1, 100]);
 

@@ -85,13 +85,15 @@ const WAKER: &[Step] = &[Step::Raise, Step::Wake];
 #[test]
 fn no_wake_up_is_lost() {
     let mut runs = 0;
-    for threads in [&[BLOCKER, WAKER][..], &[BLOCKER, WAKER, WAKER], &[BLOCKER, WAKER, WAKER, WAKER]] {
+    let wakers = [&[BLOCKER, WAKER][..], &[BLOCKER, WAKER, WAKER], &[BLOCKER, WAKER, WAKER, WAKER]];
+    // The third has most of the orders, too many for Miri.
+    for threads in wakers.into_iter().take(if cfg!(miri) { 2 } else { 3 }) {
         interleavings(threads, &mut |order| {
             runs += 1;
             assert!(!sleeps_on_a_pending_interrupt(order), "{order:?}");
         });
     }
-    assert_eq!(runs, 10 + 210 + 7_560);
+    assert_eq!(runs, 10 + 210 + if cfg!(miri) { 0 } else { 7_560 });
 }
 
 #[test]

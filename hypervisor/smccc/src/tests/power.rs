@@ -160,7 +160,7 @@ proptest! {
         2 => (0usize..4).prop_map(Op::Off),
         3 => (0usize..4).prop_map(Op::Started),
         1 => (0usize..4).prop_map(Op::Reset),
-    ], 1..80)) {
+    ], 1..if cfg!(miri) { 25 } else { 80 })) {
         let mut psci = Psci::new(&[0, 1, 2, 3]).unwrap();
         let mut model = [Power::On, Power::Off, Power::Off, Power::Off];
         for op in ops {

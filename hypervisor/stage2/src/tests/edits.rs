@@ -47,7 +47,9 @@ fn the_largest_blocks_are_used_where_both_addresses_are_aligned() {
 
 #[test]
 fn a_concatenated_root_is_used_to_its_end() {
-    for (bits, pages) in [(40, 2), (43, 16), (34, 16), (48, 1), (36, 1)] {
+    // A root of 16 pages is long for Miri; one of two is concatenated as well.
+    let roots = [(40, 2), (48, 1), (36, 1), (43, 16), (34, 16)];
+    for (bits, pages) in roots.into_iter().take(if cfg!(miri) { 2 } else { 5 }) {
         let (mut s, mut t, mut tlb) = new(bits);
         assert_eq!(s.geometry().root_pages(), pages);
         assert_eq!(s.root().as_u64() % (pages as u64 * K4), 0);
@@ -252,7 +254,7 @@ proptest! {
     #[test]
     fn edits_agree_with_the_model_and_no_tlb_is_left_stale(
         bits in prop::sample::select(std::vec![34_u32, 36, 39, 40, 44]),
-        ops in prop::collection::vec((op(), prop::option::weighted(0.3, 0..5_usize)), 1..14),
+        ops in prop::collection::vec((op(), prop::option::weighted(0.3, 0..5_usize)), 1..if cfg!(miri) { 4 } else { 14 }),
     ) {
         let (mut s, mut t, mut tlb) = new(bits);
         let mut model = Model::default();

@@ -225,7 +225,7 @@ proptest! {
     #[test]
     fn late_kicks_lose_and_double_nothing(
         lrs in prop_oneof![Just(1usize), Just(2), Just(4)],
-        ops in proptest::collection::vec((0u8..25, any::<u8>(), any::<u8>()), 1..150),
+        ops in proptest::collection::vec((0u8..25, any::<u8>(), any::<u8>()), 1..if cfg!(miri) { 25 } else { 150 }),
     ) {
         let mut w = World::new(lrs);
         for op in ops {

@@ -587,7 +587,7 @@ proptest! {
         lrs in prop_oneof![Just(1usize), Just(2), Just(4), Just(16)],
         pcpus in 1usize..3,
         eoi_modes in 0u8..8,
-        ops in ops(120),
+        ops in ops(if cfg!(miri) { 10 } else { 120 }),
     ) {
         run(lrs, pcpus, eoi_modes, &ops);
     }
@@ -595,6 +595,7 @@ proptest! {
 
 /// The random test would be worth nothing if its guests took no interrupt.
 #[test]
+#[cfg_attr(miri, ignore = "counts what the test above does; the same code, 1200 times")]
 fn random_histories_are_about_delivery() {
     let mut seed = 0x9e37_79b9_7f4a_7c15u64;
     let mut byte = || {

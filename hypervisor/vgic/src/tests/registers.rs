@@ -189,7 +189,7 @@ fn widths_and_alignments_that_no_register_has_are_refused() {
 fn no_access_panics() {
     let mut g = vgic(2, 1);
     for size in [B1, B2, B4, B8] {
-        for at in (0..0x4_0004).step_by(size.bytes() as usize) {
+        for at in (0..0x4_0004).step_by(size.bytes() as usize * if cfg!(miri) { 997 } else { 1 }) {
             let _ = (g.dist_read(0, at, size), g.redist_read(9, at, size));
             let _ = (g.dist_write(0, at, size, u64::MAX), g.redist_write(9, at, size, u64::MAX));
         }
@@ -287,7 +287,7 @@ fn sgi1r_finds_its_targets() {
 fn nothing_survives_a_reset() {
     let fresh = vgic(2, 4).save();
     let mut g = vgic(2, 4);
-    for at in (0..0x8000).step_by(4) {
+    for at in (0..0x8000).step_by(if cfg!(miri) { 4 * 13 } else { 4 }) {
         g.dist_write(0, at, B4, 0xffff_ffff).unwrap();
     }
     gicr(&mut g, 1, 0x100, u32::MAX);

@@ -482,7 +482,7 @@ proptest! {
     #[test]
     fn nobody_waits_for_ever_and_nothing_is_lost(
         (vcpus, pcpus) in prop_oneof![Just((2, 2)), Just((3, 3)), Just((4, 4)), Just((4, 2)), Just((3, 1))],
-        turns in proptest::collection::vec((any::<u8>(), 0u8..42, any::<u8>(), any::<u8>(), any::<bool>()), 1..500),
+        turns in proptest::collection::vec((any::<u8>(), 0u8..42, any::<u8>(), any::<u8>(), any::<bool>()), 1..if cfg!(miri) { 40 } else { 500 }),
     ) {
         let mut w = World::new(vcpus, pcpus);
         for turn in turns {
