@@ -23,8 +23,8 @@ use vm::Requests;
 /// How often held-back input is tried again, and how long a guest runs between two steps of a VM's construction, in ns.
 const RETRY: u64 = 1_000_000;
 
-/// An interrupt while a guest ran. The virtual timer's is the frequent one and goes straight to the list registers.
-/// Returns whether it was.
+/// An interrupt while a guest ran. The virtual timer's is the frequent one and goes straight to the list registers; whether the
+/// guest has moved its timer on is for a later exit to see (`Cpu::look_at_timer`). Returns whether it was that one.
 #[inline(always)]
 pub fn taken<const TRACED: bool>(cpu: &mut Cpu, guest: &Guest, runner: &mut Runner) -> bool {
     let intid = gic::acknowledge();
@@ -52,12 +52,16 @@ pub fn taken<const TRACED: bool>(cpu: &mut Cpu, guest: &Guest, runner: &mut Runn
     if !whom.is_empty() {
         guest.vm.vgic().tell(whom);
     }
+    runner.vcpu.tick = true;
     true
 }
 
 #[inline(never)]
 fn others(cpu: &mut Cpu, guest: &Guest, runner: &mut Runner, intid: u32) {
     runner.vcpu.flush_due = true;
+    if runner.vcpu.tick {
+        cpu.look_at_timer(guest, runner);
+    }
     if intid == cpu.ppis.maintenance {
         let index = runner.vcpu.index;
         guest.vm.vgic().change(|vgic| vgic.maintenance(index, &mut cpu.pcpu.lists));
@@ -164,7 +168,7 @@ fn deadline(cpu: &mut Cpu, timer: TimerId) {
     match timer.kind {
         Kind::Virtual => {
             guest.vm.vgic().change(|vgic| vgic.hw_timer_fired(vcpu));
-            guest.vm.vgic().ask(vcpu, Requests::FLUSH);
+            guest.vm.vgic().ask(vcpu, Requests::TIMER);
         }
         Kind::Physical => guest.vm.vgic().ask(vcpu, Requests::TIMER),
         Kind::Service => {}

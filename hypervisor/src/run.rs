@@ -365,7 +365,10 @@ impl Cpu {
             }
             runner.timers_on = number;
         }
-        guest.vm.vgic().lock().load(index, &mut self.pcpu.lists);
+        let mut vgic = guest.vm.vgic().lock();
+        vgic.load(index, &mut self.pcpu.lists);
+        runner.vcpu.tick |= vgic.timer_active(index);
+        drop(vgic);
         runner.vcpu.flush_due = true;
         self.timer_changed = true;
         true
@@ -418,8 +421,11 @@ impl Cpu {
                     if TRACED {
                         stretch.ends(self.machine, &guest, index);
                     }
-                    if port.requests().is_empty() && !self.doze::<TRACED>(&guest, index, port) {
-                        break Ended::Put(Why::Blocked);
+                    if port.requests().is_empty() {
+                        let Some(ticked) = self.doze::<TRACED>(&guest, index, port) else {
+                            break Ended::Put(Why::Blocked);
+                        };
+                        runner.vcpu.tick |= ticked;
                     }
                     runner.vcpu.flush_due = true;
                     if port.starts() {
@@ -437,12 +443,38 @@ impl Cpu {
         }
         vm.vgic().change(|vgic| {
             vgic.put(index, &mut self.pcpu.lists);
-            // A guest that moved its timer on before it took the interrupt is not to get it.
-            if !el2::timer::VirtualTimer::asserted() && vgic.hw_timer_retracted(index) {
+            if !el2::timer::VirtualTimer::asserted() && vgic.hw_timer_low(index, &mut self.pcpu.lists) {
                 self.set_timer_active(false);
             }
         });
         ended
+    }
+
+    /// A tick is in the loaded vCPU's list registers, or was when it was last looked at. No access to CNTV_* traps, so a guest
+    /// with interrupts masked can take the timer's line low while the list register, a latch, says pending; if the line is low
+    /// and the guest has not acknowledged, that is taken back here, as the distributor of a machine would have done. What can
+    /// be between the guest's write and its acknowledge without an exit that comes here is not seen: the guest then takes one
+    /// interrupt without a cause, as a machine allows while the low level is on its way.
+    #[cold]
+    #[inline(never)]
+    pub fn look_at_timer(&mut self, guest: &Guest, runner: &mut Runner) {
+        if !el2::timer::VirtualTimer::asserted() {
+            runner.vcpu.tick = false;
+            if guest.vm.vgic().lock().hw_timer_low(runner.vcpu.index, &mut self.pcpu.lists) {
+                runner.vcpu.flush_due = true;
+            }
+        }
+    }
+
+    /// Folds the loaded vCPU's list registers for someone who wants to know, without a tick that has no cause any more (see
+    /// [`Cpu::look_at_timer`]). The caller goes through the gate.
+    fn sync(&mut self, guest: &Guest, vcpu: u32) {
+        guest.vm.vgic().change(|vgic| {
+            vgic.sync(vcpu, &mut self.pcpu.lists);
+            if !el2::timer::VirtualTimer::asserted() {
+                vgic.hw_timer_low(vcpu, &mut self.pcpu.lists);
+            }
+        });
     }
 
     /// Does something for the loaded vCPU with its list registers put, so that nothing of them is asked for meanwhile.
@@ -454,9 +486,10 @@ impl Cpu {
         result
     }
 
-    /// Sleeps in place of a blocked vCPU while nobody else wants this pCPU: no switch, no queue. `true`: the vCPU goes on.
+    /// Sleeps in place of a blocked vCPU while nobody else wants this pCPU: no switch, no queue. `Some`: the vCPU goes on,
+    /// `true` where its timer woke it.
     #[inline(never)]
-    fn doze<const TRACED: bool>(&mut self, guest: &Guest, vcpu: u32, port: &Port) -> bool {
+    fn doze<const TRACED: bool>(&mut self, guest: &Guest, vcpu: u32, port: &Port) -> Option<bool> {
         self.quietly(guest, vcpu, |cpu| {
             let start = if TRACED { el2::timer::now() } else { 0 };
             let mut end = start;
@@ -468,10 +501,10 @@ impl Cpu {
                     || cpu.shared.sched.lock().queue.ready_count() != 0
                     || cpu.steal();
                 if wanted {
-                    break false;
+                    break None;
                 }
                 if !port.requests().is_empty() {
-                    break true;
+                    break Some(false);
                 }
                 if cpu.timer_changed {
                     interrupts::set_timer(cpu);
@@ -481,12 +514,12 @@ impl Cpu {
                     end = el2::timer::now();
                 }
                 if interrupts::wakened(cpu, guest, vcpu) {
-                    break true;
+                    break Some(true);
                 }
             };
             cpu.shared.idle.store(false, Ordering::SeqCst);
             if TRACED {
-                observe::dozed(cpu.machine, guest, vcpu, start, woken.then_some(end));
+                observe::dozed(cpu.machine, guest, vcpu, start, woken.is_some().then_some(end));
             }
             woken
         })
@@ -564,6 +597,9 @@ impl Cpu {
             return Some(Why::Preempted);
         }
         if requests.has(Requests::TIMER) {
+            // The virtual timer's deadline may have passed on another pCPU when this one had taken over already.
+            runner.vcpu.tick = true;
+            self.look_at_timer(guest, runner);
             let mut hardware = hardware(&mut self.pcpu, self.machine, runner.id, &mut self.timer_changed);
             runner.vcpu.timer_due(&guest.vm, &mut hardware);
         }
@@ -571,7 +607,7 @@ impl Cpu {
             report::line(self.machine, guest, &runner.vcpu);
         }
         if requests.held() {
-            guest.vm.vgic().change(|vgic| vgic.sync(index, &mut self.pcpu.lists));
+            self.sync(guest, index);
             while port.requests().held() {
                 sync::relax();
             }
@@ -612,6 +648,9 @@ impl Cpu {
         }
         if left.vector() != Vector::Sync {
             return self.exit_asynchronous(guest, runner, left);
+        }
+        if runner.vcpu.tick {
+            self.look_at_timer(guest, runner);
         }
         let (far, hpfar) = el2::world::fault_registers();
         let exit = decode(&RawExit { vector: left.vector(), esr: left.esr, far, hpfar });
@@ -661,7 +700,7 @@ impl Cpu {
         let index = runner.vcpu.index;
         let port = guest.vm.vgic();
         // Folded itself, this vCPU is waited for by nobody: two that ask each other both go on.
-        port.change(|vgic| vgic.sync(index, &mut self.pcpu.lists));
+        self.sync(guest, index);
         runner.vcpu.flush_due = true;
         port.hold(whom, index);
         let next = loop {

@@ -5,7 +5,7 @@
 //! Bits of INTIDs that do not exist are RAZ/WI.
 
 use crate::bits::ones;
-use crate::irq::{ACTIVE, ANY, EDGE, ENABLED, HW, Irq, LATCH, NONE, SOFT};
+use crate::irq::{ACTIVE, ANY, EDGE, ENABLED, FIRED, HW, Irq, LATCH, NONE, SOFT};
 use crate::{FIRST_SPI, Refusal, VcpuId, VcpuSet, Vgic};
 
 impl Vgic {
@@ -17,12 +17,15 @@ impl Vgic {
         })
     }
 
-    /// Refused where the truth about one of them is in the list registers of a running vCPU.
+    /// Refused where the truth about one of them is in the list registers of a running vCPU; or in its timer, which may have
+    /// taken its line low since it fired.
     fn folded(&self, view: VcpuId, first: u32, mask: u32) -> Result<(), Refusal> {
         let mut set = VcpuSet::EMPTY;
         for (_, irq) in self.each(view, first, mask) {
             if irq.owner != NONE && self.is_running(irq.owner) {
                 set.insert(irq.owner.into());
+            } else if irq.has(FIRED) && self.is_running(irq.target) {
+                set.insert(irq.target.into());
             }
         }
         if set.is_empty() { Ok(()) } else { Err(Refusal::Fold(set)) }

@@ -122,8 +122,12 @@ impl Vgic {
         self.save_interface(vcpu, hw);
         hw.set_hcr(0);
         if let Some(v) = self.vcpus.get_mut(vcpu as usize) {
-            (v.hcr, v.overflow, v.spilled, v.release) = (0, false, false, false);
+            (v.hcr, v.overflow, v.spilled) = (0, false, false);
             v.residency = Residency::NotLoaded;
+            // No flush comes for it here any more, and the vCPU's timer may stay in the pCPU.
+            if core::mem::take(&mut v.release) {
+                hw.deactivate(TIMER_PPI);
+            }
         }
     }
 
@@ -268,7 +272,7 @@ impl Vgic {
 
     /// Takes the truth back from live list register `k`, which reads `value`; frees it if it is invalid, else leaves it to
     /// the next flush.
-    fn fold(&mut self, vcpu: VcpuId, k: u32, value: u64, hw: &mut impl ListRegs) {
+    pub(crate) fn fold(&mut self, vcpu: VcpuId, k: u32, value: u64, hw: &mut impl ListRegs) {
         let Some(v) = self.vcpus.get_mut(vcpu as usize) else { return };
         let Some(slot) = v.lr.get_mut(k as usize) else { return };
         let intid = *slot as u32;

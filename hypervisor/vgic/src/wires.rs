@@ -2,7 +2,8 @@
 
 use sync::nospec;
 
-use crate::irq::{ACTIVE, EDGE, ENABLED, FIRED, HW, LATCH, LEVEL, NONE, RESIDENT};
+use crate::irq::{ACTIVE, EDGE, ENABLED, FIRED, HW, LATCH, LEVEL, LR_PENDING, LR_STATE, NONE, RESIDENT};
+use crate::list_registers::ListRegs;
 use crate::state::Residency;
 use crate::{FIRST_SPI, TIMER_PPI, VcpuId, Vgic};
 
@@ -74,12 +75,31 @@ impl Vgic {
         }
     }
 
-    /// The timer's condition is gone before the guest took the interrupt (it moved CVAL, say): takes back what
-    /// [`Vgic::hw_timer_fired`] made pending. The vCPU is folded or put; the physical interrupt is deactivated at the next
-    /// flush. Returns whether there was anything to take back.
+    /// The timer's line is low (the guest moved CVAL, say) and the guest has not taken the interrupt: takes back what
+    /// [`Vgic::hw_timer_fired`] made pending, out of the list register too. Nothing where the guest has it active, or is done
+    /// with it. Returns whether there was anything to take back; where the vCPU is loaded a flush is due then, which
+    /// deactivates the physical interrupt as well.
+    pub fn hw_timer_low(&mut self, vcpu: VcpuId, hw: &mut impl ListRegs) -> bool {
+        let Some(irq) = self.irq(vcpu, TIMER_PPI) else { return false };
+        if irq.has(RESIDENT) {
+            let k = u32::from(irq.lr);
+            let live = self.vcpus.get(vcpu as usize).is_some_and(|v| v.live & 1u16.wrapping_shl(k) != 0);
+            if live {
+                let value = hw.read(k as usize);
+                if value & LR_STATE != LR_PENDING {
+                    return false;
+                }
+                self.fold(vcpu, k, value, hw);
+            }
+        }
+        self.hw_timer_retracted(vcpu)
+    }
+
+    /// [`Vgic::hw_timer_low`] where no list register can hold the interrupt: the vCPU is put, or folded.
     pub fn hw_timer_retracted(&mut self, vcpu: VcpuId) -> bool {
         let Some(mut irq) = self.irq(vcpu, TIMER_PPI) else { return false };
-        if !irq.has(FIRED) || self.is_running(irq.owner) {
+        let live = self.vcpus.get(vcpu as usize).is_some_and(|v| v.live & 1u16.wrapping_shl(irq.lr.into()) != 0);
+        if !irq.has(FIRED) || (irq.has(RESIDENT) && live) {
             return false;
         }
         irq.flags &= !FIRED;

@@ -46,6 +46,9 @@ pub struct Vcpu {
     cleaned: Option<u64>,
     /// Something has to be done before the next entry: list registers to be filled, requests to be looked at.
     pub flush_due: bool,
+    /// The virtual timer's interrupt has been noted, and nobody has seen since that its line is low: it may be pending for the
+    /// guest without a cause by now.
+    pub tick: bool,
     /// Exit counts since the VM was made.
     pub counts: ExitCounts,
 }
@@ -62,6 +65,7 @@ impl Vcpu {
             watch_stage1: false,
             cleaned: None,
             flush_due: false,
+            tick: false,
             counts: ExitCounts::default(),
         }
     }

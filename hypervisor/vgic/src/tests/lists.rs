@@ -335,6 +335,70 @@ fn a_timer_that_was_moved_is_taken_back() {
 }
 
 #[test]
+fn a_timer_whose_line_went_low_is_taken_out_of_its_list_register() {
+    let (mut g, mut cpu) = loaded(4);
+    g.sgi1r(0, SGI);
+    g.hw_timer_fired(0);
+    cpu.timer_active = true;
+    g.flush(0, &mut cpu);
+    // The guest runs with it pending; any exit may find the line low.
+    assert!(g.hw_timer_low(0, &mut cpu) && g.needs_flush(0));
+    g.flush(0, &mut cpu);
+    assert_eq!(cpu.acknowledge(), 3, "what else is pending stays");
+    cpu.end(3);
+    assert_eq!((cpu.acknowledge(), cpu.timer_active), (SPURIOUS, false));
+    assert!(!g.hw_timer_low(0, &mut cpu), "only once");
+    // The next one comes as ever; one that the guest has taken, or has ended, is left alone.
+    for end in [false, true] {
+        cpu.timer_active = true;
+        g.hw_timer_fired(0);
+        g.flush(0, &mut cpu);
+        assert_eq!(cpu.acknowledge(), TIMER_PPI);
+        if end {
+            cpu.end(TIMER_PPI);
+        }
+        assert!(!g.hw_timer_low(0, &mut cpu));
+        assert_eq!(cpu.timer_active, !end);
+        if !end {
+            cpu.end(TIMER_PPI);
+        }
+    }
+}
+
+#[test]
+fn a_timer_that_is_pending_by_software_as_well_stays_pending_when_its_line_goes_low() {
+    let (mut g, mut cpu) = loaded(4);
+    gicr(&mut g, 0, 0x200, 1 << TIMER_PPI);
+    g.hw_timer_fired(0);
+    cpu.timer_active = true;
+    g.flush(0, &mut cpu);
+    assert!(g.hw_timer_low(0, &mut cpu));
+    g.flush(0, &mut cpu);
+    assert!(!cpu.timer_active);
+    assert_eq!(cpu.acknowledge(), TIMER_PPI);
+    cpu.end(TIMER_PPI);
+    assert_eq!(service(&mut g, &mut cpu), SPURIOUS);
+}
+
+#[test]
+fn a_fired_timer_that_is_disabled_is_asked_about_before_it_shows() {
+    let (mut g, mut cpu) = loaded(4);
+    gicr(&mut g, 0, 0x180, 1 << TIMER_PPI);
+    g.flush(0, &mut cpu);
+    g.hw_timer_fired(0);
+    cpu.timer_active = true;
+    g.flush(0, &mut cpu);
+    let pending = |g: &mut Vgic| g.redist_read(1, 0x1_0200, B4).map(|bits| bits & 1 << TIMER_PPI != 0);
+    assert_eq!(pending(&mut g), Err(Refusal::Fold(VcpuSet::one(0))));
+    g.sync(0, &mut cpu);
+    assert_eq!(pending(&mut g), Ok(true), "the line is high");
+    assert!(g.hw_timer_low(0, &mut cpu));
+    assert_eq!(pending(&mut g), Ok(false));
+    gicr(&mut g, 0, 0x100, 1 << TIMER_PPI);
+    assert_eq!((service(&mut g, &mut cpu), cpu.timer_active), (SPURIOUS, false));
+}
+
+#[test]
 fn the_linked_timer_pending_behind_its_own_handler_gives_up_the_link() {
     let (mut g, mut cpu) = loaded(4);
     (cpu.timer_active, cpu.ap1r) = (true, 0);
@@ -365,6 +429,20 @@ fn clearing_the_timers_active_bit_frees_the_physical_one() {
     assert!(!g.timer_active(0) && g.needs_flush(0));
     g.flush(0, &mut cpu);
     assert!(!cpu.timer_active && cpu.lr[0] >> 62 == 0);
+}
+
+#[test]
+fn a_timer_that_was_freed_is_free_however_the_vcpu_goes_on() {
+    let (mut g, mut cpu) = loaded(4);
+    cpu.timer_active = true;
+    g.hw_timer_fired(0);
+    g.flush(0, &mut cpu);
+    assert_eq!(cpu.acknowledge(), TIMER_PPI);
+    g.sync(0, &mut cpu);
+    gicr(&mut g, 0, 0x380, 1 << TIMER_PPI);
+    // It blocks before the flush, and keeps its pCPU: nobody else clears the physical active bit.
+    g.put(0, &mut cpu);
+    assert!(!cpu.timer_active && !g.timer_active(0));
 }
 
 #[test]

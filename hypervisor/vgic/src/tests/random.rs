@@ -344,9 +344,30 @@ impl World {
         }
     }
 
-    fn level(&mut self, v: usize, intid: u32, high: bool) {
+    /// An exit finds the timer's line low: what fired and was not taken is gone.
+    fn timer_low(&mut self, v: usize) {
+        let Some(p) = self.cpu_of(v) else { return };
+        let timer = self.private[v][TIMER_PPI as usize];
+        let taken_back = self.vgic.hw_timer_low(v as u32, &mut self.cpus[p]);
+        // Behind an active one it waits for that one's end to be looked at.
+        assert!(!taken_back || timer.fired);
+        assert!(taken_back || !timer.fired || timer.active, "{timer:?}");
+        if taken_back {
+            self.private[v][TIMER_PPI as usize].fired = false;
+            self.exits[p] = true;
+        }
+    }
+
+    /// `told`: an exit notices at once that the timer's line goes low.
+    fn level(&mut self, v: usize, intid: u32, high: bool, told: bool) {
         match intid {
-            TIMER_PPI => return self.guests[v].timer = high,
+            TIMER_PPI => {
+                self.guests[v].timer = high;
+                if !high && told {
+                    self.timer_low(v);
+                }
+                return;
+            }
             0..16 => return,
             16..32 => self.vgic.set_ppi_level(v as u32, intid, high),
             _ => self.vgic.set_spi_level(intid, high),
@@ -376,7 +397,7 @@ impl World {
             }
             8..=10 => self.eoi(on),
             11 => self.dir(on, c.into()),
-            12..=14 => self.level(v, intid, c & 1 != 0),
+            12..=14 => self.level(v, intid, c & 1 != 0, c & 2 != 0),
             15 if intid >= 32 => {
                 self.vgic.pulse_spi(intid);
                 self.irq(0, intid).latch = true;
@@ -545,7 +566,7 @@ fn run(lrs: usize, pcpus: usize, eoi_modes: u8, ops: &[Op]) -> usize {
 fn drain(w: &mut World) {
     for intid in INTIDS {
         for v in 0..VCPUS {
-            w.level(v, intid, false);
+            w.level(v, intid, false, v % 2 == 0);
         }
     }
     w.set_forwarding(true);

@@ -281,3 +281,52 @@ pub fn check_granule_page(mut see: impl FnMut(u64, u64)) {
     let data = &TABLES[4];
     (0..512).for_each(|n| see(n, data.0[n as usize].load(Ordering::SeqCst)));
 }
+
+/// Where [`UserMap`] has its page of code; the page of data follows. Below 4 GiB, for a 32-bit program.
+pub const USER: u64 = 3 << 30;
+
+/// A map in which EL0 has a page of code and a page of data of this CPU's own, and the devices as everywhere.
+pub struct UserMap {
+    tables: &'static Table<PRIVATE>,
+}
+
+impl UserMap {
+    /// Makes it this CPU's map.
+    pub fn enter(cpu: usize) -> Self {
+        // Read only and executable; EL0 may read and write, nobody executes. (Executable at EL1 too: an instruction abort would
+        // come before the exception for an illegal state.)
+        const CODE: u64 = 3 << 6;
+        const DATA: u64 = 1 << 6 | NEVER_EXECUTE;
+        let tables = &PRIVATES[cpu];
+        let root = entry::root() as *const AtomicU64;
+        for n in 0..512 {
+            // SAFETY: the root table has 512 entries, all accessed as atomics.
+            tables.set(n, unsafe { &*root.add(n) }.load(Ordering::SeqCst));
+        }
+        tables.set((USER >> 30) as usize, (tables.at() + 4096) | VALID_TABLE);
+        tables.set(512, (tables.at() + 2 * 4096) | VALID_TABLE);
+        for (n, rights) in [CODE, DATA].into_iter().enumerate() {
+            let at = tables.at() + (3 + n as u64) * 4096;
+            tables.set(1024 + n, at | rights | CACHEABLE | INNER | ACCESSED | NOT_GLOBAL | VALID_PAGE);
+        }
+        crate::run!("dsb ish");
+        switch(tables.at() | ASID << 48, entry::TCR);
+        Self { tables }
+    }
+
+    /// Writes the code that is at [`USER`].
+    pub fn set_code(&self, words: &[u32]) {
+        let at = self.tables.at() + 3 * 4096;
+        for (n, word) in words.iter().enumerate() {
+            crate::mmio::write32(at + 4 * n as u64, *word);
+        }
+        crate::sysreg::sync_code(at, 4 * words.len() as u64);
+        // The code is fetched by another address: an instruction cache may be virtually indexed.
+        crate::run!("ic iallu\ndsb nsh\nisb");
+    }
+
+    /// Back to the runtime's map.
+    pub fn leave(self) {
+        switch(entry::root(), entry::TCR);
+    }
+}

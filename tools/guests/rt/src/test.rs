@@ -45,19 +45,43 @@ pub fn current() -> &'static str {
     unsafe { core::str::from_utf8_unchecked(core::slice::from_raw_parts(at as *const u8, len)) }
 }
 
-/// Runs what the boot arguments name.
+/// The most tests that a payload has.
+const MOST_TESTS: usize = 64;
+
+/// Runs what the boot arguments name: `test=` one test, or `all` that may run one after the other, `seed=` in another order
+/// (0, the default: that of the table). After all of them one line says so: `tests done: <how many>`.
 pub fn main(tests: &[Test]) {
     let wanted = fdt::argument("test").unwrap_or("all");
-    let mut found = false;
-    for test in tests {
+    let seed = fdt::argument("seed").and_then(|seed| seed.parse().ok()).unwrap_or(0);
+    let mut ran = 0;
+    for n in order(tests.len(), seed) {
+        let Some(test) = tests.get(n) else { continue };
         if test.name == wanted || wanted == "all" && !test.alone {
-            found = true;
+            ran += 1;
             run_one(test);
         }
     }
-    if !found {
+    if ran == 0 {
         println!("test {wanted}: FAILED: there is no such test");
+    } else if wanted == "all" {
+        println!("tests done: {ran}");
     }
+}
+
+/// The numbers below `count` in an order that `seed` chooses.
+fn order(count: usize, seed: u64) -> impl Iterator<Item = usize> {
+    assert!(count <= MOST_TESTS, "{count} tests are more than {MOST_TESTS}");
+    let mut order: [usize; MOST_TESTS] = core::array::from_fn(|n| n);
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    if state != 0 {
+        for n in (1..count).rev() {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            order.swap(n, (state >> 32) as usize % (n + 1));
+        }
+    }
+    order.into_iter().take(count)
 }
 
 fn run_one(test: &Test) {

@@ -86,7 +86,8 @@ fn run_masked(work: impl FnOnce()) {
     work();
 }
 
-fn next(mut state: u64) -> u64 {
+/// The next number of a sequence (xorshift).
+pub fn next(mut state: u64) -> u64 {
     state ^= state << 13;
     state ^= state >> 7;
     state ^ state << 17

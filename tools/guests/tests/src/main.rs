@@ -1,7 +1,8 @@
-//! The EL1 test payload: `test=<name>` runs one of the tests below, `test=all` those that need no shape of their own.
+//! The EL1 test payload: `test=<name>` runs one of the tests below, `test=all` those that need no shape of their own, in the order of `seed=`.
 #![no_std]
 #![no_main]
 
+mod aarch32;
 mod aborts;
 mod cache;
 mod cross;
@@ -10,12 +11,14 @@ mod fp;
 mod fuzz;
 mod hello;
 mod loads;
+mod no_eoi;
 mod pauth;
 mod priorities;
 mod psci_calls;
 mod registers;
 mod sgi;
 mod smp;
+mod sys_ops;
 mod taken;
 mod timers;
 mod trace;
@@ -45,6 +48,9 @@ static TESTS: &[Test] = &[
     guest_test!("self-modifying", cache::self_modifying),
     guest_test!("asid", cache::asid),
     guest_test!("granules", cache::granules),
+    guest_test!("aarch32", aarch32::aarch32),
+    guest_test!("no-eoi", no_eoi::no_eoi),
+    guest_test!("sys-ops", sys_ops::sys_ops, alone),
     guest_test!("fuzz-sysreg", fuzz::fuzz_sysreg, alone),
     guest_test!("cross", cross::cross, alone),
     guest_test!("reset", hello::reset, alone),
