@@ -51,6 +51,9 @@ struct Named {
     spec: String,
     #[serde(default)]
     reason: String,
+    /// Of a ban: crates that may depend on it nevertheless.
+    #[serde(default)]
+    wrappers: BTreeSet<String>,
 }
 
 impl Named {
@@ -61,6 +64,19 @@ impl Named {
                 own == name && version.strip_prefix(short).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
             }
         }
+    }
+}
+
+impl Named {
+    /// A banned crate is there: unless all who depend on it may.
+    fn breach(&self, name: &str, version: &str, packages: &[Value]) -> Option<String> {
+        let depends = |package: &&Value| {
+            let mut dependencies = package["dependencies"].as_array().into_iter().flatten();
+            dependencies.any(|d| d["name"] == name && d["kind"] != "dev" && d["optional"] != true)
+        };
+        let mut users = packages.iter().filter(depends).filter_map(|package| package["name"].as_str());
+        let known = !self.wrappers.is_empty() && users.all(|user| self.wrappers.contains(user));
+        (!known).then(|| format!("{name} {version}: banned ({})", self.reason))
     }
 }
 
@@ -93,13 +109,14 @@ impl Policy {
     pub fn violations(&self, metadata: &Value) -> Result<Vec<String>> {
         let mut lines = Vec::new();
         let mut versions: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-        for package in metadata["packages"].as_array().context("cargo metadata lists no packages")? {
+        let packages = metadata["packages"].as_array().context("cargo metadata lists no packages")?;
+        for package in packages {
             let text = |key: &str| package[key].as_str();
             let (name, version) = (text("name").context("no name")?, text("version").context("no version")?);
             lines.extend(self.licence(name, version, text("license")));
             lines.extend(self.source(name, version, text("source")));
             if let Some(ban) = self.bans.deny.iter().find(|ban| ban.is(name, version)) {
-                lines.push(format!("{name} {version}: banned ({})", ban.reason));
+                lines.extend(ban.breach(name, version, packages));
             }
             if !self.bans.skip.iter().any(|skip| skip.is(name, version)) {
                 versions.entry(name).or_default().push(version);
@@ -229,6 +246,29 @@ mod tests {
             package("syn", "3.0.1", "MIT", Some("registry+https://index")),
         ]});
         assert_eq!(policy().violations(&good).unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_banned_crate_may_be_there_for_its_wrappers_only() {
+        let policy = Policy::parse(
+            r#"
+            graph.targets = ["x"]
+            licenses.allow = ["MIT"]
+            bans.deny = [{ crate = "paste", wrappers = ["glue"], reason = "old" }]
+            sources.allow-registry = ["https://index"]
+            "#,
+        )
+        .unwrap();
+        let user = |name: &str| {
+            let mut package = package(name, "1.0.0", "MIT", None);
+            package["dependencies"] = json!([{ "name": "paste", "kind": null, "optional": false }]);
+            package
+        };
+        let paste = package("paste", "1.0.0", "MIT", None);
+        let glued = json!({ "packages": [paste, user("glue")] });
+        assert_eq!(policy.violations(&glued).unwrap(), Vec::<String>::new());
+        let both = json!({ "packages": [paste, user("glue"), user("scissors")] });
+        assert_eq!(policy.violations(&both).unwrap(), ["paste 1.0.0: banned (old)"]);
     }
 
     #[test]
