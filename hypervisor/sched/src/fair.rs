@@ -11,6 +11,7 @@ use crate::{
     calls::Enqueued,
     class::Class,
     entity::{ORIGIN, Pace, RunState},
+    moves::WINDOW,
     pcpu::{ALONE, Running, View, within},
     queue::RunQueue,
     shares::{LIMITED, Shares},
@@ -61,13 +62,15 @@ impl Fair {
             self.rest = sum;
             return;
         }
-        let (by, rest) = match (u64::try_from(sum), self.load) {
-            // The common case, by one instruction: what a slice of some 100 us adds.
-            (Ok(sum), load) => (sum.checked_div(load).unwrap_or(0).into(), sum.checked_rem(load).unwrap_or(0).into()),
-            _ => (sum.checked_div_euclid(load).unwrap_or(0), sum.checked_rem_euclid(load).unwrap_or(0)),
+        let (by, rest) = divide(sum.unsigned_abs(), self.load);
+        // Rounded down, so that the rest is positive.
+        let (by, rest) = match (sum < 0, rest) {
+            (false, _) => (by.cast_signed(), rest),
+            (true, 0) => (by.cast_signed().wrapping_neg(), 0),
+            (true, _) => (!by.cast_signed(), self.load.wrapping_sub(rest)),
         };
         self.now = self.now.saturating_add_signed(by);
-        self.rest = rest;
+        self.rest = rest.into();
     }
 
     /// One of `weight` with this start is counted from now on.
@@ -92,6 +95,16 @@ impl Fair {
         }
     }
 
+    /// The sum of the weights.
+    pub fn load(&self) -> u64 {
+        self.load
+    }
+
+    /// The mean weight.
+    pub fn mean(&self) -> Pace {
+        Pace::of(self.load.checked_div(self.count.into()).unwrap_or(0))
+    }
+
     /// How fast the virtual time goes on, as a `Pace::inverse`; divides only where the load has changed.
     pub fn inverse(&mut self) -> u64 {
         if self.inverse.weight != self.load {
@@ -101,9 +114,28 @@ impl Fair {
     }
 }
 
-/// Weight x (start - now).
+/// Weight x (start - now). A ns of lag is 2^44 of it at any weight: what vCPUs are apart fits.
 fn moment(weight: u64, start: VTime, now: VTime) -> i128 {
-    i128::from(weight).saturating_mul(start.wrapping_sub(now).cast_signed())
+    i128::from(weight).wrapping_mul(start.wrapping_sub(now).cast_signed())
+}
+
+/// Quotient and remainder. What is below 2^80 (a minute of service, and any lag) takes two divide instructions at most.
+fn divide(sum: u128, load: u64) -> (u128, u64) {
+    const STEP: u32 = 16;
+    let Some(load) = core::num::NonZeroU64::new(load) else { return (0, 0) };
+    if let Ok(sum) = u64::try_from(sum) {
+        return ((sum / load).into(), sum % load);
+    }
+    if let Ok(high) = u64::try_from(sum >> STEP)
+        && load.get() >> (64 - STEP) == 0
+    {
+        let (first, left) = (high / load, high % load);
+        let low = left << STEP | sum as u64 & ((1 << STEP) - 1);
+        return (u128::from(first) << STEP | u128::from(low / load), low % load);
+    }
+    let wide = core::num::NonZeroU128::from(load);
+    // A remainder is less than the load.
+    (sum / wide, (sum % wide) as u64)
 }
 
 impl RunQueue {
@@ -148,9 +180,11 @@ impl RunQueue {
         if self.fair.count == 1 {
             self.company(now);
         }
+        // As far from the others as this one's or their own slices can have brought it.
+        let mean = if self.fair.count == 0 { 0 } else { self.fair.mean().virtual_time(WINDOW) };
         let Some(entity) = self.slab.get_mut(slot) else { return };
         let request = entity.node.deadline.saturating_sub(entity.start);
-        entity.start = near.map_or(start, |near| within(start, near, entity.pace.virtual_time(LAG)));
+        entity.start = near.map_or(start, |near| within(start, near, entity.span(LAG).max(mean)));
         entity.node.deadline = entity.start.saturating_add(request);
         self.fair.add(entity.pace.weight, entity.start);
     }
@@ -256,6 +290,12 @@ impl RunQueue {
         let from = self.charged;
         let ran = now.saturating_sub(from);
         self.charged = from.max(now);
+        // A maximum that is new counts from here on.
+        let limited = self.slab.get(slot).is_some_and(|e| e.seen.0 & LIMITED != 0);
+        if self.fair.count == 1 && self.slab.get(slot).is_some_and(|e| e.is_fair()) {
+            // Nobody waited for it: the weight that it has now is as good for all the time as any, and what others reckon with.
+            self.reweigh(slot);
+        }
         let shares = &*self.shares;
         let Some(entity) = self.slab.get_mut(slot) else { return };
         entity.stats.ran_ns = entity.stats.ran_ns.saturating_add(ran);
@@ -267,7 +307,7 @@ impl RunQueue {
             }
             Class::Partition => return,
         }
-        if entity.seen.0 & LIMITED != 0 {
+        if limited {
             if ran > entity.grant {
                 shares.overrun(entity, ran.saturating_sub(entity.grant));
             }
@@ -283,13 +323,18 @@ impl RunQueue {
             self.sync(from, now);
         } else {
             let weight = entity.pace.weight;
-            self.fair.settle(i128::from(weight).saturating_mul(step.cast_signed()));
+            self.fair.settle(i128::from(weight).wrapping_mul(step.cast_signed()));
         }
         self.reweigh(slot);
     }
 
     /// Alone since before others had to share: what was used up to then counts for nothing, and from then on as theirs.
     fn sync(&mut self, from: u64, now: u64) {
+        if let Some((floor, since)) = self.shares.pcpus.floor(self.pcpu, from) {
+            let pace = Pace { weight: 0, inverse: self.fair.inverse() };
+            let to = floor.saturating_add(pace.virtual_time(now.saturating_sub(since)));
+            self.shift(self.fair.absolute(self.fair.now).max(to));
+        }
         let Some((sync, since)) = self.shares.pcpus.sync().filter(|(_, since)| *since > from) else { return };
         let pace = Pace { weight: 0, inverse: self.fair.inverse() };
         let after = pace.virtual_time(now.saturating_sub(since));
@@ -359,7 +404,8 @@ impl RunQueue {
 
     /// Tells the other queues how this one stands.
     pub(crate) fn publish(&mut self, now: u64) {
-        let class = self.running.and_then(|slot| self.slab.get(slot)).map(|e| e.class);
+        let entity = self.running.and_then(|slot| self.slab.get(slot));
+        let (class, vm) = (entity.map(|e| e.class), entity.map_or(0, |e| e.vm));
         let (running, inverse) = match class {
             None => (Running::Idle, 0),
             Some(Class::Fair) => (Running::Fair, self.fair.inverse()),
@@ -368,7 +414,7 @@ impl RunQueue {
         };
         let view = View { running, owned: self.owner.is_some(), load: self.fair.count };
         let vtime = self.fair.absolute(self.fair.now);
-        self.shares.pcpus.publish(self.pcpu, vtime, now, inverse, view);
+        self.shares.pcpus.publish(self.pcpu, vtime, now, inverse, vm, view);
         if self.fair.count > 1 {
             self.shares.pcpus.refer(vtime, now);
         }

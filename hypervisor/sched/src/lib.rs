@@ -63,13 +63,17 @@
 //! more. The one that is behind has somebody waiting, hence a tick; so a pCPU whose vCPU is alone needs none even while
 //! others are crowded. Idle pCPUs steal whatever is Ready and may run there.
 //!
+//! - **Fairness between queues** is measured, not proved. In the simulated machine every VM gets its share within 1 % over
+//!   100 slices of its least vCPU for twelve sets of VMs and groups on one to four pCPUs, and for random ones within 1.2 %
+//!   where no vCPU's effective weight is more than four times another's. Where they differ more, a light vCPU may be off by
+//!   more: 19 % was seen at a ratio of 173 (the test's limit is 30 %).
 //! - **Fairness in a queue**: among vCPUs that stay ready at fixed weights and do not yield, the service of each differs
 //!   from its share by at most [`SLICE`] + [`MIN_RUN`] + the longest overrun (from the end of a slice to the `put`).
 //! - **Sleeping** neither saves up service nor sheds debt: a woken vCPU starts at the later of its own start time and the
 //!   virtual time.
 //! - **Lag is bounded**: a gap that no move can close (a weight that would need more than one pCPU for one vCPU, affinities)
-//!   is not paid back later. Who arrives is within four slices of its own from its queue's time; who was alone while nobody
-//!   had to share, within two; a contended queue, within 16 of the mean of the other contended ones.
+//!   is not paid back later. Who arrives is within four slices of its own, or 16 of the queue's mean vCPU, from its queue's
+//!   time; who was alone while nobody had to share, within two; a contended queue, within 16 of all other contended ones.
 //! - **Preemption**: a woken vCPU preempts exactly when `pick` would choose it over the running one at that moment.
 //! - **Tick**: a vCPU that is alone and not limited has no end of slice, so its pCPU needs no timer.
 //! - **Moves**: a queue gives away at most one vCPU in the time of a slice, and none while the queues keep step.

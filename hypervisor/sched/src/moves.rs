@@ -6,7 +6,8 @@ use crate::{
     calls::{Enqueued, Error, Stolen},
     class::{Affinity, Class},
     entity::{Entity, EntityId, Pace, RunState, Stats},
-    pcpu::{View, within},
+    fair::LAG,
+    pcpu::View,
     queue::RunQueue,
     shares::{Shares, VmId},
     tree::VTime,
@@ -16,9 +17,10 @@ use crate::{
 const GAP: u64 = SLICE / 2;
 /// A queue gives one vCPU away in this time at most, in ns.
 const BETWEEN: u64 = SLICE;
-/// No contended queue is further than this from the others' mean, in ns of their service: a gap that moves cannot close
-/// (affinities, a vCPU that would need two pCPUs) grows no larger.
-const WINDOW: u64 = 16 * SLICE;
+/// No contended queue is further than this behind or ahead of all others, in ns of the service of its mean vCPU (or four
+/// slices of the lightest vCPU that a queue would give away, if that is more): a gap that moves cannot close (affinities, a
+/// vCPU that would need two pCPUs) grows no larger.
+pub(crate) const WINDOW: u64 = 16 * SLICE;
 
 impl Shares {
     /// A pCPU as its queue described it last; `None` beyond the machine.
@@ -72,30 +74,46 @@ impl RunQueue {
             return None;
         }
         let own = self.fair.absolute(self.fair.now);
-        let mask = if now.saturating_sub(self.shed_at) < BETWEEN { 0 } else { self.fair.tree.reach(&self.slab) };
+        let mask = self.fair.tree.reach(&self.slab);
         let mut best: Option<(VTime, usize)> = None;
-        // The sums of the other contended queues' distances from this one, and of their paces.
-        let (mut others, mut distance, mut paces) = (0_u32, 0_i128, 0_u128);
+        // The slowest and the fastest of the other contended queues, and the lightest vCPU that one of them would give.
+        let mut range: Option<(VTime, VTime)> = None;
+        let mut lightest = 0;
         for pcpu in (0..self.shares.pcpus.len()).filter(|p| *p != self.pcpu) {
-            let Some(time) = self.shares.pcpus.time_of(pcpu, now) else { continue };
-            if let Some((_, inverse)) = self.shares.pcpus.load_of(pcpu).filter(|(load, _)| *load > 1) {
-                others = others.saturating_add(1);
-                distance = distance.saturating_add(time.wrapping_sub(own).cast_signed());
-                paces = paces.saturating_add(inverse.into());
+            let Some(time) = self.shares.time_of(pcpu, now) else { continue };
+            if self.shares.pcpus.load_of(pcpu).is_some_and(|(load, _)| load > 1) {
+                range = Some(range.map_or((time, time), |(low, high)| (low.min(time), high.max(time))));
+                lightest = lightest.max(self.shares.pcpus.offered(pcpu));
+            } else {
+                self.shares.pcpus.lift(pcpu, time, own, now);
             }
             if mask & Affinity::only(pcpu).0 != 0 && time > own && best.is_none_or(|(b, _)| time > b) {
                 best = Some((time, pcpu));
             }
         }
-        if others != 0 {
-            let mean = own.wrapping_add_signed(distance.checked_div(others.into()).unwrap_or(0));
-            let inverse = u64::try_from(paces.checked_div(others.into()).unwrap_or(0)).unwrap_or(0);
-            self.shift(within(own, mean, Pace { weight: 0, inverse }.virtual_time(WINDOW)));
+        let found = best.and_then(|(_, pcpu)| self.candidate(Affinity::only(pcpu).0));
+        let offer = found.and_then(|slot| self.slab.get(slot)).map_or(0, |e| e.pace.inverse);
+        self.shares.pcpus.offer(self.pcpu, offer);
+        if let Some((low, high)) = range {
+            let span = |ns, inverse| Pace { weight: 0, inverse }.virtual_time(ns);
+            let window = span(WINDOW, self.fair.mean().inverse).max(span(LAG, lightest.max(offer)));
+            self.shift(own.clamp(low.saturating_sub(window), high.saturating_add(window)));
         }
         let (time, pcpu) = best?;
         let own = self.fair.absolute(self.fair.now);
-        let slot = self.candidate(Affinity::only(pcpu).0)?;
-        if time.saturating_sub(own) < self.slab.get(slot)?.span(GAP) {
+        let slot = found?;
+        if now.saturating_sub(self.shed_at) < BETWEEN {
+            return None;
+        }
+        let entity = self.slab.get(slot)?;
+        let there =
+            self.shares.pcpus.load_of(pcpu).map_or(0, |(_, inverse)| (1_u64 << 63).checked_div(inverse).unwrap_or(0));
+        // One that wants more than half of both pCPUs is as far behind there: the others have to go.
+        let too_much = entity.pace.weight.saturating_mul(2) > self.fair.load().saturating_add(there);
+        // Those that stay are fewer, and go ahead faster: not so fast that they are too far ahead after a slice.
+        let rest = Pace::of(self.fair.load().saturating_sub(entity.pace.weight));
+        let gap = entity.span(GAP).max(rest.virtual_time(GAP));
+        if too_much || time.saturating_sub(own) < gap {
             return None;
         }
         self.shed_at = now;

@@ -64,6 +64,12 @@ struct Published {
     pace: AtomicU64,
     /// Fair vCPUs in bits 0 to 15, then what runs.
     state: AtomicU32,
+    /// The VM of the one that runs.
+    vm: AtomicU32,
+    /// Where others have lifted it to while its vCPU is alone.
+    floor: Instant,
+    /// The `Pace::inverse` of the vCPU that it would give away, 0 for none.
+    offers: AtomicU64,
 }
 
 const LOAD: u32 = 0xffff;
@@ -83,6 +89,8 @@ pub(crate) struct Pcpus {
     contended: AtomicU32,
     /// The virtual time of the first that had, when it had.
     sync: Instant,
+    /// When the last one had no more.
+    ended: AtomicU64,
     /// The virtual time of one that has, of late.
     reference: Instant,
 }
@@ -101,6 +109,7 @@ impl Pcpus {
             all: (0..count).map(|_| Published::default()).collect(),
             contended: AtomicU32::new(0),
             sync: Instant::default(),
+            ended: AtomicU64::new(0),
             reference: Instant::default(),
         }
     }
@@ -111,10 +120,11 @@ impl Pcpus {
 
     /// A queue tells how it stands.
     #[inline]
-    pub fn publish(&self, pcpu: usize, vtime: VTime, at: u64, inverse: u64, view: View) {
+    pub fn publish(&self, pcpu: usize, vtime: VTime, at: u64, inverse: u64, vm: u16, view: View) {
         let Some(own) = self.all.get(pcpu) else { return };
         own.now.store(vtime, at);
         own.pace.store(inverse, Relaxed);
+        own.vm.store(vm.into(), Relaxed);
         let running = match view.running {
             Running::Idle => IDLE,
             Running::Fair => FAIR,
@@ -139,9 +149,14 @@ impl Pcpus {
     /// A queue has two fair vCPUs from now on, or no more. The first one makes its time the machine's.
     pub fn contend(&self, contended: bool, vtime: VTime, now: u64) {
         if !contended {
-            self.contended.fetch_sub(1, Relaxed);
+            if self.contended.fetch_sub(1, Relaxed) == 1 {
+                self.ended.store(now, Relaxed);
+            }
         } else if self.contended.fetch_add(1, Relaxed) == 0 {
-            self.sync.store(vtime, now);
+            // A vCPU that only moves from one queue to another does not end what went before.
+            if now.saturating_sub(self.ended.load(Relaxed)) > ALONE || self.sync.load().1 == 0 {
+                self.sync.store(vtime, now);
+            }
             self.reference.store(vtime, now);
         }
     }
@@ -161,18 +176,48 @@ impl Pcpus {
         (self.contended.load(Relaxed) != 0).then(|| self.sync.load())
     }
 
+    /// A contended queue at `own` found `pcpu`, whose vCPU is alone, at `time`: what that is behind by more than four slices
+    /// is not owed to it. It cannot use more than a pCPU.
+    pub fn lift(&self, pcpu: usize, time: VTime, own: VTime, now: u64) {
+        let Some(other) = self.all.get(pcpu) else { return };
+        let lag = Pace { weight: 0, inverse: other.pace.load(Relaxed) }.virtual_time(2 * ALONE);
+        if time.saturating_add(lag) < own {
+            other.floor.store(own.saturating_sub(lag), now);
+        }
+    }
+
+    /// Where `pcpu` was lifted to, if that was after `from`.
+    pub fn floor(&self, pcpu: usize, from: u64) -> Option<(VTime, u64)> {
+        let floor = &self.all.get(pcpu)?.floor;
+        (floor.at.load(Relaxed) > from).then(|| floor.load())
+    }
+
+    /// `pcpu` would give a vCPU of this `Pace::inverse` away if another queue were far enough ahead.
+    pub fn offer(&self, pcpu: usize, inverse: u64) {
+        if let Some(own) = self.all.get(pcpu) {
+            own.offers.store(inverse, Relaxed);
+        }
+    }
+
+    /// What `pcpu` would give away.
+    pub fn offered(&self, pcpu: usize) -> u64 {
+        self.all.get(pcpu).map_or(0, |own| own.offers.load(Relaxed))
+    }
+
     /// How many fair vCPUs `pcpu` has, and how fast its virtual time goes on.
     pub fn load_of(&self, pcpu: usize) -> Option<(u32, u64)> {
         let own = self.all.get(pcpu)?;
         Some((own.state.load(Relaxed) & LOAD, own.pace.load(Relaxed)))
     }
 
-    /// The virtual time of `pcpu` at `now`, if a fair vCPU runs there.
-    pub fn time_of(&self, pcpu: usize, now: u64) -> Option<VTime> {
+    /// The virtual time of `pcpu` at `now`, if a fair vCPU runs there. One that is alone follows no change of its weight by
+    /// itself, having no tick: `inverse_of` its VM says what it is now.
+    pub fn time_of(&self, pcpu: usize, now: u64, inverse_of: impl Fn(u16) -> u64) -> Option<VTime> {
         let own = self.all.get(pcpu)?;
         let view = self.view(pcpu).filter(|v| v.running == Running::Fair && !v.owned)?;
         let (mut vtime, mut at) = own.now.load();
-        let pace = Pace { weight: 0, inverse: own.pace.load(Relaxed) };
+        let inverse = if view.load == 1 { inverse_of(own.vm.load(Relaxed) as u16) } else { own.pace.load(Relaxed) };
+        let pace = Pace { weight: 0, inverse };
         if view.load == 1
             && let Some((sync, since)) = self.sync().filter(|(_, since)| *since > at)
         {
@@ -181,7 +226,11 @@ impl Pcpus {
             vtime = within(vtime, sync, pace.virtual_time(ALONE));
             at = since;
         }
-        Some(vtime.saturating_add(pace.virtual_time(now.saturating_sub(at))))
+        let time = vtime.saturating_add(pace.virtual_time(now.saturating_sub(at)));
+        let lifted = self.floor(pcpu, at).filter(|_| view.load == 1);
+        Some(lifted.map_or(time, |(floor, since)| {
+            time.max(floor.saturating_add(pace.virtual_time(now.saturating_sub(since))))
+        }))
     }
 }
 

@@ -166,6 +166,7 @@ impl RunQueue {
         entity.stats.switches = entity.stats.switches.saturating_add(u64::from(resident != Some(entity.id)));
         let id = entity.id;
         self.running = Some(slot);
+        self.slab.expect(slot);
         self.charged = now;
         self.slice_end = match given {
             Some(end) => self.end_of(slot, now, true).map(|own| own.min(end.max(now.saturating_add(crate::MIN_RUN)))),

@@ -199,8 +199,13 @@ impl Shares {
     /// The two words that a vCPU's effective weight follows from.
     #[inline]
     pub(crate) fn words(&self, entity: &Entity) -> (u64, u64) {
-        let vm = self.vms.get(usize::from(entity.vm)).map_or(0, |v| v.word.load(Relaxed));
-        let group = match entity.group {
+        self.words_of(entity.vm, entity.group)
+    }
+
+    #[inline]
+    fn words_of(&self, vm: u16, group: Option<u16>) -> (u64, u64) {
+        let vm = self.vms.get(usize::from(vm)).map_or(0, |v| v.word.load(Relaxed));
+        let group = match group {
             Some(group) => self.groups.get(usize::from(group)).map_or(0, |g| g.word.load(Relaxed)),
             None => 0,
         };
@@ -219,6 +224,11 @@ impl Shares {
             }
         };
         Pace::of(whole.checked_div((vm & RUNNABLE).max(1)).unwrap_or(0))
+    }
+
+    /// The virtual time of another queue.
+    pub(crate) fn time_of(&self, pcpu: usize, now: u64) -> Option<crate::tree::VTime> {
+        self.pcpus.time_of(pcpu, now, |vm| Self::pace(self.words_of(vm, self.group_of(vm))).inverse)
     }
 
     /// Takes a piece of at most `want` ns from the pools of a VM and its group; or when there is more.

@@ -16,6 +16,8 @@ pub(crate) struct Slab {
     /// (number, slot); open addressing, at most half full; its length is a power of two or 0.
     table: Vec<(u32, u32)>,
     len: usize,
+    /// A vCPU that is here, and its slot: the one that was picked last is asked for most.
+    hint: Option<(EntityId, u32)>,
     #[cfg(test)]
     pub visits: core::cell::Cell<u64>,
 }
@@ -55,6 +57,19 @@ impl Slab {
     /// The slot of a vCPU.
     #[inline]
     pub fn find(&self, id: EntityId) -> Option<u32> {
+        match self.hint {
+            Some((hint, slot)) if hint == id => Some(slot),
+            _ => self.search(id),
+        }
+    }
+
+    /// `slot` will be looked for.
+    #[inline]
+    pub fn expect(&mut self, slot: u32) {
+        self.hint = self.get(slot).map(|e| (e.id, slot));
+    }
+
+    fn search(&self, id: EntityId) -> Option<u32> {
         let mask = self.table.len().checked_sub(1)?;
         let mut at = hash(id.0);
         loop {
@@ -98,6 +113,7 @@ impl Slab {
     /// Gives a record up.
     pub fn remove(&mut self, slot: u32) -> Option<Box<Entity>> {
         let entity = self.slots.get_mut(slot as usize)?.take()?;
+        self.hint = self.hint.filter(|(_, s)| *s != slot);
         self.free.push(slot);
         self.len = self.len.saturating_sub(1);
         self.unnote(entity.id.0);

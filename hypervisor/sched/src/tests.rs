@@ -1,8 +1,13 @@
 //! Tests of the crate: the rule, the races and the bookkeeping.
 mod bookkeeping;
+mod classes;
 mod fairness;
+mod machine;
+mod maxima;
 mod races;
+mod steps;
 mod timers;
+mod weights;
 
 use std::sync::Arc;
 
