@@ -32,6 +32,10 @@ use vm::{DeviceHandle, Parts, SpiLine, Vcpu, VgicPort, Vm};
 const ZERO_STEP: u64 = 128 << 10;
 /// Bytes copied and checked in one step.
 const COPY_STEP: usize = 32 << 10;
+/// Bytes of the heap that Merus' records of a VM take at most, without its vCPUs, and with the guest tree that is made for its start.
+const HEAP_A_VM: usize = 128 << 10;
+/// Bytes of the heap that each of its vCPUs takes at most.
+const HEAP_A_VCPU: usize = 8 << 10;
 /// SPIs that a guest has.
 const SPIS: usize = 256;
 
@@ -81,6 +85,8 @@ pub fn begin(machine: &'static Machine, spec: VmSpec, first: u32, number: u16) -
     if layout.ram.end().as_u64() > 1 << ipa_bits {
         return Err(named(format!("its memory ends above the {ipa_bits} address bits of the machine's stage 2")));
     }
+    let room = HEAP_A_VM + HEAP_A_VCPU * spec.vcpus as usize;
+    machine.heap_room(room).map_err(|e| named(format!("no memory for Merus' own records of it: {e:?}")))?;
     let limit = spec.memory_max.unwrap_or(u64::MAX);
     let no_memory = |e: memory::MemoryError| named(format!("no memory: {e:?}; give it less, or the machine more"));
     let account = machine.memory.lock().frames.open_account(limit).map_err(no_memory)?;

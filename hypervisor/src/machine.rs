@@ -1,5 +1,6 @@
 //! What all pCPUs share: the board, the pCPUs' runqueues, the vCPUs' places, memory.
 
+use crate::console::say;
 use crate::guest::{Guest, Runner};
 use addr::{BLOCK_SIZE, PAGE_SIZE, Pa, Span};
 use alloc::boxed::Box;
@@ -24,6 +25,9 @@ use trace::{NOBODY, Ring, What};
 
 /// vCPUs of all VMs together.
 pub const MAX_ENTITIES: u32 = 128;
+/// Bytes of the heap that [`Machine::heap_room`] leaves beside what is asked for: for whoever does not ask, and for what growing
+/// itself takes.
+pub const HEAP_MARGIN: usize = 128 << 10;
 /// The SGI that makes a pCPU look up from what it does.
 pub const KICK: u8 = 1;
 
@@ -108,6 +112,10 @@ impl Memory {
             self.take_back(account, extent.span());
         }
         Err(MemoryError::OutOfMemory)
+    }
+    /// Whole blocks of Merus' own, visible to EL2, for the heap.
+    fn own_blocks(&mut self, count: usize) -> Result<Vec<Dirty>, MemoryError> {
+        self.guest_ram(AccountId::HOST, (count as u64).saturating_mul(BLOCK_SIZE))
     }
     /// A guest's RAM comes back, and goes out of EL2's map: nobody has it.
     pub fn take_back(&mut self, account: AccountId, extent: Span<Pa>) {
@@ -249,6 +257,29 @@ impl Machine {
     /// What hand-overs of memory may leave out.
     pub fn coherency(&self) -> Coherency {
         Coherency { fwb: self.features.fwb, dic: self.features.dic }
+    }
+    /// Sees to it that `bytes` and [`HEAP_MARGIN`] can be had from the heap, by whole blocks of RAM where they cannot; blocks stay
+    /// with the heap. To be called from a step, before what allocates, without a lock: nothing grows the heap inside an allocation.
+    /// (What is free may lie in several gaps: this is for many small pieces. A new block serves one large piece as well.)
+    pub fn heap_room(&self, bytes: usize) -> Result<(), MemoryError> {
+        let wanted = bytes.saturating_add(HEAP_MARGIN);
+        while let Some(missing) = wanted.checked_sub(crate::HEAP.available()).filter(|missing| *missing != 0) {
+            // A block holds a little less than its size: the next round sees to that.
+            let blocks = missing.div_ceil(BLOCK_SIZE as usize);
+            let extents = self.memory.lock().own_blocks(blocks)?;
+            let mut refused = false;
+            for extent in extents {
+                if let Err(extent) = el2::ram::grow_heap(&crate::HEAP, extent) {
+                    self.memory.lock().take_back(AccountId::HOST, extent.span());
+                    refused = true;
+                }
+            }
+            if refused {
+                return Err(MemoryError::OutOfMemory);
+            }
+            say!("memory: the heap has {} KiB now", crate::HEAP.claimed() >> 10);
+        }
+        Ok(())
     }
     /// Starts a VM by its vCPU 0, with the memory that was handed over to it. `false`: that is another's.
     pub fn launch(&self, guest: &Guest, memory: HandedOver) -> bool {

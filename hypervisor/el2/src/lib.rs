@@ -11,14 +11,14 @@
 //! | [`fp`], [`debug`], [`timer`] | the parts of a vCPU's state with rules of their own |
 //! | [`lists`], [`gic`] | the GICv3 CPU interface, the guest's side and Merus' own |
 //! | [`tlb`], [`space`] | stage 2 in real memory |
-//! | [`ram`] | RAM that is not Merus' own |
+//! | [`ram`], `declared` | RAM that is not Merus' own, and what of it becomes the heap |
 //! | [`errata`] | workarounds by MIDR |
 //! | [`backtrace`], [`selftest`] | for the last words, and to test them |
 //!
 //! [`Pcpu`] ties them together for one pCPU and is what the kernel binary drives; its methods are safe to call in any order,
 //! because it keeps track of what is loaded.
 //!
-//! On the host only the tables of [`errata`] exist, with their tests.
+//! On the host only the tables of [`errata`] and of declared RAM exist, with their tests.
 #![no_std]
 
 #[cfg(test)]
@@ -28,6 +28,9 @@ extern crate std;
 pub mod backtrace;
 #[cfg(target_os = "none")]
 pub mod debug;
+// (On the host: its tests.)
+#[cfg(any(test, target_os = "none"))]
+mod declared;
 #[cfg(target_os = "none")]
 pub mod door;
 pub mod errata;

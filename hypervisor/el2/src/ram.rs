@@ -1,54 +1,64 @@
 //! RAM that is not Merus' own: zeroing, copying, checking and cleaning it, by physical address.
 //!
-//! All Rust objects of Merus (statics, heap, stacks) lie in the image. The [`Pool`] is RAM outside the image, declared once, so
-//! no access to it can break what Rust assumes of its objects. Guests write to it at the same time: contents are copied,
-//! never borrowed.
+//! All Rust objects of Merus (statics, heap, stacks) lie in the image or in blocks that were given to the heap ([`grow_heap`]).
+//! What is declared here is RAM outside of both, so no access to it can break what Rust assumes of its objects. Guests write to it
+//! at the same time: contents are copied, never borrowed.
 //!
 //! # Caches (a guest starts with its caches off)
 //! What Merus writes here is in the caches; a guest whose caches are off reads memory. [`clean`] is the last step of every
 //! hand-over unless the CPU has FEAT_S2FWB and stage 2 forces write-back. [`invalidate_instructions`] follows where frames are
 //! reused for code.
 
-use addr::{Pa, Span};
+use crate::declared::Declared;
+use addr::{Address, BLOCK_SIZE, Pa, Span};
 use core::arch::asm;
-use core::sync::atomic::{AtomicUsize, Ordering};
+use memory::Dirty;
+use sync::heap::Heap;
+use sync::{Rank, SpinLock};
 
-const MOST: usize = 16;
+/// Spans at most: what the board has, and a piece more for each hole that [`grow_heap`] makes.
+const MOST: usize = 64;
 
-struct Declared {
-    spans: [[core::sync::atomic::AtomicU64; 2]; MOST],
-    count: AtomicUsize,
-}
+static DECLARED: Declared<MOST> = Declared::new();
 
-static DECLARED: Declared = Declared {
-    spans: [const { [const { core::sync::atomic::AtomicU64::new(0) }; 2] }; MOST],
-    count: AtomicUsize::new(0),
-};
+/// Who changes the table.
+static CHANGING: SpinLock<()> = SpinLock::new(Rank::Heap, ());
 
 /// Declares `span` as RAM that guests and their tables may be given. Refused (`false`) where it overlaps `image`, or where too
-/// many spans have been declared. Called by the first pCPU before the others start.
+/// many spans have been declared.
 pub fn declare(span: Span<Pa>, image: Span<Pa>) -> bool {
-    let at = DECLARED.count.load(Ordering::Relaxed);
-    let Some(slot) = DECLARED.spans.get(at) else { return false };
-    if span.overlaps(&image) {
-        return false;
-    }
-    slot[0].store(span.start().as_u64(), Ordering::Relaxed);
-    slot[1].store(span.end().as_u64(), Ordering::Relaxed);
-    DECLARED.count.store(at + 1, Ordering::Release);
-    true
+    let _changing = CHANGING.lock();
+    !span.overlaps(&image) && DECLARED.declare(span)
 }
 
 /// Whether all of `size` bytes at `at` are declared RAM.
 #[inline]
 pub fn is_declared(at: Pa, size: u64) -> bool {
-    let count = DECLARED.count.load(Ordering::Acquire);
-    let Some(end) = at.as_u64().checked_add(size) else { return false };
-    DECLARED
-        .spans
-        .iter()
-        .take(count)
-        .any(|[from, to]| from.load(Ordering::Relaxed) <= at.as_u64() && end <= to.load(Ordering::Relaxed))
+    DECLARED.has(at, size)
+}
+
+/// Gives the heap an extent of whole blocks for good. Merus' own account has it, and EL2's map has it as data. From here on it is no
+/// declared RAM, so nothing else in this module reaches it and no guest can be given it, whatever becomes of its record in the
+/// frames. Refused, and given back: no whole blocks, not declared, or too many holes.
+pub fn grow_heap(heap: &Heap, memory: Dirty) -> Result<(), Dirty> {
+    let span = memory.span();
+    let whole = span.start().is_aligned(BLOCK_SIZE) && span.size().is_multiple_of(BLOCK_SIZE);
+    {
+        let _changing = CHANGING.lock();
+        if !whole || !DECLARED.withdraw(span) {
+            return Err(memory);
+        }
+    }
+    // SAFETY: `memory` says that the frames have lent this to its holder and to nobody else, and it ends here. It was declared, so it
+    // lies outside the image and every Rust object; it is not any more, so no access of this module follows, nor a guest's
+    // (`GuestSpace::map_ram`), nor a second time as heap. EL2's map is the identity; where the block is missing in it, the first
+    // access faults and ends Merus.
+    let grown = unsafe {
+        heap.grow(core::ptr::with_exposed_provenance_mut(span.start().as_u64() as usize), span.size() as usize)
+    };
+    // (A block is never too small; a refusal would lose it and nothing else.)
+    debug_assert!(grown);
+    Ok(())
 }
 
 #[inline]

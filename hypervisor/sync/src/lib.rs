@@ -12,7 +12,7 @@
 #[cfg(any(test, feature = "check-ranks"))]
 extern crate std;
 
-#[cfg(target_os = "none")]
+#[cfg(any(test, target_os = "none"))]
 pub mod heap;
 pub mod nospec;
 
