@@ -68,9 +68,31 @@ pub fn add_source(name: &str) -> SourceId {
     console().lock().mux.add_source(name)
 }
 
+/// Gives up a VM's place.
+pub fn remove_source(source: SourceId) {
+    console().lock().mux.remove_source(source);
+}
+
+/// What a VM has printed, from byte `from` on: fills `into` and says where its first byte was and how many there are.
+pub fn read_back(source: SourceId, from: u64, into: &mut [u8]) -> (u64, usize) {
+    console().lock().mux.read_back(source, from, into)
+}
+
+/// How many bytes a VM has printed.
+pub fn printed(source: SourceId) -> u64 {
+    console().lock().mux.printed(source)
+}
+
+/// Merus' own last lines, as [`Mux::log`].
+pub fn log(from: u64, each: impl FnMut(u64, u64, &str) -> bool) -> u64 {
+    let mut buffer = [0; 1024];
+    console().lock().mux.log(from, &mut buffer, each)
+}
+
 /// Prints a line of Merus' own.
 pub fn line(text: fmt::Arguments<'_>) {
     let mut console = console().lock();
+    console.mux.log_at(crate::time::now_ns());
     console.mux.merus_fmt(text);
     console.drain();
 }

@@ -3,27 +3,30 @@
 
 use crate::console::{self, VmSink, say};
 use crate::guest::{Guest, GuestRamAccess, KernelWaker, Runner, Uptime};
-use crate::machine::{CpuOps, MAX_ENTITIES, Machine, TablePages};
+use crate::machine::{CpuOps, MAX_ENTITIES, Machine, Memory, TablePages};
 use addr::{Address, BLOCK_SIZE, Ipa, Pa, Span};
 use alloc::boxed::Box;
+use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use alloc::{format, vec};
 use bus::MmioDevice;
-use config::bundle::Bundle;
 use config::cpu_model::CpuModel;
 use config::guest_tree;
+use config::image::GuestLayout;
 use config::map;
-use config::spec::{PayloadRef, VmSpec};
+use config::setting::Setting;
+use config::spec::{CpuMax, PayloadRef, VmSpec};
+use control::{Group, Source, VmNumber};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use devices::pl011::Pl011;
 use devices::pl031::Pl031;
 use el2::space::GuestSpace;
 use el2::world::GuestState;
 use guest_smccc::psci::{Psci, StartState};
-use memory::{Dirty, Filling, GuestRam, HandOver, Prepared};
-use sched::{Affinity, EntityId, Kind, Stolen, TimerId, VmId, Weight};
+use memory::{Dirty, Filling, GuestRam, HandOver, MemoryError, Prepared};
+use proto::{Refusal, SpecFault};
+use sched::{Affinity, EntityId, GroupId, Kind, Max, Stolen, TimerId, VmId, Weight};
 use sync::{Rank, SpinLock};
 use vgic::{Config, Vgic};
 use vm::{DeviceHandle, Parts, SpiLine, Vcpu, VgicPort, Vm};
@@ -36,6 +39,8 @@ const COPY_STEP: usize = 32 << 10;
 const HEAP_A_VM: usize = 128 << 10;
 /// Bytes of the heap that each of its vCPUs takes at most.
 const HEAP_A_VCPU: usize = 8 << 10;
+/// Bytes of an upload copied in one step, by way of the stack.
+const PIECE: usize = 4 << 10;
 /// SPIs that a guest has.
 const SPIS: usize = 256;
 
@@ -64,80 +69,163 @@ enum Payload {
 pub enum Progress {
     /// There is more to do.
     More(Construction),
-    /// The VM runs.
-    Runs,
+    /// The VM's memory is as it has to be: the first time it waits to be launched, after a reset it runs.
+    Done(Arc<Guest>),
     /// It cannot: why.
     Refused(Arc<Guest>, String),
 }
 
+/// A VM to be made.
+pub struct Request<'a> {
+    /// What it is to be; checked by itself.
+    pub spec: &'a VmSpec,
+    /// Its number, free until now.
+    pub number: VmNumber,
+    /// Its group's place.
+    pub group: Option<usize>,
+    /// Where its kernel is.
+    pub kernel: Source,
+    /// Where its initrd is.
+    pub initrd: Source,
+}
+
 /// Puts a VM together, all but its memory's contents. On an error nothing is left behind.
-pub fn begin(machine: &'static Machine, spec: VmSpec, first: u32, number: u16) -> Result<Construction, String> {
-    let name = spec.name.clone();
-    let named = |why: String| format!("vm \"{name}\": {why}");
-    let bundle = Bundle::parse(machine.bundle).map_err(|e| e.to_string())?;
-    let kernel = bundle.payload(&spec.kernel).ok_or_else(|| named("the kernel is not in the bundle".into()))?;
-    // Names the VM by itself.
-    let layout = spec.layout(kernel).map_err(|e| e.to_string())?;
-    if first.saturating_add(spec.vcpus) > MAX_ENTITIES {
-        return Err(named(format!("more than {MAX_ENTITIES} vCPUs in all; run fewer VMs")));
-    }
+pub fn begin(machine: &'static Machine, request: &Request<'_>) -> Result<Construction, Refusal> {
+    let spec = request.spec;
+    let mut head = [0; config::image::HEADER_SIZE];
+    read_payload(machine, request.kernel, &spec.kernel, 0, &mut head)
+        .ok_or_else(|| Refusal::NoSuchObject(format!("\"{}\" in the bundle", spec.kernel.name)))?;
+    let layout = spec.layout(&head).map_err(|e| refused_spec(e.key, e.fault))?;
     let ipa_bits = machine.geometry.ipa_bits();
     if layout.ram.end().as_u64() > 1 << ipa_bits {
-        return Err(named(format!("its memory ends above the {ipa_bits} address bits of the machine's stage 2")));
+        let why = format!("ends above the {ipa_bits} address bits of the machine's stage 2; give less");
+        return Err(refused_spec(config::spec::key::MEMORY, why));
     }
     let room = HEAP_A_VM + HEAP_A_VCPU * spec.vcpus as usize;
-    machine.heap_room(room).map_err(|e| named(format!("no memory for Merus' own records of it: {e:?}")))?;
+    machine.heap_room(room).map_err(|e| no_memory(machine, &machine.memory.lock(), e, room as u64))?;
+    let limit = Refusal::Limit { what: "vCPUs in all; destroy a VM".into(), most: MAX_ENTITIES.into() };
+    let first = machine.entities.lock().take(spec.vcpus).ok_or(limit)?;
+    let made = with_entities(machine, request, layout, first);
+    if made.is_err() {
+        machine.entities.lock().give(first, spec.vcpus);
+    }
+    made
+}
+
+fn with_entities(
+    machine: &'static Machine,
+    request: &Request<'_>,
+    layout: GuestLayout,
+    first: u32,
+) -> Result<Construction, Refusal> {
+    let spec = request.spec;
     let limit = spec.memory_max.unwrap_or(u64::MAX);
-    let no_memory = |e: memory::MemoryError| named(format!("no memory: {e:?}; give it less, or the machine more"));
-    let account = machine.memory.lock().frames.open_account(limit).map_err(no_memory)?;
-    let extents = match machine.memory.lock().guest_ram(account, spec.memory) {
+    let group = request.group.and_then(|group| machine.groups.lock().get(group).copied());
+    let mut memory = machine.memory.lock();
+    let account = match group {
+        Some(group) => memory.frames.open_account_in(group, limit),
+        None => memory.frames.open_account(limit),
+    };
+    let account = account.map_err(|e| no_memory(machine, &memory, e, spec.memory))?;
+    let extents = match memory.guest_ram(account, spec.memory) {
         Ok(extents) => extents,
         Err(error) => {
-            let _ = machine.memory.lock().frames.close_account(account);
-            return Err(no_memory(error));
+            let refusal = no_memory(machine, &memory, error, spec.memory);
+            let _ = memory.frames.close_account(account);
+            return Err(refusal);
         }
     };
-    let told = spec.cpu.max.is_some();
-    let guest = match assemble(machine, spec, layout, first, number, account, &extents) {
+    drop(memory);
+    let heap = crate::HEAP.used();
+    let made = assemble(machine, request, layout, first, account, &extents);
+    let own = crate::HEAP.used().saturating_sub(heap) as u64;
+    let made = made.and_then(|mut guest| {
+        // Merus' own records of the VM are charged to it as well.
+        let mut memory = machine.memory.lock();
+        match memory.frames.charge(account, own) {
+            Ok(()) => {
+                guest.records = own;
+                Ok(Arc::new(guest))
+            }
+            Err(error) => Err(no_memory(machine, &memory, error, own)),
+        }
+    });
+    let guest = match made {
         Ok(guest) => guest,
-        Err(why) => {
+        Err(refusal) => {
             let mut memory = machine.memory.lock();
             for extent in &extents {
                 memory.take_back(account, extent.span());
             }
             let _ = memory.frames.close_account(account);
-            return Err(named(why));
+            return Err(refusal);
         }
     };
-    if told {
-        say!("vm \"{}\": key cpu.max is not enforced yet; its vCPUs may take more", guest.spec.name);
+    if let Some(place) = machine.vms.lock().get_mut(usize::from(request.number.0)) {
+        place.guest = Some(guest.clone());
     }
-    let mut guests = machine.guests.lock();
-    let place = guest.source.index();
-    if guests.len() <= place {
-        guests.resize(place + 1, None);
-    }
-    if let Some(slot) = guests.get_mut(place) {
-        *slot = Some(guest.clone());
-    }
-    drop(guests);
-    admit(machine, &guest);
+    admit(machine, &guest, request.group);
     let Some(memory) = HandOver::first(&guest.ram, extents, machine.coherency()) else {
         dismantle(machine, &guest);
-        return Err(named("its memory is another's".into()));
+        return Err(Refusal::Unsupported("its memory is another's".into()));
     };
     Ok(Construction { guest, stage: Stage::Zero(memory) })
 }
 
+fn refused_spec(key: &str, why: impl ToString) -> Refusal {
+    Refusal::Spec(SpecFault { key: key.into(), why: why.to_string() })
+}
+
+/// A lack of memory in words: whose, and how much is left.
+pub fn no_memory(machine: &Machine, memory: &Memory, error: MemoryError, asked: u64) -> Refusal {
+    let (left, of) = match error {
+        MemoryError::OverLimit { left, of } => {
+            let group = machine.groups.lock().iter().position(|group| *group == of);
+            (left, group.map_or_else(|| "the VM's memory.max".to_string(), |_| "the group's memory.max".to_string()))
+        }
+        _ => (memory.frames.free_bytes(), "the machine".to_string()),
+    };
+    Refusal::NoMemory { asked, left, of }
+}
+
+/// Fills `into` from byte `at` of a payload; `None`: it is not there.
+fn read_payload(machine: &Machine, source: Source, payload: &PayloadRef, at: u64, into: &mut [u8]) -> Option<()> {
+    let here = usize::try_from(payload.size.checked_sub(at)?).ok()?.min(into.len());
+    let into = into.get_mut(..here)?;
+    match source {
+        Source::Boot => {
+            let from = usize::try_from(payload.offset.checked_add(at)?).ok()?;
+            into.copy_from_slice(machine.bundle.get(from..from.checked_add(here)?)?);
+        }
+        Source::Object(region) => machine.uploads.lock().read(region, at, into),
+    }
+    Some(())
+}
+
 fn assemble(
     machine: &'static Machine,
-    spec: VmSpec,
-    layout: config::image::GuestLayout,
+    request: &Request<'_>,
+    layout: GuestLayout,
     first: u32,
-    number: u16,
     account: memory::AccountId,
     extents: &[Dirty],
-) -> Result<Arc<Guest>, String> {
+) -> Result<Guest, Refusal> {
+    let (spec, number) = (request.spec.clone(), request.number);
+    put_together(machine, spec, number, (request.kernel, request.initrd), layout, first, account, extents)
+        .map_err(Refusal::Unsupported)
+}
+
+#[allow(clippy::too_many_arguments, reason = "each is another part of the VM")]
+fn put_together(
+    machine: &'static Machine,
+    spec: VmSpec,
+    number: VmNumber,
+    (kernel, initrd): (Source, Source),
+    layout: GuestLayout,
+    first: u32,
+    account: memory::AccountId,
+    extents: &[Dirty],
+) -> Result<Guest, String> {
     let ram = GuestRam::new(map::RAM_BASE, extents.iter().map(Dirty::span)).ok_or("its memory has no place")?;
     let vcpus = spec.vcpus as usize;
     let mpidrs: Vec<u64> = (0..spec.vcpus).map(map::vcpu_mpidr).collect();
@@ -151,13 +239,13 @@ fn assemble(
     .map_err(|e| format!("no interrupt controller: {e:?}"))?;
     vgic.link_timer(machine.ppis.virtual_timer);
     let waker = Arc::new(KernelWaker { first });
-    let port = Arc::new(VgicPort::new(number, vgic, vcpus, waker.clone()));
+    let port = Arc::new(VgicPort::new(number.0, vgic, vcpus, waker.clone()));
     let entropy = machine.entropy.lock().as_mut().map(|drbg| drbg.child());
     let mut env = machine.env;
     env.trng = entropy.is_some();
     let window = |base: Ipa, size: u64| Span::new(base, size).ok_or("a window of the map wraps");
     let mut vm = Vm::new(Parts {
-        id: number,
+        id: number.0,
         name: spec.name.clone(),
         ram: ram.span(),
         memory: Arc::new(GuestRamAccess(ram.clone())),
@@ -173,11 +261,16 @@ fn assemble(
         waker,
         fwb: machine.features.fwb,
     });
-    // What can fail comes before the place at the console, which is for good.
     let mut pages = TablePages { memory: &machine.memory, account };
     let space = GuestSpace::new(machine.geometry, &mut pages, machine.errata)
         .map_err(|_| "no memory for its translation tables".to_string())?;
-    let source = console::add_source(&spec.name);
+    // Its place at the console outlives it, so that its last words can be read.
+    let source = machine
+        .vms
+        .lock()
+        .get_mut(usize::from(number.0))
+        .map(|place| *place.source.get_or_insert_with(|| console::add_source(&spec.name)));
+    let source = source.ok_or("there is no place for it")?;
     let uart =
         Arc::new(SpinLock::new(Rank::Device, Pl011::new(SpiLine::new(port.clone(), map::PL011_INTID), VmSink(source))));
     let rtc: Arc<SpinLock<dyn MmioDevice>> =
@@ -187,13 +280,17 @@ fn assemble(
     for (base, size, device) in devices {
         vm.attach(window(base, size)?, device).map_err(|e| format!("a device has no place: {e:?}"))?;
     }
-    Ok(Arc::new(Guest {
+    Ok(Guest {
         vm,
         space,
         ram,
         traces: crate::observe::traces(machine, spec.vcpus),
         reporting: AtomicBool::new(false),
         spec,
+        number,
+        kernel,
+        initrd,
+        records: 0,
         layout,
         first,
         source,
@@ -205,7 +302,10 @@ fn assemble(
         reason: SpinLock::new(Rank::Vm, None),
         resets: AtomicU32::new(0),
         handed: SpinLock::new(Rank::Vm, None),
-    }))
+        ready: SpinLock::new(Rank::Vm, None),
+        paused_at: AtomicU64::new(0),
+        cancelled: AtomicBool::new(false),
+    })
 }
 
 /// The VM's number in the table of shares.
@@ -214,10 +314,12 @@ fn share_of(guest: &Guest) -> VmId {
 }
 
 /// Gives each vCPU its place and its runqueue.
-fn admit(machine: &Machine, guest: &Arc<Guest>) {
+fn admit(machine: &Machine, guest: &Arc<Guest>, group: Option<usize>) {
     // The number of its first vCPU is no other VM's.
     let share = share_of(guest);
-    let _ = machine.shares.add_vm(share, Weight::new(guest.spec.cpu.weight).unwrap_or_default(), None);
+    let group = group.map(|group| GroupId(group as u16));
+    let _ = machine.shares.add_vm(share, Weight::new(guest.spec.cpu.weight).unwrap_or_default(), group);
+    let _ = machine.shares.set_vm_max(share, limit(guest.spec.cpu.max), crate::time::now_ns());
     for vcpu in 0..guest.spec.vcpus {
         let id = guest.entity(vcpu);
         let Some(slot) = machine.slot(id) else { continue };
@@ -269,13 +371,13 @@ impl Construction {
     /// Goes one step on.
     pub fn step(self, machine: &'static Machine) -> Progress {
         let Self { guest, stage } = self;
+        if guest.cancelled.load(Ordering::Acquire) {
+            return Progress::Refused(guest, "given up before it was made".into());
+        }
         match advance(&guest, machine, stage) {
             Ok(Some(stage)) => Progress::More(Self { guest, stage }),
-            Ok(None) => Progress::Runs,
-            Err(why) => {
-                let why = format!("vm \"{}\": {why}", guest.spec.name);
-                Progress::Refused(guest, why)
-            }
+            Ok(None) => Progress::Done(guest),
+            Err(why) => Progress::Refused(guest, why),
         }
     }
 }
@@ -320,14 +422,28 @@ fn copy(
             _ => return Ok(Stage::Tree(memory)),
         },
     };
-    let offset = what.offset as usize + done;
+    let source = match payload {
+        Payload::Kernel => guest.kernel,
+        Payload::Initrd => guest.initrd,
+    };
     let left = what.size as usize - done;
     if left != 0 {
         let at = to.checked_add(done as u64).ok_or("a payload wraps")?;
-        let from = machine.bundle.get(offset..offset + left).ok_or("a payload is not in the bundle")?;
-        let (got, crc) = memory
-            .copy_crc(at, from, COPY_STEP, crc, &mut CpuOps(&machine.features))
-            .ok_or("a payload has no place in its memory")?;
+        let mut ops = CpuOps(&machine.features);
+        let (got, crc) = match source {
+            Source::Boot => {
+                let offset = what.offset as usize + done;
+                let from = machine.bundle.get(offset..offset + left).ok_or("a payload is not in the bundle")?;
+                memory.copy_crc(at, from, COPY_STEP, crc, &mut ops)
+            }
+            Source::Object(region) => {
+                let mut piece = [0; PIECE];
+                let from = &mut piece[..left.min(PIECE)];
+                machine.uploads.lock().read(region, done as u64, from);
+                memory.copy_crc(at, from, PIECE, crc, &mut ops)
+            }
+        }
+        .ok_or("a payload has no place in its memory")?;
         return Ok(Stage::Copy { memory, payload, done: done + got, crc });
     }
     what.check(!crc).map_err(|e| e.to_string())?;
@@ -348,17 +464,24 @@ fn finish(guest: &Guest, machine: &'static Machine, mut memory: Filling) -> Resu
     // It holds the seeds: wiped here.
     drop(tree);
     let handed = memory.finish(&mut ops);
-    let now = el2::timer::now();
-    guest.counter_offset.store(now, Ordering::Release);
     let start = StartState { entry: guest.layout.entry, context: at.as_u64() };
     if let Some(port) = guest.vm.port(0) {
         port.set_start(start);
     }
+    *guest.ready.lock() = Some(handed);
+    Ok(())
+}
+
+/// Runs a VM whose memory is ready, for the first time or again. `false`: it is not ready.
+pub fn launch(machine: &'static Machine, guest: &Guest) -> bool {
+    let Some(handed) = guest.ready.lock().take() else { return false };
+    let now = el2::timer::now();
+    guest.counter_offset.store(now, Ordering::Release);
     let (name, cpus, memory) = (&guest.spec.name, guest.spec.vcpus, guest.spec.memory >> 20);
     let resets = guest.resets.load(Ordering::Relaxed);
     if resets == 0 {
         let own = machine.memory.lock().frames.account(guest.account).map_or(0, |a| a.used);
-        let tables = own.saturating_sub(guest.spec.memory) >> 10;
+        let tables = own.saturating_sub(guest.spec.memory).saturating_sub(guest.records) >> 10;
         say!("vm \"{name}\": {cpus} vCPUs, {memory} MiB and {tables} KiB of tables, starts at tick {now}");
     } else {
         say!("vm \"{name}\": reset {resets}");
@@ -366,14 +489,68 @@ fn finish(guest: &Guest, machine: &'static Machine, mut memory: Filling) -> Resu
     let free = machine.memory.lock().frames.free_bytes() >> 10;
     say!("memory: heap {} bytes used, {free} KiB of frames free", crate::HEAP.used());
     crate::report::life(machine, guest, trace::Life::Starts);
-    if !machine.launch(guest, handed) {
-        return Err("the memory is another's".into());
+    machine.launch(guest, handed)
+}
+
+/// Changes a setting of a VM that is there.
+pub fn apply(machine: &Machine, guest: &Guest, setting: &Setting) -> Result<(), Refusal> {
+    let share = share_of(guest);
+    let now = crate::time::now_ns();
+    match setting {
+        Setting::Weight(weight) => {
+            let _ = machine.shares.set_vm_weight(share, Weight::new(*weight).unwrap_or_default());
+        }
+        Setting::Max(max) => {
+            let _ = machine.shares.set_vm_max(share, limit(*max), now);
+        }
+        Setting::MemoryMax(max) => {
+            let _ = machine.memory.lock().frames.set_limit(guest.account, max.unwrap_or(u64::MAX));
+        }
+        Setting::Affinity(_) | Setting::Class(_) => {
+            return Err(Refusal::Unsupported(
+                "this Merus sets it when a VM is made only; destroy and create it".into(),
+            ));
+        }
+    }
+    for id in guest.entities() {
+        let Some(slot) = machine.slot(id) else { continue };
+        if let Some(pcpu) = machine.pcpus.get(slot.home.load(Ordering::Acquire)) {
+            let _ = pcpu.sched.lock().queue.refresh(id, now);
+        }
     }
     Ok(())
 }
 
+/// `cpu.max` as the scheduler has it.
+fn limit(max: Option<CpuMax>) -> Option<Max> {
+    max.and_then(|max| Max::new(max.quota_us.try_into().ok()?, max.period_us.try_into().ok()?))
+}
+
+/// Makes a group, or changes one.
+pub fn group(machine: &Machine, index: usize, group: &Group) -> Result<(), Refusal> {
+    let id = GroupId(index as u16);
+    let weight = Weight::new(group.weight).unwrap_or_default();
+    let bytes = group.memory_max.unwrap_or(u64::MAX);
+    let account = machine.groups.lock().get(index).copied();
+    match account {
+        Some(account) => {
+            let _ = machine.memory.lock().frames.set_limit(account, bytes);
+            let _ = machine.shares.set_group_weight(id, weight);
+        }
+        None => {
+            let mut memory = machine.memory.lock();
+            let account = memory.frames.open_account(bytes).map_err(|e| no_memory(machine, &memory, e, 0))?;
+            drop(memory);
+            machine.groups.lock().push(account);
+            let _ = machine.shares.add_group(id, weight);
+        }
+    }
+    let _ = machine.shares.set_group_max(id, limit(group.cpu_max), crate::time::now_ns());
+    Ok(())
+}
+
 /// Forgets every deadline of a vCPU that has stopped.
-fn cancel_timers(machine: &Machine, id: EntityId) {
+pub fn cancel_timers(machine: &Machine, id: EntityId) {
     for pcpu in &machine.pcpus {
         let mut sched = pcpu.sched.lock();
         for kind in [Kind::Virtual, Kind::Physical] {
@@ -382,8 +559,9 @@ fn cancel_timers(machine: &Machine, id: EntityId) {
     }
 }
 
-/// Takes a VM apart: its vCPUs have stopped, no pCPU holds anything of it.
+/// Takes a VM apart: its vCPUs have stopped, no pCPU holds anything of it. Its place at the console stays.
 pub fn dismantle(machine: &Machine, guest: &Arc<Guest>) {
+    let last = guest.usage(machine);
     for id in guest.entities() {
         let Some(slot) = machine.slot(id) else { continue };
         let home = slot.home.load(Ordering::Acquire);
@@ -403,26 +581,18 @@ pub fn dismantle(machine: &Machine, guest: &Arc<Guest>) {
     for (_, extent) in guest.ram.extents() {
         memory.take_back(guest.account, *extent);
     }
+    memory.frames.uncharge(guest.account, guest.records);
     let _ = memory.frames.close_account(guest.account);
     drop(memory);
+    machine.entities.lock().give(guest.first, guest.spec.vcpus);
     if machine.look_back {
         el2::ram::read(guest.ram.extents().first().map_or(Pa::new(0), |(_, extent)| extent.start()), &mut [0]);
         say!("the RAM of a VM that has ended is mapped");
     }
-    if let Some(place) = machine.guests.lock().get_mut(guest.source.index()) {
-        *place = None;
+    if let Some(place) = machine.vms.lock().get_mut(usize::from(guest.number.0)) {
+        place.guest = None;
+        place.last = last;
     }
-}
-
-/// The entities that VMs of `specs` get, each its first.
-pub fn places(specs: &[VmSpec]) -> Vec<u32> {
-    let mut next = 0;
-    let mut first = vec![];
-    for spec in specs {
-        first.push(next);
-        next += spec.vcpus;
-    }
-    first
 }
 
 const _: () = assert!(ZERO_STEP < BLOCK_SIZE && COPY_STEP as u64 <= ZERO_STEP);

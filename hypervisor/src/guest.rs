@@ -1,15 +1,17 @@
 //! One VM with everything that is the kernel's business: its memory, its runners, its place at the console.
 
+use crate::console;
 use crate::console::VmSink;
-use crate::machine::machine;
+use crate::machine::{Machine, machine};
+use ::console::SourceId;
 use addr::Ipa;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bus::{Absent, GuestMemory};
 use config::image::GuestLayout;
 use config::spec::VmSpec;
-use console::SourceId;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
+use control::{Source, Usage, VmNumber};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use devices::pl011::Pl011;
 use devices::pl031::WallClock;
 use el2::space::GuestSpace;
@@ -34,6 +36,14 @@ pub struct Guest {
     pub ram: GuestRam,
     /// What it was made from.
     pub spec: VmSpec,
+    /// Its number.
+    pub number: VmNumber,
+    /// Where its kernel comes from.
+    pub kernel: Source,
+    /// Where its initrd comes from.
+    pub initrd: Source,
+    /// Bytes of Merus' own records of it, charged to it.
+    pub records: u64,
     /// Where its parts go.
     pub layout: GuestLayout,
     /// The entity of its vCPU 0; the others follow.
@@ -60,6 +70,12 @@ pub struct Guest {
     pub traces: Vec<VcpuTrace>,
     /// A report about it is being printed.
     pub reporting: AtomicBool,
+    /// The same before it is launched.
+    pub ready: SpinLock<Option<HandedOver>>,
+    /// When it was paused, in ticks.
+    pub paused_at: AtomicU64,
+    /// It is not wanted any more while it is being made.
+    pub cancelled: AtomicBool,
 }
 
 impl Guest {
@@ -71,6 +87,24 @@ impl Guest {
     #[inline]
     pub fn trace(&self, vcpu: VcpuId) -> Option<&VcpuTrace> {
         self.traces.get(vcpu as usize)
+    }
+    /// What it has used so far.
+    pub fn usage(&self, machine: &Machine) -> Usage {
+        let memory = machine.memory.lock().frames.account(self.account).map_or(0, |account| account.used);
+        let mut usage = Usage { memory, console: console::printed(self.source), ..Usage::default() };
+        for id in self.entities() {
+            let Some(slot) = machine.slot(id) else { continue };
+            usage.exits = usage.exits.saturating_add(slot.counts.lock().total());
+            let home = slot.home.load(Ordering::Acquire);
+            let stats = machine.pcpus.get(home).and_then(|pcpu| pcpu.sched.lock().queue.stats(id));
+            if let Some(stats) = stats {
+                let slept = crate::time::ns(slot.slept.load(Ordering::Relaxed));
+                usage.ran_ns = usage.ran_ns.saturating_add(stats.ran_ns.saturating_sub(slept));
+                usage.waited_ns = usage.waited_ns.saturating_add(stats.waited_ns);
+                usage.throttled_ns = usage.throttled_ns.saturating_add(stats.throttled_ns);
+            }
+        }
+        usage
     }
     /// All its entities.
     pub fn entities(&self) -> impl Iterator<Item = EntityId> + use<> {

@@ -120,6 +120,11 @@ fn serve(cpu: &mut Cpu, intid: u32) {
         }
         _ if intid == cpu.ppis.hyp_timer => timer(cpu),
         _ if Some(intid) == cpu.machine.uart_intid => input(cpu),
+        _ if Some(intid) == cpu.machine.line_intid => {
+            if crate::line::interrupt() {
+                cpu.management_due();
+            }
+        }
         // A kick says no more than "look up", and nothing else is switched on. (A maintenance interrupt that was on its way when
         // the guest was left is gone: no list registers are live while EL2 waits.)
         _ => {
@@ -152,6 +157,9 @@ fn timer(cpu: &mut Cpu) {
             cpu.shared.resched.store(true, Ordering::Relaxed);
         }
     }
+    if now_ns >= crate::manage::deadline() {
+        cpu.management_due();
+    }
     if now_ns >= console::deadline() {
         console::poll();
     }
@@ -177,10 +185,10 @@ fn deadline(cpu: &mut Cpu, timer: TimerId) {
 
 /// Console input for the VM with the focus.
 fn input(cpu: &mut Cpu) {
-    let guests = &cpu.machine.guests;
-    let find = |source: ::console::SourceId| guests.lock().get(source.index()).cloned().flatten();
     // Asked for twice at once is once.
     let mut asked = None;
+    let machine = cpu.machine;
+    let find = |source: ::console::SourceId| machine.guest_at(source);
     cpu.input_waits = console::input(
         |source| find(source).is_none_or(|g| g.uart.lock().rx_room() != 0),
         |source, byte| {
@@ -191,12 +199,8 @@ fn input(cpu: &mut Cpu) {
         |whose| asked = Some(whose),
     );
     if let Some(whose) = asked {
-        let count = guests.lock().len();
-        for index in 0..count {
-            let guest = guests.lock().get(index).cloned().flatten();
-            if let Some(guest) = guest.filter(|guest| whose.is_none_or(|source| guest.source == source)) {
-                cpu.report(&guest);
-            }
+        for guest in machine.guests().iter().filter(|guest| whose.is_none_or(|source| guest.source == source)) {
+            cpu.report(guest);
         }
     }
     cpu.timer_changed = true;
@@ -206,7 +210,7 @@ fn input(cpu: &mut Cpu) {
 /// Lets the transmitters go on that waited for room at the console.
 fn relieve(cpu: &Cpu) {
     while let Some(source) = console::next_relieved() {
-        let guest = cpu.machine.guests.lock().get(source.index()).cloned().flatten();
+        let guest = cpu.machine.guest_at(source);
         if let Some(guest) = guest {
             guest.uart.lock().sink_drained();
         }
@@ -223,6 +227,10 @@ pub fn set_timer(cpu: &mut Cpu) -> bool {
     let mut next = timers.unwrap_or(u64::MAX);
     if let Some(end) = slice {
         next = next.min(crate::time::ticks(end));
+    }
+    let management = crate::manage::deadline();
+    if management != u64::MAX {
+        next = next.min(crate::time::ticks(management));
     }
     let console = console::deadline();
     if console != u64::MAX {

@@ -2,14 +2,20 @@
 
 use crate::console::say;
 use crate::guest::{Guest, Runner};
+use crate::manage::Management;
+use crate::uploads::Uploads;
 use addr::{BLOCK_SIZE, PAGE_SIZE, Pa, Span};
 use alloc::boxed::Box;
+use alloc::string::String;
 use alloc::sync::Arc;
+use alloc::vec;
 use alloc::vec::Vec;
 use boot::stage1::{self, Kind, Stage1};
 use config::board::Ppis;
 use config::cpu_model::HostIds;
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use console::SourceId;
+use control::{Usage, VmNumber};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use el2::errata::Errata;
 use el2::features::Features;
 use el2::space::FrameSource;
@@ -22,9 +28,10 @@ use spin::Once;
 use stage2::{Geometry, VmidAllocator, Vmids};
 use sync::{Rank, SpinLock};
 use trace::{NOBODY, Ring, What};
+use vm::ExitCounts;
 
 /// vCPUs of all VMs together.
-pub const MAX_ENTITIES: u32 = 128;
+pub const MAX_ENTITIES: u32 = 512;
 /// Bytes of the heap that [`Machine::heap_room`] leaves beside what is asked for: for whoever does not ask, and for what growing
 /// itself takes.
 pub const HEAP_MARGIN: usize = 128 << 10;
@@ -47,6 +54,12 @@ pub struct Pcpu {
     pub evict_asked: AtomicBool,
     /// Its last events, once tracing has been on. Written by itself alone.
     pub ring: Once<Ring>,
+    /// There is something for management.
+    pub manage_due: AtomicBool,
+    /// Time that vCPUs have had here, up to the last one's leaving, in ns.
+    pub busy_ns: AtomicU64,
+    /// vCPUs taken from other pCPUs.
+    pub steals: AtomicU64,
 }
 
 /// What `sched` keeps for one pCPU.
@@ -71,6 +84,9 @@ impl Pcpu {
             evict: SpinLock::new(Rank::Vm, Vec::new()),
             evict_asked: AtomicBool::new(false),
             ring: Once::new(),
+            manage_due: AtomicBool::new(false),
+            busy_ns: AtomicU64::new(0),
+            steals: AtomicU64::new(0),
         }
     }
 }
@@ -81,6 +97,10 @@ pub struct Slot {
     pub runner: SpinLock<Option<Box<Runner>>>,
     /// The pCPU whose runqueue it is in.
     pub home: AtomicUsize,
+    /// Its exits until it last left a pCPU.
+    pub counts: SpinLock<ExitCounts>,
+    /// Ticks that its pCPU has slept in its place, while the scheduler took it for running.
+    pub slept: AtomicU64,
     /// It is switched on (counted in [`Machine::wanting`]).
     pub on: AtomicBool,
     /// Whose it is, and its index there.
@@ -222,8 +242,20 @@ pub struct Machine {
     pub ppis: Ppis,
     /// The console's interrupt.
     pub uart_intid: Option<u32>,
-    /// VMs that exist, by place at the console.
-    pub guests: SpinLock<Vec<Option<Arc<Guest>>>>,
+    /// The control line's.
+    pub line_intid: Option<u32>,
+    /// The board's name.
+    pub board: String,
+    /// VMs by their number.
+    pub vms: SpinLock<Vec<Place>>,
+    /// Which entities are taken.
+    pub entities: SpinLock<Entities>,
+    /// Memory of payloads that were uploaded.
+    pub uploads: SpinLock<Uploads>,
+    /// The accounts of groups.
+    pub groups: SpinLock<Vec<AccountId>>,
+    /// The books and the control line.
+    pub management: SpinLock<Management>,
     /// How many VMs run or are being made.
     pub alive: AtomicU32,
     /// vCPUs that may want a pCPU now: none of them sleeps in a native WFI while they are more than the pCPUs.
@@ -234,6 +266,41 @@ pub struct Machine {
     pub stay: bool,
     /// Look at the RAM of a VM that has ended: a test of Merus, which must not get over it.
     pub look_back: bool,
+}
+
+/// What the kernel keeps of a VM as long as it is in the books.
+#[derive(Default)]
+pub struct Place {
+    /// Its place at the console.
+    pub source: Option<SourceId>,
+    /// Itself, while it has memory.
+    pub guest: Option<Arc<Guest>>,
+    /// What it had used when it ended.
+    pub last: Usage,
+}
+
+/// Numbers of vCPUs: each VM has a run of them.
+pub struct Entities(Vec<bool>);
+
+impl Entities {
+    /// All are free.
+    pub fn new() -> Self {
+        Self(vec![false; MAX_ENTITIES as usize])
+    }
+    /// Takes `count` numbers that follow each other; the first of them.
+    pub fn take(&mut self, count: u32) -> Option<u32> {
+        let count = count as usize;
+        let first =
+            (0..self.0.len().checked_sub(count)? + 1).find(|at| self.0[*at..at + count].iter().all(|taken| !taken))?;
+        self.0[first..first + count].fill(true);
+        Some(first as u32)
+    }
+    /// Gives them back.
+    pub fn give(&mut self, first: u32, count: u32) {
+        if let Some(run) = self.0.get_mut(first as usize..(first + count) as usize) {
+            run.fill(false);
+        }
+    }
 }
 
 static MACHINE: Once<Machine> = Once::new();
@@ -253,6 +320,18 @@ impl Machine {
     #[inline]
     pub fn slot(&self, id: EntityId) -> Option<&Slot> {
         self.slots.get(id.0 as usize)
+    }
+    /// A VM that has memory.
+    pub fn guest(&self, vm: VmNumber) -> Option<Arc<Guest>> {
+        self.vms.lock().get(usize::from(vm.0)).and_then(|place| place.guest.clone())
+    }
+    /// The VM with this place at the console.
+    pub fn guest_at(&self, source: SourceId) -> Option<Arc<Guest>> {
+        self.vms.lock().iter().find(|place| place.source == Some(source)).and_then(|place| place.guest.clone())
+    }
+    /// All VMs that have memory.
+    pub fn guests(&self) -> Vec<Arc<Guest>> {
+        self.vms.lock().iter().filter_map(|place| place.guest.clone()).collect()
     }
     /// What hand-overs of memory may leave out.
     pub fn coherency(&self) -> Coherency {
@@ -362,6 +441,20 @@ impl Machine {
                 Wake::AlreadyReady | Wake::Off => return,
                 // On its way from one queue to another.
                 Wake::NotHere => sync::relax(),
+            }
+        }
+    }
+    /// Lets a held vCPU go.
+    pub fn unhold(&self, id: EntityId) {
+        let Some(slot) = self.slot(id) else { return };
+        loop {
+            let home = slot.home.load(Ordering::Acquire);
+            let Some(pcpu) = self.pcpus.get(home) else { return };
+            let effect = pcpu.sched.lock().queue.unhold(id, crate::time::now_ns());
+            match effect {
+                Ok(Some(effect)) => return self.enqueued(home, effect),
+                Err(sched::Error::NotHere) => sync::relax(),
+                Ok(None) | Err(_) => return,
             }
         }
     }

@@ -23,13 +23,18 @@ mod fatal;
 mod guest;
 mod hw;
 mod interrupts;
+mod line;
+mod lives;
 mod machine;
+mod manage;
 mod observe;
 mod report;
+mod rows;
 mod run;
 mod smp;
 mod start;
 mod time;
+mod uploads;
 
 #[allow(unsafe_code)] // The names that `boot` calls; no unsafe block.
 mod entry {

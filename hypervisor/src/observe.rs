@@ -23,12 +23,14 @@ impl Machine {
     pub fn tracing(&self) -> bool {
         self.traced.load(Ordering::Relaxed)
     }
-    /// Switches tracing on, for VMs that are made from here on. Allocates.
-    pub fn trace(&self) {
-        for pcpu in &self.pcpus {
-            pcpu.ring.call_once(|| Ring::new(EVENTS));
+    /// Switches tracing: events at once, histograms for VMs that are made from here on. Allocates the first time.
+    pub fn set_tracing(&self, on: bool) {
+        if on {
+            for pcpu in &self.pcpus {
+                pcpu.ring.call_once(|| Ring::new(EVENTS));
+            }
         }
-        self.traced.store(true, Ordering::Release);
+        self.traced.store(on, Ordering::Release);
     }
     /// Notes that something has happened to a vCPU.
     #[inline(always)]

@@ -14,10 +14,10 @@ use crate::guest::{Guest, Runner};
 use crate::hw::{Hardware, debug_values};
 use crate::interrupts;
 use crate::machine::{Machine, Pcpu};
+use crate::manage::News;
 use crate::observe::{self, Stretch, Watched};
 use crate::report::{self, Report};
 use alloc::boxed::Box;
-use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use config::board::Ppis;
@@ -31,7 +31,9 @@ use trap::{Exit, RawExit, SErrorAction, SErrorSyndrome, Vector, decode};
 use vm::{Life, Next, Port, Requests, StopReason, handle, quick};
 
 /// Room for VMs under construction on a pCPU, so that a reset need not allocate it.
-const WORK: usize = 8;
+pub const WORK: usize = 8;
+/// Room for news, for the same reason.
+const NEWS: usize = 16;
 
 /// What a pCPU keeps for itself.
 pub struct Cpu {
@@ -55,6 +57,8 @@ pub struct Cpu {
     pub input_waits: bool,
     /// When to try again what waits for its turn beside busy guests (`work`, input), in ns.
     pub retry_at: Option<u64>,
+    /// What management has not been told yet.
+    pub news: Vec<News>,
 }
 
 /// Work that is longer than a guest should wait.
@@ -91,6 +95,7 @@ impl Cpu {
             work: Vec::with_capacity(WORK),
             input_waits: false,
             retry_at: None,
+            news: Vec::with_capacity(NEWS),
         }
     }
 
@@ -107,10 +112,13 @@ impl Cpu {
             interrupts::poll(self);
             self.evictions();
             self.step_work();
+            if self.shared.manage_due.swap(false, Ordering::SeqCst) {
+                self.manage();
+            }
             let now = crate::time::now_ns();
             let picked = self.shared.sched.lock().queue.pick(now);
             match picked {
-                Some(pick) => self.run_vcpu(pick),
+                Some(pick) => self.run_vcpu(pick, now),
                 None if self.work.is_empty() => self.idle(),
                 None => {}
             }
@@ -123,8 +131,8 @@ impl Cpu {
         match work {
             Work::Construct(work) => match work.step(self.machine) {
                 Progress::More(work) => self.work.push(Work::Construct(work)),
-                Progress::Runs => {}
-                Progress::Refused(guest, why) => self.refuse(&guest, &why),
+                Progress::Done(guest) => self.made(&guest),
+                Progress::Refused(guest, why) => self.refuse(&guest, why),
             },
             Work::Report(report) => match report.step(self.machine) {
                 report::Progress::More(report) => self.work.push(Work::Report(report)),
@@ -143,11 +151,16 @@ impl Cpu {
         }
     }
 
-    fn refuse(&mut self, guest: &Arc<Guest>, why: &str) {
-        console::say!("refused: {why}");
-        construct::dismantle(self.machine, guest);
-        if self.machine.alive.fetch_sub(1, Ordering::AcqRel) == 1 {
-            crate::fatal::fatal(format_args!("no VM could be started"));
+    /// A VM's memory is ready. The first time management says when it runs; after a reset it runs.
+    fn made(&mut self, guest: &Arc<Guest>) {
+        let number = guest.number;
+        if guest.cancelled.load(Ordering::Acquire) {
+            self.refuse(guest, "given up before it ran".into());
+        } else if guest.resets.load(Ordering::Relaxed) == 0 {
+            self.is_news(News::Made(number));
+        } else {
+            construct::launch(self.machine, guest);
+            self.is_news(News::Restarted(number));
         }
     }
 
@@ -155,7 +168,8 @@ impl Cpu {
         self.shared.idle.store(true, Ordering::SeqCst);
         // Whoever makes a vCPU ready from here on, here or elsewhere, sees `idle` and kicks: that ends the WFI below.
         let nothing = !self.steal() && self.shared.sched.lock().queue.ready_count() == 0;
-        if nothing && !self.shared.evict_asked.load(Ordering::SeqCst) {
+        let asked = self.shared.evict_asked.load(Ordering::SeqCst) || self.shared.manage_due.load(Ordering::SeqCst);
+        if nothing && !asked {
             interrupts::set_timer(self);
             el2::gic::wait_for_interrupt();
         }
@@ -182,58 +196,10 @@ impl Cpu {
                 slot.home.store(own, Ordering::Release);
             }
             self.machine.note_vcpu(id, What::Moved, number as u64);
+            self.shared.steals.fetch_add(1, Ordering::Relaxed);
             return received.is_ok();
         }
         false
-    }
-
-    /// Lets go of the registers of vCPUs whose VM stops.
-    fn evictions(&mut self) {
-        if !self.shared.evict_asked.swap(false, Ordering::AcqRel) {
-            return;
-        }
-        let asked = core::mem::take(&mut *self.shared.evict.lock());
-        for guest in asked {
-            if self.resident.as_ref().is_some_and(|(_, g, _)| Arc::ptr_eq(g, &guest)) {
-                self.evict(false);
-                self.shared.sched.lock().queue.set_resident(None);
-            }
-            self.let_go(&guest);
-        }
-    }
-
-    /// One of those who had to let go of a stopping VM has; the last one does what comes then.
-    #[inline(never)]
-    fn let_go(&mut self, guest: &Arc<Guest>) {
-        if guest.stopping.fetch_sub(1, Ordering::AcqRel) != 1 {
-            return;
-        }
-        let reason = guest.reason.lock().take();
-        if guest.vm.life() == Life::Resetting {
-            report::life(self.machine, guest, trace::Life::Resets);
-            self.work.push(Work::Construct(Construction::again(self.machine, guest.clone())));
-            return;
-        }
-        let why: String = match reason {
-            Some(StopReason::PowerOff) | None => "powered off".into(),
-            Some(StopReason::AllOff) => "all its vCPUs are off".into(),
-            Some(StopReason::Reset) => "reset".into(),
-            Some(StopReason::SystemError { iss }) => alloc::format!("system error {iss:#x}"),
-        };
-        report::life(self.machine, guest, trace::Life::Ends);
-        match self.machine.tracing().then(|| Report::of(guest, Some(why.clone()))).flatten() {
-            Some(report) => self.work.push(Work::Report(report)),
-            None => self.ended(guest, &why),
-        }
-    }
-
-    /// A VM has ended, and all is said about it.
-    fn ended(&mut self, guest: &Arc<Guest>, why: &str) {
-        console::say!("vm \"{}\" ended: {why}", guest.spec.name);
-        construct::dismantle(self.machine, guest);
-        if self.machine.alive.fetch_sub(1, Ordering::AcqRel) == 1 && !self.machine.stay {
-            crate::fatal::halt(self.machine.firmware);
-        }
     }
 
     /// Saves the resident vCPU's registers. `goes_on`: it will want them again, so its timer's deadline is kept as well.
@@ -261,7 +227,7 @@ impl Cpu {
         }
     }
 
-    fn run_vcpu(&mut self, pick: Pick) {
+    fn run_vcpu(&mut self, pick: Pick, picked: u64) {
         let (machine, id) = (self.machine, pick.id);
         let Some(slot) = machine.slot(id) else { return };
         let taken = slot.runner.lock().take();
@@ -282,29 +248,23 @@ impl Cpu {
         };
         let why = match ended {
             Ended::Put(why) => why,
-            Ended::Stop(reason) => match self.stop(&guest, index, reason) {
+            Ended::Stop(reason) => match self.stop(&guest, Some(index), reason) {
                 true => Why::Stopped,
                 // Another vCPU's wish came first: whoever began that will stop this one as well.
                 false => Why::Preempted,
             },
         };
+        *slot.counts.lock() = runner.vcpu.counts;
         *slot.runner.lock() = Some(runner);
-        let state = self.shared.sched.lock().queue.put(id, crate::time::now_ns(), why);
+        let now = crate::time::now_ns();
+        let busy = self.shared.busy_ns.load(Ordering::Relaxed).wrapping_add(now.saturating_sub(picked));
+        self.shared.busy_ns.store(busy, Ordering::Relaxed);
+        let state = self.shared.sched.lock().queue.put(id, now, why);
         if let (Some(since), Ok(state)) = (since, state) {
             observe::leaves(machine, &guest, index, why, state, since);
         }
         match state {
-            Ok(RunState::Stopped) => {
-                machine.off(id);
-                self.evict(false);
-                self.shared.sched.lock().queue.set_resident(None);
-                self.let_go(&guest);
-            }
-            Ok(RunState::Off) => {
-                machine.off(id);
-                self.evict(false);
-                self.shared.sched.lock().queue.set_resident(None);
-            }
+            Ok(state @ (RunState::Stopped | RunState::Off | RunState::Held)) => self.has_left(id, &guest, state),
             // It waits here; a pCPU that has nothing to do may take it.
             Ok(RunState::Ready) => machine.offer(self.pcpu.number()),
             _ => {}
@@ -491,7 +451,7 @@ impl Cpu {
     #[inline(never)]
     fn doze<const TRACED: bool>(&mut self, guest: &Guest, vcpu: u32, port: &Port) -> Option<bool> {
         self.quietly(guest, vcpu, |cpu| {
-            let start = if TRACED { el2::timer::now() } else { 0 };
+            let start = el2::timer::now();
             let mut end = start;
             cpu.shared.idle.store(true, Ordering::SeqCst);
             let woken = loop {
@@ -510,14 +470,17 @@ impl Cpu {
                     interrupts::set_timer(cpu);
                 }
                 el2::gic::wait_for_interrupt();
-                if TRACED {
-                    end = el2::timer::now();
-                }
+                end = el2::timer::now();
                 if interrupts::wakened(cpu, guest, vcpu) {
                     break Some(true);
                 }
             };
             cpu.shared.idle.store(false, Ordering::SeqCst);
+            if let Some(slot) = cpu.machine.slot(guest.entity(vcpu)) {
+                // Only this pCPU writes it now.
+                let slept = slot.slept.load(Ordering::Relaxed).wrapping_add(end.wrapping_sub(start));
+                slot.slept.store(slept, Ordering::Relaxed);
+            }
             if TRACED {
                 observe::dozed(cpu.machine, guest, vcpu, start, woken.is_some().then_some(end));
             }
@@ -730,60 +693,6 @@ impl Cpu {
             interrupts::poll(cpu);
         });
         true
-    }
-
-    /// Begins the end (or the reset) of a VM, from its vCPU `own`, which stops as well. `false`: it has begun already.
-    fn stop(&mut self, guest: &Arc<Guest>, own: u32, reason: StopReason) -> bool {
-        let to = if reason == StopReason::Reset { Life::Resetting } else { Life::Ending };
-        // Set before anyone can let go.
-        let others = self.machine.pcpus.len() - 1;
-        let all = guest.spec.vcpus + others as u32;
-        {
-            let mut stored = guest.reason.lock();
-            if guest.vm.life() != Life::Running {
-                return false;
-            }
-            guest.stopping.store(all, Ordering::Release);
-            *stored = Some(reason);
-            guest.vm.leave_life(to);
-        }
-        for vcpu in (0..guest.spec.vcpus).filter(|v| *v != own) {
-            if self.stop_one(guest, vcpu) {
-                self.let_go(guest);
-            }
-        }
-        for (number, pcpu) in self.machine.pcpus.iter().enumerate().filter(|(n, _)| *n != self.pcpu.number()) {
-            pcpu.evict.lock().push(guest.clone());
-            pcpu.evict_asked.store(true, Ordering::SeqCst);
-            pcpu.resched.store(true, Ordering::SeqCst);
-            self.machine.kick(number);
-        }
-        true
-    }
-
-    /// Stops one vCPU. `true`: it has let go; otherwise its pCPU will say so.
-    fn stop_one(&mut self, guest: &Arc<Guest>, vcpu: u32) -> bool {
-        let id = guest.entity(vcpu);
-        let Some(slot) = self.machine.slot(id) else { return true };
-        loop {
-            let home = slot.home.load(Ordering::Acquire);
-            let Some(pcpu) = self.machine.pcpus.get(home) else { return true };
-            let mut sched = pcpu.sched.lock();
-            let stopped = sched.queue.stop(id, crate::time::now_ns());
-            drop(sched);
-            match stopped {
-                Ok(RunState::Running) => {
-                    guest.vm.vgic().ask(vcpu, Requests::LIFE);
-                    return false;
-                }
-                Ok(_) => {
-                    self.machine.off(id);
-                    return true;
-                }
-                Err(sched::Error::NotHere) => sync::relax(),
-                Err(_) => return true,
-            }
-        }
     }
 }
 

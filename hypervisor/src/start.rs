@@ -1,11 +1,12 @@
 //! From the firmware's hand-over to the first VM, on the first pCPU.
 
 use crate::console::{self, say};
-use crate::construct::{self};
 use crate::fatal::{self, fatal};
-use crate::machine::{MAX_ENTITIES, Machine, Memory, Pcpu, Slot, publish};
-use crate::run::{Cpu, Work};
-use crate::{smp, time};
+use crate::machine::{Entities, MAX_ENTITIES, Machine, Memory, Pcpu, Place, Slot, publish};
+use crate::manage::{Machinery, Management};
+use crate::run::Cpu;
+use crate::uploads::Uploads;
+use crate::{line, smp, time};
 use addr::{BLOCK_SIZE, PAGE_SIZE, Pa, Span};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -16,7 +17,8 @@ use config::board::{self, Board, Gic};
 use config::bundle::Bundle;
 use config::seed::Seed;
 use config::spec::{Machine as Offer, VmSpec, admit, faults};
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use control::{Control, MAX_GROUPS, MAX_VMS};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
 use el2::PcpuAnchor;
 use guest_smccc::entropy::Drbg;
 use guest_smccc::{Env, Workaround, ids};
@@ -29,6 +31,7 @@ use sched::Shares;
 use spin::Once;
 use stage2::{Geometry, HostLimits, Vmids};
 use sync::{Rank, SpinLock};
+use vm::ExitCounts;
 use zeroize::Zeroizing;
 
 /// What the other pCPUs need for their own start: the redistributors.
@@ -95,8 +98,9 @@ pub fn first(info: BootInfo, mut map: Stage1) -> ! {
     );
     die_if_told(&board, &mut map);
     let specs = specs(bundle, common.mpidrs.len(), frames.free_bytes());
+    attach_line(board.control, &mut map);
     let machine = assemble(&mut board, env, common, frames, map, bundle, firmware);
-    if let Some(intid) = machine.uart_intid {
+    for intid in [machine.uart_intid, machine.line_intid].into_iter().flatten() {
         distributor.enable_spi(intid, false, el2::features::mpidr());
     }
     smp::release();
@@ -130,6 +134,16 @@ fn attach(uart: Option<board::Uart>, map: &mut Stage1) {
                 Err(error) => refuse("the UART", error),
             },
             Err(error) => refuse("the UART", format_args!("{error:?}")),
+        }
+    }
+}
+
+/// Takes the second UART for the control line, if the board has one.
+fn attach_line(uart: Option<board::Uart>, map: &mut Stage1) {
+    if let Some(uart) = uart {
+        match map.device(uart.base, &mut page_from_heap) {
+            Ok(registers) => line::attach(Pl011::new(registers)),
+            Err(error) => refuse("the control line's UART", format_args!("{error:?}")),
         }
     }
 }
@@ -231,7 +245,9 @@ fn assemble(
     };
     let words = |w: &str| board.bootargs.split_whitespace().any(|arg| arg == w);
     // No more VMs than vCPUs, and no groups yet.
-    let shares = Arc::new(Shares::new(common.mpidrs.len(), MAX_ENTITIES as u16, 0));
+    let shares = Arc::new(Shares::new(common.mpidrs.len(), MAX_ENTITIES as u16, MAX_GROUPS as u16));
+    let payloads = Bundle::parse(bundle).map(|bundle| bundle.payloads().to_vec()).unwrap_or_default();
+    let control = Control::new(payloads, common.mpidrs.len() as u32);
     let machine = publish(Machine {
         pcpus: common.mpidrs.iter().enumerate().map(|(n, mpidr)| Pcpu::new(*mpidr, &shares, n)).collect(),
         shares,
@@ -242,6 +258,8 @@ fn assemble(
                 on: AtomicBool::new(false),
                 owner: SpinLock::new(Rank::Vcpu, None),
                 whose: AtomicU32::new(0),
+                counts: SpinLock::new(Rank::Vcpu, ExitCounts::default()),
+                slept: AtomicU64::new(0),
             })
             .collect(),
         memory: SpinLock::new(Rank::Frames, Memory { frames, map }),
@@ -256,17 +274,21 @@ fn assemble(
         firmware,
         bundle,
         ppis: board.ppis,
+        line_intid: board.control.and_then(|uart| uart.intid),
+        board: core::mem::take(&mut board.model),
         uart_intid: board.uart.and_then(|u| u.intid),
-        guests: SpinLock::new(Rank::Control, Vec::new()),
+        vms: SpinLock::new(Rank::Vm, (0..MAX_VMS).map(|_| Place::default()).collect()),
+        entities: SpinLock::new(Rank::Vm, Entities::new()),
+        uploads: SpinLock::new(Rank::Backend, Uploads::default()),
+        groups: SpinLock::new(Rank::Vm, Vec::new()),
+        management: SpinLock::new(Rank::Control, Management::new(control)),
         alive: AtomicU32::new(0),
         wanting: AtomicU32::new(0),
         traced: AtomicBool::new(false),
         stay: words("merus.idle=stay"),
         look_back: words("merus.die=ended"),
     });
-    if words("merus.trace=on") {
-        machine.trace();
-    }
+    machine.set_tracing(words("merus.trace=on"));
     machine
 }
 
@@ -320,21 +342,18 @@ fn workarounds(firmware: Option<Firmware>) -> Env {
 /// Begins every VM's construction on this pCPU.
 fn begin(cpu: &mut Cpu, specs: Vec<VmSpec>) {
     let machine = cpu.machine;
-    machine.alive.store(specs.len() as u32, Ordering::Release);
-    let places = construct::places(&specs);
     let count = specs.len();
     let mut refused = 0;
-    for (number, (spec, first)) in specs.into_iter().zip(places).enumerate() {
-        match construct::begin(machine, spec, first, number as u16) {
-            Ok(work) => cpu.work.insert(0, Work::Construct(work)),
-            Err(why) => {
-                say!("refused: {why}");
-                refused += 1;
-                machine.alive.fetch_sub(1, Ordering::AcqRel);
-            }
+    let mut management = machine.management.lock();
+    for spec in specs {
+        let name = spec.name.clone();
+        if let Err(why) = management.control.boot(&mut Machinery { cpu }, spec) {
+            say!("refused: vm \"{name}\": {why}");
+            refused += 1;
         }
     }
-    if refused == count {
+    drop(management);
+    if refused == count && !machine.stay {
         fatal(format_args!("no VM could be started"));
     }
 }

@@ -57,6 +57,17 @@ pub struct RingOf<W> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Cursor(u64);
 
+impl Cursor {
+    /// Before the event of this number, from 0.
+    pub const fn at(number: u64) -> Self {
+        Self(number)
+    }
+    /// The number of the event that is read next.
+    pub const fn position(self) -> u64 {
+        self.0
+    }
+}
+
 /// What a reader gets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Read {

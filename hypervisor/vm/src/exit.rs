@@ -65,6 +65,8 @@ pub enum StopReason {
     PowerOff,
     /// Its last vCPU called CPU_OFF.
     AllOff,
+    /// From outside.
+    Killed,
     /// The guest called SYSTEM_RESET.
     Reset,
     /// Its memory or a device of its own failed: an SError.

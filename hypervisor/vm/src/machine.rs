@@ -39,6 +39,10 @@ pub enum Life {
     Resetting = 1,
     /// All vCPUs stop; then it is gone.
     Ending = 2,
+    /// All vCPUs are on their way off the pCPUs.
+    Pausing = 3,
+    /// They are off, and its time stands.
+    Paused = 4,
 }
 
 /// What a VM is made of.
@@ -197,12 +201,18 @@ impl Vm {
         match self.life.load(Ordering::Acquire) {
             0 => Life::Running,
             1 => Life::Resetting,
+            3 => Life::Pausing,
+            4 => Life::Paused,
             _ => Life::Ending,
         }
     }
     /// Begins a reset or the end. `false`: another vCPU was first, and its wish counts.
     pub fn leave_life(&self, to: Life) -> bool {
-        self.life.compare_exchange(Life::Running as u8, to as u8, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        self.change_life(Life::Running, to)
+    }
+    /// From one state to another. `false`: it was in a third.
+    pub fn change_life(&self, from: Life, to: Life) -> bool {
+        self.life.compare_exchange(from as u8, to as u8, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
     /// Puts everything but memory back to the state after power-on. No vCPU is loaded anywhere.
     pub fn reset(&self) {

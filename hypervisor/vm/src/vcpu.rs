@@ -27,6 +27,14 @@ pub struct ExitCounts {
     pub refused: u64,
 }
 
+impl ExitCounts {
+    /// All exits together.
+    pub fn total(&self) -> u64 {
+        let all = [self.irq, self.mmio, self.sysreg, self.call, self.wait, self.other];
+        all.into_iter().fold(0, u64::wrapping_add)
+    }
+}
+
 /// One vCPU's own state: its general registers, and the registers that always trap.
 #[derive(Clone, Debug)]
 pub struct Vcpu {
