@@ -93,6 +93,7 @@ fn no_copy_of_a_guests_seeds_is_left() {
         memory: 256 << 20,
         vcpus: 4,
         cpu: config::spec::CpuSpec::default(),
+        group: None,
         memory_max: None,
         group: None,
     };
