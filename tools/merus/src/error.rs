@@ -97,6 +97,16 @@ pub enum Error {
         /// What was waited for.
         wanted: String,
     },
+    /// A console did not print what was waited for.
+    #[error("vm \"{vm}\": no \"{text}\" on its console within {}; give a longer --timeout, or look at `merus ctl console {vm}`", Seconds(*.limit))]
+    NotSeen {
+        /// The VM.
+        vm: String,
+        /// What was waited for.
+        text: String,
+        /// How long.
+        limit: Duration,
+    },
     /// A name or hash that nothing uploaded has, or more than one.
     #[error("{0}")]
     NoObject(String),
@@ -146,7 +156,11 @@ impl Error {
             },
             Self::Version { .. } | Self::Unexpected { .. } | Self::Failed { .. } => 1,
             Self::Usage(_) | Self::File { .. } | Self::TooLong { .. } => 2,
-            Self::Connect { .. } | Self::Lost { .. } | Self::Silent { .. } | Self::Waiting { .. } => 3,
+            Self::Connect { .. }
+            | Self::Lost { .. }
+            | Self::Silent { .. }
+            | Self::Waiting { .. }
+            | Self::NotSeen { .. } => 3,
             Self::NoObject(_) => 4,
             Self::Ended { .. } => 5,
         }

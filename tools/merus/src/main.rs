@@ -1,10 +1,12 @@
-//! `merus`: checks a manifest and packs it, with the files that it names, into the bundle that Merus runs.
+//! `merus`: checks a manifest and packs it, with the files that it names, into the bundle that Merus runs; and `merus ctl`, the
+//! client of a running Merus' control channel.
 //!
 //! Every check that needs no machine is made here, by the same code that Merus runs when it opens the bundle; each
 //! fault is reported with file, line, VM and key, and all faults at once. Exit status: 0 if all is well, 1 if something
-//! is refused, 2 if the command line is wrong.
+//! is refused, 2 if the command line is wrong; `merus ctl` has more of them.
 #![forbid(unsafe_code)]
 
+mod ctl;
 mod inspect;
 mod manifest;
 mod pack;
@@ -17,7 +19,7 @@ use report::Report;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-/// Packs what Merus shall run.
+/// Packs what Merus shall run, and manages what it runs.
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
@@ -51,10 +53,16 @@ enum Command {
         #[arg(default_value = "bundle.merus")]
         bundle: PathBuf,
     },
+    /// Manage a running Merus: its VMs, payloads, groups and consoles
+    Ctl(ctl::Ctl),
 }
 
 fn main() -> ExitCode {
-    match run(Cli::parse().command) {
+    let command = match Cli::parse().command {
+        Command::Ctl(command) => return ctl::run(&command),
+        command => command,
+    };
+    match run(command) {
         Ok(report) if report.is_empty() => ExitCode::SUCCESS,
         Ok(report) => {
             eprint!("{report}");
@@ -90,5 +98,7 @@ fn run(command: Command) -> Result<Report> {
             Ok(report)
         }
         Command::Inspect { bundle } => inspect::print(&bundle),
+        // Not a command with a report.
+        Command::Ctl(_) => Ok(Report::default()),
     }
 }

@@ -1,0 +1,175 @@
+//! Commands that only look.
+
+use super::table::{bytes, cpu_max, stamp, table, time};
+use super::{Session, json};
+use merus_client::Error;
+use proto::{VcpuRow, VmRow};
+use std::collections::BTreeMap;
+
+pub fn list(s: &mut Session) -> Result<(), Error> {
+    let vms = s.client.vms()?;
+    let row = |vm: &VmRow| {
+        vec![
+            vm.name.clone(),
+            vm.state.to_string(),
+            vm.vcpus.to_string(),
+            bytes(vm.memory),
+            vm.weight.to_string(),
+            cpu_max(vm.cpu_max),
+            time(vm.ran_ns),
+            vm.group.clone().unwrap_or_else(|| "-".into()),
+        ]
+    };
+    let header = ["NAME", "STATE", "VCPUS", "MEMORY", "WEIGHT", "CPU.MAX", "RAN", "GROUP"];
+    s.print(|| json::rows(&vms, json::vm), || table("<<>>>>><", &header, &vms.iter().map(row).collect::<Vec<_>>()));
+    Ok(())
+}
+
+/// Lines of a name and what it is.
+fn lines(rows: &[(&str, String)]) -> String {
+    rows.iter().map(|(name, value)| format!("{name:<12} {value}\n")).collect()
+}
+
+pub fn info(s: &mut Session, vm: &str) -> Result<(), Error> {
+    let row = s.client.info(vm)?;
+    let vcpus = s.client.vcpus(vm)?;
+    let value = || {
+        let mut value = json::vm(&row);
+        value["vcpu"] = json::rows(&vcpus, json::vcpu);
+        value["exits_by_reason"] = json::any(&by_reason(&vcpus));
+        value
+    };
+    s.print(value, || describe(&row, &vcpus));
+    Ok(())
+}
+
+fn by_reason(vcpus: &[VcpuRow]) -> BTreeMap<&str, u64> {
+    let mut sums = BTreeMap::new();
+    for exit in vcpus.iter().flat_map(|vcpu| &vcpu.exits) {
+        let sum: &mut u64 = sums.entry(exit.reason.as_str()).or_default();
+        *sum = sum.saturating_add(exit.count);
+    }
+    sums
+}
+
+fn describe(vm: &VmRow, vcpus: &[VcpuRow]) -> String {
+    let mut text = lines(&[
+        ("name", vm.name.clone()),
+        ("state", vm.state.to_string()),
+        ("group", vm.group.clone().unwrap_or_else(|| "-".into())),
+        (
+            "memory",
+            format!(
+                "{} of RAM, {} charged, {} at most",
+                bytes(vm.memory),
+                bytes(vm.memory_used),
+                vm.memory_max.map_or("no limit".into(), bytes)
+            ),
+        ),
+        ("cpu", format!("weight {}, max {}, class {}", vm.weight, cpu_max(vm.cpu_max), vm.class)),
+        ("time", format!("ran {}, steal {}, throttled {}", time(vm.ran_ns), time(vm.waited_ns), time(vm.throttled_ns))),
+        ("exits", vm.exits.to_string()),
+        ("resets", vm.resets.to_string()),
+        ("console", format!("{} bytes written", vm.console)),
+    ]);
+    if !vcpus.is_empty() {
+        let row = |v: &VcpuRow| {
+            let times = [v.ran_ns, v.waited_ns, v.blocked_ns, v.throttled_ns, v.wake_max_ns].map(time);
+            let mut row = vec![v.index.to_string(), format!("{:?}", v.state).to_lowercase(), v.pcpu.to_string()];
+            row.extend(times);
+            row.extend([v.switches, v.moves, v.interrupts].map(|n| n.to_string()));
+            row
+        };
+        let header =
+            ["VCPU", "STATE", "PCPU", "RAN", "STEAL", "BLOCKED", "THROTTLED", "WAKE MAX", "SWITCHES", "MOVES", "IRQS"];
+        text += "\n";
+        text += &table("><>>>>>>>>>", &header, &vcpus.iter().map(row).collect::<Vec<_>>());
+    }
+    let mut exits: Vec<_> = by_reason(vcpus).into_iter().collect();
+    if !exits.is_empty() {
+        exits.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        let rows: Vec<_> = exits.iter().map(|(reason, count)| vec![(*reason).to_string(), count.to_string()]).collect();
+        text += "\n";
+        text += &table("<>", &["EXIT", "COUNT"], &rows);
+    }
+    text
+}
+
+pub fn machine(s: &mut Session) -> Result<(), Error> {
+    let m = s.client.machine()?;
+    let text = || {
+        lines(&[
+            ("merus", m.merus.clone()),
+            ("board", m.board.clone()),
+            ("pcpus", m.pcpus.to_string()),
+            ("memory", format!("{}, {} free", bytes(m.memory), bytes(m.memory_free))),
+            ("heap", bytes(m.heap)),
+            ("up", format!("{} s", stamp(m.now_ns).trim())),
+            ("counter", format!("{} Hz", m.counter_hz)),
+            ("tracing", if m.tracing { "on" } else { "off" }.into()),
+            ("line", if m.line_rate == 0 { "no rate".into() } else { format!("{} bits/s", m.line_rate) }),
+            ("bad frames", m.bad_frames.to_string()),
+        ])
+    };
+    s.print(|| json::any(&m), text);
+    Ok(())
+}
+
+pub fn pcpus(s: &mut Session) -> Result<(), Error> {
+    let rows = s.client.pcpus()?;
+    let text = || {
+        let row = |p: &proto::PcpuRow| {
+            let running = p.running.as_ref().map_or("-".into(), |(vm, vcpu)| format!("{vm}/{vcpu}"));
+            vec![
+                p.number.to_string(),
+                format!("{:#x}", p.mpidr),
+                running,
+                p.ready.to_string(),
+                time(p.busy_ns),
+                p.steals.to_string(),
+            ]
+        };
+        table(
+            ">><>>>",
+            &["PCPU", "MPIDR", "RUNNING", "READY", "BUSY", "TAKEN"],
+            &rows.iter().map(row).collect::<Vec<_>>(),
+        )
+    };
+    s.print(|| json::rows(&rows, json::any), text);
+    Ok(())
+}
+
+pub fn groups(s: &mut Session) -> Result<(), Error> {
+    let rows = s.client.groups()?;
+    let text = || {
+        let row = |g: &proto::GroupRow| {
+            let max = g.memory_max.map_or("max".into(), bytes);
+            vec![g.name.clone(), g.vms.to_string(), g.weight.to_string(), cpu_max(g.cpu_max), bytes(g.memory_used), max]
+        };
+        table(
+            "<>>>>>",
+            &["NAME", "VMS", "WEIGHT", "CPU.MAX", "MEMORY", "MEMORY.MAX"],
+            &rows.iter().map(row).collect::<Vec<_>>(),
+        )
+    };
+    s.print(|| json::rows(&rows, json::group), text);
+    Ok(())
+}
+
+pub fn objects(s: &mut Session) -> Result<(), Error> {
+    let rows = s.client.objects()?;
+    let text = || {
+        let row = |o: &proto::ObjectRow| {
+            let hash = o.hash.map_or("-".into(), |hash| hash.to_string().chars().take(16).collect());
+            let there = match o.there {
+                there if there == o.size => "whole".into(),
+                there => format!("{}%", u128::from(there) * 100 / u128::from(o.size.max(1))),
+            };
+            let from = if o.boot { format!("boot:{}", o.name) } else { o.name.clone() };
+            vec![from, hash, bytes(o.size), there, o.users.to_string()]
+        };
+        table("<<>>>", &["NAME", "SHA256", "SIZE", "THERE", "VMS"], &rows.iter().map(row).collect::<Vec<_>>())
+    };
+    s.print(|| json::rows(&rows, json::object), text);
+    Ok(())
+}
