@@ -81,7 +81,7 @@ impl Report {
             Stage::Refusals => {
                 let refusals = guest.vm.bus().refusals();
                 say!(
-                    "stats: vm \"{name}\": refused: no device {}, no register {}, size {}, unaligned {}; resets {}",
+                    "stats: vm \"{name}\": not taken: no device {}, no register {}, size {}, unaligned {}; resets {}",
                     refusals.no_device(),
                     refusals.refused(AccessError::NoRegister),
                     refusals.refused(AccessError::BadSize),
@@ -177,7 +177,7 @@ pub fn line(machine: &Machine, guest: &Guest, vcpu: &Vcpu) {
     let stats = machine.pcpus.get(home).and_then(|p| p.sched.lock().queue.stats(id)).unwrap_or_default();
     let c = &vcpu.counts;
     say!(
-        "stats: vm \"{}\" vcpu {}: exits irq {} mmio {} sysreg {} call {} wait {} other {}, refused {}; ran {} us, ready {} us, \
+        "stats: vm \"{}\" vcpu {}: exits irq {} mmio {} sysreg {} call {} wait {} other {}, faults given {}; ran {} us, ready {} us, \
          throttled {} us, blocked {} us, switches {}",
         guest.spec.name,
         vcpu.index,
