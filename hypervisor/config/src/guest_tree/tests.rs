@@ -79,6 +79,7 @@ fn what_is_not_given_is_left_out() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "a long tree; smaller ones are written and read above")]
 fn a_guest_of_64_vcpus_gets_all_of_them() {
     let spec = VmSpec { vcpus: 64, ..vm("big") };
     let blob = tree_of(&spec, &mut sevens);

@@ -1,5 +1,7 @@
 //! A machine for tests: table memory, and the worst PE that the architecture allows. It walks the tables after every single
 //! store, remembers each translation and table pointer that it could have seen, and forgets only what it is told to.
+//!
+//! Under Miri it walks what a store links and nothing else: the walks over all tables are arithmetic, and most of the time.
 
 use crate::descriptor::{self, ENTRIES, Entry, decode, entry_size};
 use crate::edit::pieces;
@@ -169,7 +171,9 @@ impl Machine {
     }
 
     fn walk_all(&mut self) {
-        if let Some(root) = self.root {
+        if let Some(root) = self.root
+            && !cfg!(miri)
+        {
             let content = self.memory[&root].clone();
             let unpublished = self.unpublished;
             for (i, raw) in content.into_iter().enumerate() {
@@ -196,6 +200,10 @@ impl Machine {
         self.collect(root, self.start_level, 0, &mut leaves, &mut tables);
         let allocated: BTreeSet<u64> = self.memory.keys().copied().collect();
         assert_eq!(tables, allocated, "a table leaked");
+        if cfg!(miri) {
+            // Nothing has walked the tables since the last flush of all.
+            return leaves;
+        }
         let cached: BTreeSet<u64> = self.tables.keys().copied().chain([root]).collect();
         assert_eq!(tables, cached, "a stale table pointer is cached");
         let cached: Vec<_> =

@@ -267,7 +267,10 @@ fn sgi1r_finds_its_targets() {
         (1, 0, 0, 0, 9, 0, 0),
         (0, 0, 0, 0, 0, 0, 0),
         (0, 0, 7, 7, 7, 1, 0xf_fffd),
-    ] {
+    ]
+    .into_iter()
+    .step_by(if cfg!(miri) { 7 } else { 1 })
+    {
         let mut g = vgic(20, 4);
         all(&mut g);
         g.sgi1r(1, list | (aff1 << 16) | (5 << 24) | (aff2 << 32) | (all_but_self << 40) | (rs << 44) | (aff3 << 48));

@@ -73,7 +73,7 @@ fn the_last_one_out_ends_the_vm() {
 
 #[test]
 fn of_racing_cpu_ons_exactly_one_succeeds() {
-    for round in 0..20 {
+    for round in 0..if cfg!(miri) { 4 } else { 20 } {
         let m = TestMachine::new(5);
         let barrier = Barrier::new(4);
         let results: Vec<i64> = std::thread::scope(|scope| {

@@ -390,7 +390,8 @@ fn all_of_the_memory_is_cleaned_in_pieces_before_the_guest_goes_on() {
     let ram = GuestRam::new(Ipa::new(0x4000_0000), memory).unwrap();
     let vcpu = |m: &mut TestMachine| -> Vcpu { m.cpus[0].vcpu.clone() };
     assert_eq!(m.cpus[0].vcpu.next_to_clean(&ram, 4096), None, "nobody has asked");
-    for step in [128 << 10, 3 << 20, 4096 + 64, u64::MAX] {
+    let uneven = if cfg!(miri) { (1 << 20) + 64 } else { 4096 + 64 };
+    for step in [128 << 10, 3 << 20, uneven, u64::MAX] {
         m.cpus[0].vcpu.watch_stage1 = false;
         m.cpus[0].vcpu.flush_due = false;
         assert_eq!(m.exit(0, sysreg_exit(sysreg::DC_CISW, 1, false)), Next::CleanMemory);
