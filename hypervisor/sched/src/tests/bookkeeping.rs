@@ -276,7 +276,7 @@ proptest! {
 
     #[test]
     fn the_tree_agrees_with_a_list(
-        ops in prop::collection::vec((0u32..200, 0u32..50, 0u32..50, 0u32..8), 1..if cfg!(miri) { 40 } else { 400 }),
+        ops in prop::collection::vec((0u32..200, 0u32..50, 0u32..50, 0u32..8), 1..if cfg!(miri) { 15 } else { 400 }),
         at in 0u32..60,
     ) {
         let mut slab = Slab::default();

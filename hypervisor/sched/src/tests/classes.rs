@@ -58,7 +58,7 @@ proptest! {
         }
         m.add(100, 6, 0, Class::Fair, Affinity::ALL, busy());
         m.add(101, 7, 0, Class::Fair, Affinity::ALL, busy());
-        m.run_until(400_000_000, |_| {});
+        m.run_until(if cfg!(miri) { 20_000_000 } else { 400_000_000 }, |_| {});
         m.queues[0].check();
         for (id, rt) in (0..).zip(&admitted) {
             let longest = m.guests[&id].longest;
@@ -75,6 +75,7 @@ fn periodic(run: u64, period: u64) -> super::machine::Behaviour {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "a long simulation; short ones are run")]
 fn a_budget_holds_even_where_nobody_else_wants_the_pcpu() {
     let shares = Shares::new(1, 1, 0);
     shares.add_vm(VmId(0), Weight::DEFAULT, None).unwrap();
@@ -152,7 +153,7 @@ fn a_partition_is_alone() {
 fn a_directed_yield_gives_the_rest_of_the_slice_and_no_more_than_the_share() {
     let mut queue = ready(&[100, 100, 100]);
     let mut now = 0;
-    for _ in 0..300 {
+    for _ in 0..if cfg!(miri) { 20 } else { 300 } {
         let pick = queue.pick(now).unwrap();
         let end = pick.slice_end.unwrap();
         if pick.id == EntityId(0) && queue.yield_to(EntityId(2), now + 1_000) == Ok(true) {

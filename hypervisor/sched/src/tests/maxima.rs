@@ -53,6 +53,7 @@ fn quotas_used(pcpus: usize, quota: u32, vcpus: u32, behave: impl Fn(u32) -> Beh
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "a long simulation; short ones are run")]
 fn a_maximum_is_met_within_one_percent() {
     for (pcpus, quota, vcpus) in
         [(1, 2_500, 1), (2, 2_500, 1), (4, 5_000, 4), (4, 15_000, 8), (2, 9_000, 3), (4, 1_000, 8)]
@@ -73,7 +74,7 @@ fn a_maximum_is_never_exceeded() {
         if id < 4 { busy() } else { sleeper(400_000 + 100_000 * u64::from(id), 900_000) }
     });
     let mut history = Vec::new();
-    for period in 0..200 {
+    for period in 0..if cfg!(miri) { 4 } else { 200 } {
         m.run_until(period * 10_000_000, |_| {});
         history.push(ran(&m, 0..8));
     }
@@ -86,6 +87,7 @@ fn a_maximum_is_never_exceeded() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "a long simulation; short ones are run")]
 fn a_group_and_its_vms_are_limited() {
     // The group has 12 ms of 20 in each 10; one VM may use 4, another 20, the third is only the group's.
     let vms = [
@@ -112,6 +114,7 @@ fn a_group_and_its_vms_are_limited() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "a long simulation; short ones are run")]
 fn a_maximum_comes_and_goes_while_the_vcpu_runs() {
     let mut m = machine(1, &[], &[(None, None, 1)], |_| busy());
     m.run_until(1_000_000_000, |_| {});

@@ -24,6 +24,7 @@ fn cost(vcpus: u32) -> f64 {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "a long simulation; short ones are run")]
 fn a_decision_among_a_thousand_costs_little_more_than_among_eight() {
     let (few, many) = (cost(8), cost(1_024));
     // 2 a queue against 256: the trees are 8 levels higher. A visit is a few instructions of the some hundred that a
