@@ -8,12 +8,15 @@
 //! |---|---|
 //! | an unexpected `merus: fatal:` or a forbidden line | failed at once; QEMU is ended after a moment for its last lines |
 //! | the counted line was seen often enough ([`End::After`]) | passed if all expected lines were seen; QEMU is ended |
+//! | all commands on the control line are done ([`End::Control`]) | passed if all expected lines were seen; QEMU is ended |
+//! | a command on the control line went wrong | failed |
 //! | QEMU ended | passed if its status is the wanted one and all expected lines were seen, in order |
 //! | the time is up | failed, with the line that was waited for |
 //!
 //! A QEMU that was started is always ended: when a run is over, when it is dropped, by the terminal's Ctrl-C (it is in
 //! the same process group), and where `setpriv` is at hand also when this program is killed.
 
+pub mod control;
 mod machine;
 
 pub use machine::Machine;
@@ -33,6 +36,8 @@ use std::time::{Duration, Instant};
 pub const FATAL: &str = "merus: fatal:";
 /// Lines kept for the report of a failure.
 const TAIL: usize = 40;
+/// How often the conversation on the control line is looked at.
+const LOOK: Duration = Duration::from_millis(100);
 /// Time for the lines that follow a fatal one, and for QEMU to go once its work is done.
 const GRACE: Duration = Duration::from_millis(500);
 
@@ -50,6 +55,8 @@ pub enum End {
         /// How often it must come.
         count: u32,
     },
+    /// All commands on the control line are done; then the runner ends QEMU.
+    Control,
 }
 
 /// Text to type once something was printed.
@@ -72,6 +79,8 @@ pub struct Expect {
     pub constant: Option<String>,
     /// Text to type, in this order.
     pub script: Vec<Send>,
+    /// Commands on the control line, in this order.
+    pub control: Vec<control::Step>,
     /// How it must end.
     pub end: End,
     /// The longest it may take.
@@ -181,6 +190,7 @@ impl<'a> Watch<'a> {
                     self.last_seen()
                 ));
             }
+            End::Control => return Err(format!("QEMU ended before all commands were done; {}", self.last_seen())),
         };
         if status != Some(wanted) {
             let got = status.map_or("a signal".to_owned(), |code| format!("status {code}"));
@@ -268,9 +278,29 @@ pub fn run(
     let mut tail = VecDeque::new();
     let mut deadline = start + expect.timeout;
     let mut decided: Option<Result<(), String>> = None;
+    let (console, heard) = mpsc::channel();
+    let mut talk = machine.control.clone().filter(|_| !expect.control.is_empty()).map(|control| {
+        let steps = expect.control.clone();
+        thread::spawn(move || control::converse(&control, &steps, &heard, deadline))
+    });
     loop {
-        let chunk = match output.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+        // What was said on the control line decides as well.
+        if let Some(done) = talk.take_if(|talk| talk.is_finished()) {
+            let said = done.join().unwrap_or_else(|_| Err("the control line's commands broke this program".to_owned()));
+            let rest = watch.missing().map_or(Ok(()), Err);
+            match said {
+                Ok(()) if expect.end == End::Control => decided = Some(rest),
+                Ok(()) => {}
+                Err(why) => decided = decided.or(Some(Err(why))),
+            }
+            if decided.is_some() {
+                deadline = Instant::now() + GRACE;
+            }
+        }
+        let wait = deadline.saturating_duration_since(Instant::now());
+        let chunk = match output.recv_timeout(if talk.is_some() { wait.min(LOOK) } else { wait }) {
             Ok(chunk) => chunk,
+            Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => continue,
             Err(RecvTimeoutError::Timeout) => {
                 decided.get_or_insert_with(|| Err(watch.timed_out()));
                 break;
@@ -280,6 +310,8 @@ pub fn run(
         for line in lines.push(&chunk) {
             writeln!(log_file, "{line}")?;
             on_line(&line);
+            // Nobody listens once all commands are done.
+            let _ = console.send(line.clone());
             if tail.len() == TAIL {
                 tail.pop_front();
             }
@@ -315,7 +347,13 @@ pub fn run(
         tail.push_back(rest);
     }
     log_file.flush()?;
+    // Whatever still waits for a line gives up.
+    drop(console);
     let result = match decided {
+        Some(Err(why)) => Err(why),
+        _ if talk.take().is_some_and(|talk| !talk.is_finished()) && !expect.control.is_empty() => {
+            Err("it ended before all commands on the control line were done".to_owned())
+        }
         Some(result) => result,
         // Its output has ended, so it has exited or is about to.
         None => watch.ended(child.0.wait()?.code()),

@@ -6,6 +6,7 @@
 use crate::build::{self, Built};
 use crate::bundle;
 use crate::ctx::{self, Ctx};
+use crate::qemu::control::{self, Control};
 use crate::qemu::{self, End, Expect, Machine};
 use crate::setup::{self, Guest, Qemu};
 use crate::symbolize::Symbols;
@@ -68,9 +69,18 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<()> {
         preload: None,
         initrd: Some(bundle_of(ctx, &args, &built, guest, scripted)?),
         append: None,
+        control: control_line(ctx, &built),
         extra: Vec::new(),
     };
     if scripted { check(ctx, &qemu, &machine, &built, args.manifest.is_none()) } else { interactive(&qemu, &machine) }
+}
+
+/// The control line of the machine: `merus ctl` finds its socket by itself when it is called in the checkout.
+fn control_line(ctx: &Ctx, built: &Built) -> Option<Control> {
+    let socket = ctx.merus_dir.join("control.sock");
+    // One that a QEMU before left behind would be in the way.
+    let _ = std::fs::remove_file(&socket);
+    control::fits(&socket).then(|| Control { socket, cli: built.cli.clone() })
 }
 
 /// Packs what is to run.
@@ -131,6 +141,7 @@ fn expected(demo: bool) -> Expect {
         forbidden: vec!["Kernel panic".to_owned(), "demo: FAILED".to_owned()],
         constant: None,
         script: Vec::new(),
+        control: Vec::new(),
         end: End::Exit(0),
         timeout: TIMEOUT,
     }

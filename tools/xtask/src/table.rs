@@ -7,6 +7,7 @@ mod damage;
 
 pub use damage::Damage;
 
+use crate::qemu::control::Step;
 use crate::qemu::{End, Expect, Machine, Send};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
@@ -89,6 +90,9 @@ pub struct Row {
     /// Pairs of what to wait for and what to type then.
     #[serde(default)]
     script: Vec<(String, String)>,
+    /// Commands on the control line.
+    #[serde(default)]
+    control: Vec<ControlStep>,
     exit: Option<Exit>,
     /// Only in `cargo xtask test --all`.
     #[serde(default)]
@@ -107,6 +111,21 @@ enum Exit {
 #[serde(rename_all = "lowercase")]
 enum ExitWord {
     Fatal,
+    Control,
+}
+
+/// A command on the control line.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ControlStep {
+    after: Option<String>,
+    run: String,
+    #[serde(default)]
+    expect: Vec<String>,
+    #[serde(default)]
+    status: i32,
+    #[serde(default)]
+    tries: u32,
 }
 
 /// What runs before Merus and starts it.
@@ -265,6 +284,7 @@ impl Row {
             None => End::Exit(0),
             Some(Exit::Code(code)) => End::Exit(*code),
             Some(Exit::Word(ExitWord::Fatal)) => End::Fatal,
+            Some(Exit::Word(ExitWord::Control)) => End::Control,
             Some(Exit::After { after, count }) => End::After { line: fill(after), count: *count },
         };
         Ok(Boot {
@@ -283,6 +303,7 @@ impl Row {
                 preload: None,
                 initrd: None,
                 append: self.append.clone(),
+                control: None,
                 extra: Vec::new(),
             },
             preload: self.preload,
@@ -295,6 +316,17 @@ impl Row {
                     .script
                     .iter()
                     .map(|(after, text)| Send { after: after.clone(), text: text.clone() })
+                    .collect(),
+                control: self
+                    .control
+                    .iter()
+                    .map(|step| Step {
+                        after: step.after.clone(),
+                        run: fill(&step.run),
+                        expect: step.expect.clone(),
+                        status: step.status,
+                        tries: step.tries,
+                    })
                     .collect(),
                 end,
                 timeout: Duration::from_secs(self.timeout.unwrap_or(defaults.timeout)),
@@ -350,6 +382,14 @@ pub struct Files {
 }
 
 impl Files {
+    /// A command with the paths in the place of its placeholders.
+    pub fn plain(&self, text: &str) -> String {
+        let place = |text: String, name: &str, path: &Path| text.replace(name, &path.display().to_string());
+        let text = place(text.to_owned(), "{kernel}", &self.kernel);
+        let text = place(text, "{initrd}", &self.initrd);
+        place(text, "{tests}", &self.tests)
+    }
+
     /// A manifest with the paths in the place of its placeholders.
     pub fn fill(&self, manifest: &str) -> String {
         // They stand within TOML's quotes.

@@ -302,6 +302,7 @@ fn machine(shape: &str, smp: u32, kernel: &Path, initrd: Option<PathBuf>) -> Mac
         preload: None,
         initrd,
         append: None,
+        control: None,
         extra: ICOUNT.map(str::to_owned).to_vec(),
     }
 }
@@ -338,6 +339,7 @@ fn watch(env: &Env<'_>, name: &str, machine: &Machine, wanted: &str, end: End) -
         forbidden: vec!["FAILED".to_owned(), "refused".to_owned()],
         constant: None,
         script: Vec::new(),
+        control: Vec::new(),
         end,
         timeout: TIMEOUT,
     };

@@ -1,5 +1,6 @@
 //! The machine that QEMU is, as a command.
 
+use super::control::Control;
 use crate::setup::Qemu;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -29,6 +30,8 @@ pub struct Machine {
     pub initrd: Option<PathBuf>,
     /// The board's `/chosen/bootargs`, if any.
     pub append: Option<String>,
+    /// Its control line, if anybody is to talk on it.
+    pub control: Option<Control>,
     /// Further arguments.
     pub extra: Vec<String>,
 }
@@ -44,6 +47,10 @@ impl Machine {
         command.args(["-display", "none", "-monitor", "none", "-nic", "none"]);
         // `mon:` brings its own monitor, which `-monitor none` would not take away.
         command.args(["-serial", serial]);
+        if let Some(control) = &self.control {
+            let socket = format!("socket,id=control,path={},server=on,wait=off", control.socket.display());
+            command.args(["-chardev", &socket, "-serial", "chardev:control"]);
+        }
         let at = |at: &str| format!("loader,file={},addr={at},force-raw=on", self.kernel.display());
         match (&self.preload, &self.load_at) {
             (Some(first), _) => command.arg("-kernel").arg(first).args(["-device", &at(PRELOADED_AT)]),

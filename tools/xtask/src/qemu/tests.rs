@@ -8,6 +8,7 @@ fn expect(lines: &[&str], end: End) -> Expect {
         forbidden: vec!["Kernel panic".to_owned()],
         constant: None,
         script: Vec::new(),
+        control: Vec::new(),
         end,
         timeout: Duration::from_secs(5),
     }
@@ -120,6 +121,7 @@ fn fake(script: &str) -> (Qemu, Machine) {
         preload: None,
         initrd: None,
         append: None,
+        control: None,
         extra: Vec::new(),
     };
     (qemu, machine)

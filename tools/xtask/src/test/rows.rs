@@ -3,6 +3,7 @@
 use super::Tally;
 use crate::build::{self, Built, Image};
 use crate::ctx::{self, Ctx};
+use crate::qemu::control::{self, Control};
 use crate::qemu::{self, Outcome};
 use crate::setup::{self, Qemu, TargetKind};
 use crate::symbolize::Symbols;
@@ -113,7 +114,19 @@ fn boot_one(env: &Env<'_>, boot: &Boot) -> Result<Outcome> {
         Some(Preload::Dirty) => Some(env.dirty.clone().context("the pre-loader was not built")?),
     };
     machine.initrd = boot.bundle.as_ref().map(|bundle| env.bundle(bundle)).transpose()?;
-    qemu::run(&env.qemu, &machine, &boot.expect, &log_of(env, boot), |_| {})
+    let mut expect = boot.expect.clone();
+    for step in &mut expect.control {
+        step.run = env.files.plain(&step.run);
+    }
+    if !expect.control.is_empty() {
+        machine.control = Some(Control { socket: control::socket(&boot.name), cli: env.built.cli.clone() });
+    }
+    let outcome = qemu::run(&env.qemu, &machine, &expect, &log_of(env, boot), |_| {});
+    if let Some(control) = &machine.control {
+        // QEMU leaves it behind where it was ended.
+        let _ = fs::remove_file(&control.socket);
+    }
+    outcome
 }
 
 fn log_of(env: &Env<'_>, boot: &Boot) -> PathBuf {

@@ -1,0 +1,138 @@
+//! A second conversation with the machine, over its control line: `merus ctl` commands in order while the console is watched.
+
+use super::matches;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+/// The control line of a machine: QEMU makes the socket, the program connects to it.
+#[derive(Clone, Debug)]
+pub struct Control {
+    /// The socket's path, short enough for one (some 100 bytes).
+    pub socket: PathBuf,
+    /// The program `merus`.
+    pub cli: PathBuf,
+}
+
+/// One command, and what must come of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    /// A pattern of a line that must have come on the console since the step before.
+    pub after: Option<String>,
+    /// Arguments of `merus ctl`; words in single quotes are one.
+    pub run: String,
+    /// Patterns that must be in its output, each in some line.
+    pub expect: Vec<String>,
+    /// The exit status it must end with.
+    pub status: i32,
+    /// How often it is run, until what is expected comes; a second lies between.
+    pub tries: u32,
+}
+
+/// Runs all steps. `lines` brings what the console prints.
+pub fn converse(control: &Control, steps: &[Step], lines: &Receiver<String>, deadline: Instant) -> Result<(), String> {
+    for step in steps {
+        if let Some(pattern) = &step.after {
+            wait_for(pattern, lines, deadline)?;
+        }
+        let mut done = Err("it was never run".to_owned());
+        for _ in 0..step.tries.max(1) {
+            done = take(control, step);
+            if done.is_ok() || Instant::now() >= deadline {
+                break;
+            }
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        done.map_err(|why| format!("`merus ctl {}`: {why}", step.run))?;
+    }
+    Ok(())
+}
+
+fn wait_for(pattern: &str, lines: &Receiver<String>, deadline: Instant) -> Result<(), String> {
+    loop {
+        match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(line) if matches(pattern, &line) => return Ok(()),
+            Ok(_) => {}
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                return Err(format!("never printed `{pattern}`, which the next command waits for"));
+            }
+        }
+    }
+}
+
+fn take(control: &Control, step: &Step) -> Result<(), String> {
+    let mut command = Command::new(&control.cli);
+    command.arg("ctl").arg("--connect").arg(format!("unix:{}", control.socket.display())).arg("--timeout").arg("60");
+    let output = command.args(words(&step.run)).output().map_err(|e| format!("cannot be run: {e}"))?;
+    let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    if output.status.code() != Some(step.status) {
+        return Err(format!("ended with {}, not status {}: {}", output.status, step.status, text.trim()));
+    }
+    match step.expect.iter().find(|pattern| !text.lines().any(|line| matches(pattern, line))) {
+        Some(pattern) => Err(format!("did not print `{pattern}`, but: {}", text.trim())),
+        None => Ok(()),
+    }
+}
+
+/// Words, parted by blanks that are not in single quotes.
+fn words(line: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    for (index, part) in line.split('\'').enumerate() {
+        if index % 2 == 1 {
+            words.push(part.to_owned());
+        } else {
+            words.extend(part.split_whitespace().map(str::to_owned));
+        }
+    }
+    words
+}
+
+/// Where a machine's socket may be: in the system's folder for such things, because a path in the checkout may be too long.
+pub fn socket(name: &str) -> PathBuf {
+    std::env::temp_dir().join(format!("merus-{}-{name:.40}.sock", std::process::id()))
+}
+
+/// Whether a path is short enough for a socket.
+pub fn fits(path: &Path) -> bool {
+    path.as_os_str().len() < 100
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    fn step(run: &str, expect: &[&str], status: i32) -> Step {
+        let expect = expect.iter().map(|text| (*text).to_owned()).collect();
+        Step { after: None, run: run.to_owned(), expect, status, tries: 1 }
+    }
+
+    fn run(steps: &[Step], lines: &[&str]) -> Result<(), String> {
+        // `echo` stands in for the program: it prints its arguments.
+        let control = Control { socket: "/s".into(), cli: "echo".into() };
+        let (to, from) = mpsc::channel();
+        lines.iter().for_each(|line| to.send((*line).to_owned()).unwrap());
+        drop(to);
+        converse(&control, steps, &from, Instant::now() + Duration::from_secs(5))
+    }
+
+    #[test]
+    fn each_command_must_say_what_is_expected_and_end_so() {
+        assert_eq!(run(&[step("list", &["ctl --connect unix:/s * list"], 0)], &[]), Ok(()));
+        assert!(run(&[step("list", &["nothing"], 0)], &[]).unwrap_err().contains("did not print `nothing`"));
+        assert!(run(&[step("list", &[], 3)], &[]).unwrap_err().contains("not status 3"));
+    }
+
+    #[test]
+    fn a_command_waits_for_its_line() {
+        let waits = Step { after: Some("up *".into()), ..step("list", &[], 0) };
+        assert_eq!(run(&[waits.clone(), waits.clone()], &["x", "up 1", "y", "up 2"]), Ok(()));
+        assert!(run(&[waits.clone(), waits], &["up 1"]).unwrap_err().contains("never printed `up *`"));
+    }
+
+    #[test]
+    fn quotes_keep_words_together() {
+        assert_eq!(words("create a --cmdline 'x y=1'  --start"), ["create", "a", "--cmdline", "x y=1", "--start"]);
+    }
+}
