@@ -28,6 +28,31 @@ pub fn demo(ctx: &Ctx, built: &Built, guest: &Guest, extra: &str) -> Result<Path
     pack(ctx, built, &dir)
 }
 
+/// Three busy Debian VMs of different weights, more vCPUs than a small board has pCPUs.
+///
+/// # Errors
+/// When `merus pack` refuses.
+pub fn many(ctx: &Ctx, built: &Built, guest: &Guest) -> Result<PathBuf> {
+    let dir = ctx.merus_dir.join("many");
+    let text = |value: &str| toml::Value::String(value.to_owned()).to_string();
+    let path = |path: &Path| text(&path.display().to_string());
+    let mut manifest =
+        String::from("# What `cargo xtask run --demo many` boots: three guests that share the pCPUs 1 : 2 : 4.\n");
+    for (name, weight) in MANY {
+        manifest += &format!(
+            "[[vm]]\nname = \"{name}\"\nkernel = {}\ninitrd = {}\ncmdline = \"console=ttyAMA0 quiet merus.script=busy\"\n\
+             memory = \"192M\"\nvcpus = 2\ncpu.weight = {weight}\n\n",
+            path(&guest.kernel),
+            path(&guest.initrd),
+        );
+    }
+    ctx::write_if_changed(&dir.join("merus.toml"), manifest.as_bytes())?;
+    pack(ctx, built, &dir)
+}
+
+/// The VMs of [`many`] and their weights.
+pub const MANY: [(&str, u32); 3] = [("small", 100), ("medium", 200), ("large", 400)];
+
 /// Packs `<manifest_dir>/merus.toml` to `<manifest_dir>/bundle.merus` and returns that path.
 ///
 /// # Errors

@@ -6,7 +6,7 @@
 use crate::build::{self, Built};
 use crate::bundle;
 use crate::ctx::{self, Ctx};
-use crate::qemu::control::{self, Control};
+use crate::qemu::control::{self, Control, Step};
 use crate::qemu::{self, End, Expect, Machine};
 use crate::setup::{self, Guest, Qemu};
 use crate::symbolize::Symbols;
@@ -22,6 +22,8 @@ const VCPUS: u32 = 2;
 const MEMORY: &str = "256M";
 /// The longest that the scripted check may take.
 const TIMEOUT: Duration = Duration::from_secs(120);
+/// The same for three guests.
+const MANY_TIMEOUT: Duration = Duration::from_secs(240);
 
 /// Arguments of `cargo xtask run`.
 #[derive(clap::Args)]
@@ -29,6 +31,9 @@ pub struct Args {
     /// A manifest to run instead of the Debian guest
     #[arg(conflicts_with_all = ["vcpus", "memory"])]
     pub manifest: Option<PathBuf>,
+    /// What to run instead of one Debian guest: `many` is three of different weights, watched by `merus ctl top`
+    #[arg(long, conflicts_with_all = ["manifest", "vcpus", "memory"])]
+    pub demo: Option<Demo>,
     /// The Debian guest's vCPUs
     #[arg(long, default_value_t = VCPUS)]
     pub vcpus: u32,
@@ -47,6 +52,13 @@ pub struct Args {
     /// Do as without a terminal: run the scripted workload and check it
     #[arg(long)]
     pub check: bool,
+}
+
+/// What can be shown.
+#[derive(Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Demo {
+    /// Three busy guests of different weights.
+    Many,
 }
 
 /// Runs the command.
@@ -72,6 +84,9 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<()> {
         control: control_line(ctx, &built),
         extra: Vec::new(),
     };
+    if args.demo == Some(Demo::Many) {
+        return if scripted { many_check(ctx, &qemu, &machine, &built) } else { many_live(&qemu, &machine, ctx) };
+    }
     if scripted { check(ctx, &qemu, &machine, &built, args.manifest.is_none()) } else { interactive(&qemu, &machine) }
 }
 
@@ -85,6 +100,9 @@ fn control_line(ctx: &Ctx, built: &Built) -> Option<Control> {
 
 /// Packs what is to run.
 fn bundle_of(ctx: &Ctx, args: &Args, built: &Built, guest: Guest, scripted: bool) -> Result<PathBuf> {
+    if args.demo == Some(Demo::Many) {
+        return bundle::many(ctx, built, &guest);
+    }
     let dir = ctx.merus_dir.join("run");
     if let Some(manifest) = &args.manifest {
         std::fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
@@ -117,9 +135,13 @@ fn interactive(qemu: &Qemu, machine: &Machine) -> Result<()> {
 
 /// Streams the console and holds it against what must be seen.
 fn check(ctx: &Ctx, qemu: &Qemu, machine: &Machine, built: &Built, demo: bool) -> Result<()> {
+    watch(ctx, qemu, machine, built, &expected(demo))
+}
+
+fn watch(ctx: &Ctx, qemu: &Qemu, machine: &Machine, built: &Built, expect: &Expect) -> Result<()> {
     let log = ctx.merus_dir.join("logs/run.log");
     let mut out = io::stdout();
-    let outcome = qemu::run(qemu, machine, &expected(demo), &log, |line| {
+    let outcome = qemu::run(qemu, machine, expect, &log, |line| {
         // Standard output that nobody reads any more does not stop the check.
         let _ = writeln!(out, "{line}").and_then(|()| out.flush());
     })?;
@@ -131,6 +153,51 @@ fn check(ctx: &Ctx, qemu: &Qemu, machine: &Machine, built: &Built, demo: bool) -
         eprintln!("{line}");
     }
     bail!("{why} (all of it: {})", log.display())
+}
+
+/// Three busy guests: all run, `merus ctl top` shows them, and each can be ended.
+fn many_check(ctx: &Ctx, qemu: &Qemu, machine: &Machine, built: &Built) -> Result<()> {
+    let step = |run: &str, expect: &[&str], tries| Step {
+        after: None,
+        run: run.to_owned(),
+        expect: expect.iter().map(|text| (*text).to_owned()).collect(),
+        status: 0,
+        tries,
+    };
+    let up = |name: &str| step(&format!("console {name} --until 'busy: up nproc=2'"), &["busy: up"], 60);
+    let mut steps: Vec<Step> = bundle::MANY.iter().map(|(name, _)| up(name)).collect();
+    steps.push(step("top --once", &["small*running", "medium*running", "large*running"], 1));
+    steps.push(step("list", &["small * 100 ", "medium * 200 ", "large * 400 "], 1));
+    steps.extend(bundle::MANY.iter().map(|(name, _)| step(&format!("stop --force {name}"), &["stopped"], 1)));
+    let expect = Expect { control: steps, timeout: MANY_TIMEOUT, ..expected(false) };
+    watch(ctx, qemu, machine, built, &expect)
+}
+
+/// The console goes to a file, and the terminal is `merus ctl top`'s; leaving it ends QEMU.
+fn many_live(qemu: &Qemu, machine: &Machine, ctx: &Ctx) -> Result<()> {
+    let log = ctx.merus_dir.join("logs/many.log");
+    std::fs::create_dir_all(ctx.merus_dir.join("logs"))?;
+    let Some(control) = &machine.control else {
+        bail!("the path of this checkout is too long for a socket; move it, or start QEMU by hand");
+    };
+    let mut command = machine.command(qemu, &format!("file:{}", log.display()));
+    let mut child = command.stdin(std::process::Stdio::null()).spawn();
+    let child = child.as_mut().map_err(|e| anyhow::anyhow!("cannot start QEMU: {e}"))?;
+    eprintln!("xtask: three guests boot; their console goes to {}; `q` leaves and ends QEMU", log.display());
+    for _ in 0..50 {
+        if control.socket.exists() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let connect = format!("unix:{}", control.socket.display());
+    let shown = Command::new(&control.cli).args(["ctl", "--connect", &connect, "--timeout", "60", "top"]).status();
+    let _ = child.kill();
+    let _ = child.wait();
+    match shown.context("cannot start `merus ctl top`")? {
+        status if status.success() => Ok(()),
+        status => bail!("`merus ctl top` ended with {status}"),
+    }
 }
 
 /// What the scripted check must see: the workload's success (only our own guest has it), and the end.

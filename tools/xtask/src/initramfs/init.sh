@@ -2,6 +2,7 @@
 # The first process of the guest. The kernel's command line says what it does:
 #   merus.script=demo     a short workload that checks itself ("demo: ok" or "demo: FAILED ..."), then power off
 #   merus.script=reboot   print "reboot: up" and restart, always
+#   merus.script=busy     keep every CPU busy for ever; say so once
 #   merus.script=off      print "off: up nproc=N" and power off
 #   (none)                a shell; leaving it powers off
 #   merus.cpus=N          demo fails unless N CPUs are online
@@ -79,6 +80,13 @@ case $script in
     reboot)
         echo "reboot: up"
         end reboot
+        ;;
+    busy)
+        for cpu in $(seq "$(nproc)"); do
+            while :; do dd if=/dev/zero bs=1M count=4 2>/dev/null | sha256sum >/dev/null; done &
+        done
+        echo "busy: up nproc=$(nproc)"
+        while :; do sleep 60; done
         ;;
     off)
         echo "off: up nproc=$(nproc)"
