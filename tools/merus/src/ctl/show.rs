@@ -60,10 +60,10 @@ fn describe(vm: &VmRow, vcpus: &[VcpuRow]) -> String {
         (
             "memory",
             format!(
-                "{} of RAM, {} charged, {} at most",
+                "{} of RAM, {} charged, {}",
                 bytes(vm.memory),
                 bytes(vm.memory_used),
-                vm.memory_max.map_or("no limit".into(), bytes)
+                vm.memory_max.map_or("no limit".into(), |max| format!("{} at most", bytes(max)))
             ),
         ),
         ("cpu", format!("weight {}, max {}, class {}", vm.weight, cpu_max(vm.cpu_max), vm.class)),

@@ -70,7 +70,9 @@ impl Screen {
         to.render_widget(Table::new(lines, widths).header(header), pcpus);
 
         let lines = frame.vms.iter().map(|v| Row::new(v.cells()));
-        let widths = [32, 16, 23, 5, 7, 7, 10, 10, 10].map(|most: u16| Constraint::Fill(most));
+        // The name keeps its room on a narrow terminal.
+        let mut widths = [0, 10, 22, 5, 6, 6, 10, 8, 8].map(Constraint::Max);
+        widths[0] = Constraint::Min(12);
         let table = Table::new(lines, widths).header(Row::new(VM_HEADER).style(bold));
         let mut state = TableState::new().with_selected(Some(self.selected));
         let table = table.row_highlight_style(Style::new().add_modifier(Modifier::REVERSED));
@@ -146,6 +148,7 @@ mod tests {
         let vms: Vec<String> = (5..15).map(line).filter(|line| line.contains("running")).collect();
         assert_eq!(vms.len(), 4, "{vms:?}");
         assert!(vms[0].starts_with("web") && vms[0].contains("150.0") && vms[0].contains("130 MiB"), "{}", vms[0]);
+        assert!((5..15).map(line).any(|line| line.contains("THROTTLED%") && line.contains("EXITS/S")));
         assert!(line(15).starts_with(KEYS));
         // A terminal too small for anything is no reason to die.
         let mut terminal = Terminal::new(TestBackend::new(3, 2)).unwrap();
