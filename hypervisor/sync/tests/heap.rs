@@ -95,7 +95,6 @@ fn no_copy_of_a_guests_seeds_is_left() {
         cpu: config::spec::CpuSpec::default(),
         group: None,
         memory_max: None,
-        group: None,
     };
     let mut image = vec![0; 8192];
     image[56..60].copy_from_slice(b"ARM\x64");
