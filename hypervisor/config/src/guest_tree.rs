@@ -1,10 +1,11 @@
 //! Writes a guest's device tree from its spec: the shape of QEMU's `virt` machine, with what Merus emulates of it.
 //!
 //! The `reg` of each node comes from [`crate::map`], which the devices are made from too. Bindings: Linux,
-//! Documentation/devicetree/bindings (`arm,gic-v3`, `arm,arch_timer`, `arm,pl011`, `arm,pl031`, `psci`).
+//! Documentation/devicetree/bindings (`arm,gic-v3`, `arm,arch_timer`, `arm,pl011`, `arm,pl031`, `pl061-gpio`, `gpio-keys`,
+//! `psci`).
 //!
 //! # Not modelled
-//! The power key (PL061 with gpio-keys), fw_cfg, virtio-mmio, PCIe, flash: each comes with its device.
+//! fw_cfg, virtio-mmio, PCIe, flash: each comes with its device.
 
 use crate::image::GuestLayout;
 use crate::map;
@@ -23,6 +24,7 @@ use zeroize::Zeroize;
 
 const GIC_PHANDLE: u32 = 1;
 const CLOCK_PHANDLE: u32 = 2;
+const GPIO_PHANDLE: u32 = 3;
 /// vCPU `n` has this plus `n`.
 const FIRST_CPU_PHANDLE: u32 = 0x100;
 
@@ -30,6 +32,11 @@ const FIRST_CPU_PHANDLE: u32 = 0x100;
 const SPI: u32 = 0;
 const PPI: u32 = 1;
 const LEVEL_HIGH: u32 = 4;
+
+/// Specifier of a general purpose line (binding `gpio`): pressed is high.
+const ACTIVE_HIGH: u32 = 0;
+/// `KEY_POWER` of Linux' input event codes.
+const KEY_POWER: u32 = 116;
 
 /// Bytes of a guest's `rng-seed`.
 const RNG_SEED: usize = 64;
@@ -133,7 +140,9 @@ fn write(spec: &VmSpec, layout: &GuestLayout, seeded: bool) -> Result<GuestTree,
         .child(interrupt_controller(spec.vcpus)?)
         .child(clock())
         .child(uart())
-        .child(rtc());
+        .child(rtc())
+        .child(gpio())
+        .child(keys());
     let mut tree = DeviceTree::new();
     tree.root = root.build();
     let blob = tree.to_dtb();
@@ -259,6 +268,28 @@ fn rtc() -> NodeWriter {
         .property("interrupts", [SPI, map::PL031_SPI, LEVEL_HIGH])
         .property("clocks", CLOCK_PHANDLE)
         .property("clock-names", "apb_pclk")
+}
+
+fn gpio() -> NodeWriter {
+    NodeWriter::new(format!("pl061@{:x}", map::PL061_BASE))
+        .property("compatible", vec!["arm,pl061", "arm,primecell"])
+        .wide("reg", &[map::PL061_BASE.as_u64(), map::PL061_SIZE])
+        .property("interrupts", [SPI, map::PL061_SPI, LEVEL_HIGH])
+        .property("#gpio-cells", 2u32)
+        .flag("gpio-controller")
+        .property("clocks", CLOCK_PHANDLE)
+        .property("clock-names", "apb_pclk")
+        .property("phandle", GPIO_PHANDLE)
+}
+
+/// The power key: a guest that has a driver for it powers itself off when it is pressed.
+fn keys() -> NodeWriter {
+    NodeWriter::new("gpio-keys").property("compatible", "gpio-keys").child(
+        NodeWriter::new("poweroff")
+            .property("label", "GPIO Key Poweroff")
+            .property("linux,code", KEY_POWER)
+            .property("gpios", [GPIO_PHANDLE, map::POWER_KEY_LINE, ACTIVE_HIGH]),
+    )
 }
 
 #[cfg(test)]

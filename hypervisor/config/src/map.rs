@@ -28,6 +28,14 @@ pub const PL031_BASE: Ipa = Ipa::new(0x0901_0000);
 pub const PL031_SIZE: u64 = 0x1000;
 /// The real-time clock's SPI (not INTID).
 pub const PL031_SPI: u32 = 2;
+/// The general purpose input that the power key is at.
+pub const PL061_BASE: Ipa = Ipa::new(0x0903_0000);
+/// Size of its frame in bytes.
+pub const PL061_SIZE: u64 = 0x1000;
+/// Its SPI (not INTID).
+pub const PL061_SPI: u32 = 7;
+/// The power key's line there.
+pub const POWER_KEY_LINE: u32 = 3;
 /// Where guest RAM begins.
 pub const RAM_BASE: Ipa = Ipa::new(0x4000_0000);
 /// The most RAM that fits between [`RAM_BASE`] and the windows that `virt` has from 256 GiB upwards.
@@ -48,6 +56,8 @@ pub const SECURE_TIMER_INTID: u32 = 29;
 pub const PL011_INTID: u32 = SPI_BASE + PL011_SPI;
 /// INTID of the real-time clock.
 pub const PL031_INTID: u32 = SPI_BASE + PL031_SPI;
+/// INTID of the general purpose input.
+pub const PL061_INTID: u32 = SPI_BASE + PL061_SPI;
 
 /// vCPUs that share one Aff1 value, as on `virt` with a GICv3: what one SGI's target list can name.
 pub const CPUS_PER_CLUSTER: u32 = 16;

@@ -51,9 +51,27 @@ fn the_guest_sees_the_virt_map() {
     assert_eq!(text(&tree, "/pl011@9000000", "compatible"), "arm,pl011\0arm,primecell\0");
     assert_eq!(cells(&tree, "/pl031@9010000", "interrupts"), [0, 2, 4]);
     assert_eq!(cells(&tree, "/timer", "interrupts"), [1, 13, 4, 1, 14, 4, 1, 11, 4]);
+    assert_eq!(cells(&tree, "/pl061@9030000", "reg"), [0, 0x0903_0000, 0, 0x1000]);
+    assert_eq!(cells(&tree, "/pl061@9030000", "interrupts"), [0, 7, 4]);
+    assert_eq!(text(&tree, "/pl061@9030000", "compatible"), "arm,pl061\0arm,primecell\0");
+    assert_eq!(cells(&tree, "/pl061@9030000", "#gpio-cells"), [2]);
+    assert!(bytes(&tree, "/pl061@9030000", "gpio-controller").is_empty());
     assert!(bytes(&tree, "/timer", "always-on").is_empty());
     assert_eq!(text(&tree, "/psci", "method"), "hvc\0");
     assert_eq!(text(&tree, "/psci", "compatible"), "arm,psci-1.0\0arm,psci-0.2\0");
+    // The power key, as `virt` has it but for its phandles.
+    let virt = Fdt::new(include_bytes!("../board/data/virt-gicv3.dtb")).unwrap();
+    for (path, names) in [
+        ("/pl061@9030000", &["compatible", "reg", "interrupts", "#gpio-cells", "gpio-controller", "clock-names"][..]),
+        ("/gpio-keys", &["compatible"]),
+        ("/gpio-keys/poweroff", &["label", "linux,code"]),
+    ] {
+        for name in names {
+            assert_eq!(bytes(&tree, path, name), bytes(&virt, path, name), "{path} {name}");
+        }
+    }
+    assert_eq!(cells(&tree, "/gpio-keys/poweroff", "gpios")[1..], cells(&virt, "/gpio-keys/poweroff", "gpios")[1..]);
+    assert_eq!(cells(&tree, "/gpio-keys/poweroff", "gpios")[0], cells(&tree, "/pl061@9030000", "phandle")[0]);
     // References point at what they should.
     assert_eq!(cells(&tree, "/", "interrupt-parent"), cells(&tree, "/intc", "phandle"));
     assert_eq!(cells(&tree, "/pl031@9010000", "clocks"), cells(&tree, "/apb-pclk", "phandle"));
