@@ -21,6 +21,7 @@ use control::{Group, Source, VmNumber};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use devices::pl011::Pl011;
 use devices::pl031::Pl031;
+use devices::pl061::Pl061;
 use el2::space::GuestSpace;
 use el2::world::GuestState;
 use guest_smccc::psci::{Psci, StartState};
@@ -274,9 +275,13 @@ fn put_together(
     let uart =
         Arc::new(SpinLock::new(Rank::Device, Pl011::new(SpiLine::new(port.clone(), map::PL011_INTID), VmSink(source))));
     let rtc: Arc<SpinLock<dyn MmioDevice>> =
-        Arc::new(SpinLock::new(Rank::Device, Pl031::new(SpiLine::new(port, map::PL031_INTID), Uptime)));
-    let devices: [(Ipa, u64, DeviceHandle); 2] =
-        [(map::PL011_BASE, map::PL011_SIZE, uart.clone()), (map::PL031_BASE, map::PL031_SIZE, rtc)];
+        Arc::new(SpinLock::new(Rank::Device, Pl031::new(SpiLine::new(port.clone(), map::PL031_INTID), Uptime)));
+    let power = Arc::new(SpinLock::new(Rank::Device, Pl061::new(SpiLine::new(port, map::PL061_INTID))));
+    let devices: [(Ipa, u64, DeviceHandle); 3] = [
+        (map::PL011_BASE, map::PL011_SIZE, uart.clone()),
+        (map::PL031_BASE, map::PL031_SIZE, rtc),
+        (map::PL061_BASE, map::PL061_SIZE, power.clone()),
+    ];
     for (base, size, device) in devices {
         vm.attach(window(base, size)?, device).map_err(|e| format!("a device has no place: {e:?}"))?;
     }
@@ -295,6 +300,7 @@ fn put_together(
         first,
         source,
         uart,
+        power,
         account,
         counter_offset: AtomicU64::new(0),
         last_ran: machine.pcpus.iter().map(|_| AtomicU32::new(0)).collect(),

@@ -14,6 +14,7 @@ use control::{Source, Usage, VmNumber};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use devices::pl011::Pl011;
 use devices::pl031::WallClock;
+use devices::pl061::Pl061;
 use el2::space::GuestSpace;
 use el2::world::GuestState;
 use memory::{AccountId, GuestRam, HandedOver};
@@ -52,6 +53,8 @@ pub struct Guest {
     pub source: SourceId,
     /// Its serial port.
     pub uart: Arc<SpinLock<GuestUart>>,
+    /// Its power key.
+    pub power: Arc<SpinLock<Pl061<SpiLine>>>,
     /// Who pays for its memory.
     pub account: AccountId,
     /// Physical minus virtual counter, in ticks.

@@ -10,6 +10,7 @@ use crate::run::{Cpu, Work};
 use crate::{line, rows, uploads};
 use alloc::string::String;
 use alloc::vec;
+use config::map;
 use config::setting::Setting;
 use config::spec::VmSpec;
 use control::{Channel, Control, Group, Host, Region, Source, Usage, VmNumber};
@@ -193,8 +194,15 @@ impl Host for Machinery<'_> {
             self.cpu.stop(&guest, None, StopReason::Reset);
         }
     }
-    fn press_power(&mut self, _: VmNumber) -> bool {
-        false
+    fn press_power(&mut self, vm: VmNumber) -> bool {
+        let Some(guest) = Machinery::machine(self).guest(vm) else { return false };
+        guest.power.lock().press(map::POWER_KEY_LINE);
+        true
+    }
+    fn release_power(&mut self, vm: VmNumber) {
+        if let Some(guest) = Machinery::machine(self).guest(vm) {
+            guest.power.lock().release(map::POWER_KEY_LINE);
+        }
     }
     fn kill(&mut self, vm: VmNumber) {
         if let Some(guest) = Machinery::machine(self).guest(vm) {

@@ -33,6 +33,9 @@ fn fault(error: SpecError) -> Refusal {
     spec_fault(error.key, error.fault)
 }
 
+/// How long a power key is held, in ns: as on QEMU's `virt`, and longer than a guest's driver waits for a key to settle.
+const KEY_HELD: u64 = 100_000_000;
+
 impl Control {
     /// Nothing runs yet. `boot`: the bundle's payloads, which VMs can be made of; `pcpus`: how many are up.
     pub fn new(boot: Vec<PayloadRef>, pcpus: u32) -> Self {
@@ -154,14 +157,18 @@ impl Control {
 
     /// When [`Self::poll`] is due, in ns.
     pub fn deadline(&self) -> Option<u64> {
-        self.registry.iter().filter_map(|r| r.kill_at).min()
+        self.registry.iter().flat_map(|r| [r.kill_at, r.key_up_at]).flatten().min()
     }
 
-    /// Ends those whose grace is over.
+    /// Lets go of power keys that were held long enough, and ends those whose grace is over.
     pub fn poll(&mut self, host: &mut impl Host) {
         let now = host.now_ns();
+        for record in self.registry.iter_mut().filter(|r| r.key_up_at.is_some_and(|at| at <= now)) {
+            record.key_up_at = None;
+            host.release_power(record.number);
+        }
         for record in self.registry.iter_mut().filter(|r| r.kill_at.is_some_and(|at| at <= now)) {
-            record.kill_at = None;
+            (record.kill_at, record.key_up_at) = (None, None);
             if matches!(record.state, VmState::Running | VmState::Paused) {
                 record.state = VmState::Stopping;
                 record.killed = true;
@@ -236,7 +243,18 @@ impl Control {
         let number = self.registry.free_number().ok_or(limit)?;
         host.create(number, &spec, self.registry.group_of(&spec), kernel.source(), initrd.source())?;
         let state = VmState::Creating;
-        self.registry.add(Record { number, spec, kernel, initrd, state, run, resets: 0, kill_at: None, killed: false });
+        self.registry.add(Record {
+            number,
+            spec,
+            kernel,
+            initrd,
+            state,
+            run,
+            resets: 0,
+            kill_at: None,
+            key_up_at: None,
+            killed: false,
+        });
         Ok(())
     }
 
@@ -288,6 +306,7 @@ impl Control {
         let number = record.number;
         let asked = grace_ms != 0 && record.state == VmState::Running && host.press_power(number);
         if asked {
+            record.key_up_at = Some(now.saturating_add(KEY_HELD));
             record.kill_at = Some(now.saturating_add(u64::from(grace_ms).saturating_mul(1_000_000)));
             self.events.add(now, vm, EventKind::Asked);
             return Ok(Answer::Done);

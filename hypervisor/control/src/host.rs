@@ -85,6 +85,8 @@ pub trait Host {
     fn reset(&mut self, vm: VmNumber);
     /// Presses the power key. `false`: it has none.
     fn press_power(&mut self, vm: VmNumber) -> bool;
+    /// Lets go of the power key that was pressed.
+    fn release_power(&mut self, vm: VmNumber);
     /// Begins to end a VM and to free its memory; the end is told by `ended`.
     fn kill(&mut self, vm: VmNumber);
     /// Takes away what is left of a VM that has ended, or was made and never started.

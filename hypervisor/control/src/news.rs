@@ -23,6 +23,7 @@ impl Control {
         let Some(record) = self.registry.numbered(vm) else { return };
         record.state = VmState::Stopped(StopKind::Failed);
         record.kill_at = None;
+        record.key_up_at = None;
         let name = record.name();
         self.events.add(now_ns, &name, EventKind::Refused(why.into()));
     }
@@ -59,6 +60,7 @@ impl Control {
         let why = record.end(why);
         record.state = VmState::Stopped(why);
         record.kill_at = None;
+        record.key_up_at = None;
         record.killed = false;
         let name = record.name();
         self.events.add(now_ns, &name, EventKind::Stopped(why));

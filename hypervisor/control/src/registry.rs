@@ -43,6 +43,8 @@ pub struct Record {
     pub resets: u32,
     /// When its grace is over, in ns.
     pub kill_at: Option<u64>,
+    /// When its power key, which is held, is let go, in ns.
+    pub key_up_at: Option<u64>,
     /// Why it is being ended, where that was asked for from outside.
     pub killed: bool,
 }

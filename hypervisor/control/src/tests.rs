@@ -93,6 +93,9 @@ impl Host for Fake {
         self.told.push(format!("key {}", vm.0));
         self.power_key
     }
+    fn release_power(&mut self, vm: VmNumber) {
+        self.told.push(format!("key up {}", vm.0));
+    }
     fn kill(&mut self, vm: VmNumber) {
         assert_eq!(self.vms.get(&vm.0), Some(&"made"));
         self.told.push(format!("kill {}", vm.0));
@@ -255,6 +258,22 @@ fn a_graceful_stop_asks_and_then_ends() {
 }
 
 #[test]
+fn the_power_key_is_held_for_a_moment() {
+    let (mut c, mut h) = (control(), Fake { power_key: true, ..Fake::default() });
+    c.call(&mut h, Call::Create(new_vm("web"))).unwrap();
+    c.made(0, VmNumber(0));
+    c.call(&mut h, Call::Start { vm: vm("web") }).unwrap();
+    c.call(&mut h, Call::Stop { vm: vm("web"), grace_ms: 500 }).unwrap();
+    assert_eq!(c.deadline(), Some(100_000_000));
+    for now in [99_999_999, 100_000_000, 499_999_999, 500_000_000] {
+        h.now = now;
+        c.poll(&mut h);
+        assert_eq!(c.deadline(), [Some(100_000_000), Some(500_000_000), None][h.told.len() - 3]);
+    }
+    assert_eq!(h.told[2..], ["key 0", "key up 0", "kill 0"]);
+}
+
+#[test]
 fn a_guest_that_powers_off_in_time_is_not_killed() {
     let (mut c, mut h) = (control(), Fake { power_key: true, ..Fake::default() });
     c.call(&mut h, Call::Create(new_vm("web"))).unwrap();
@@ -263,6 +282,7 @@ fn a_guest_that_powers_off_in_time_is_not_killed() {
     c.call(&mut h, Call::Stop { vm: vm("web"), grace_ms: 5 }).unwrap();
     c.ended(1, VmNumber(0), StopKind::PoweredOff);
     assert_eq!(state(&mut c, &mut h, "web"), VmState::Stopped(StopKind::PoweredOff));
+    assert_eq!(c.deadline(), None, "neither a key nor a grace is left");
     assert_eq!(c.deadline(), None);
 }
 

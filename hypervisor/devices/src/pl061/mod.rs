@@ -90,14 +90,6 @@ impl<I: IrqLine> Pl061<I> {
         self.drive_pins(self.state.pins & !bit(line));
     }
 
-    /// Whether the guest would be interrupted by a press of `line`: somebody there listens to it.
-    pub fn listens(&self, line: u32) -> bool {
-        let State { dir, is, ibe, iev, ie, .. } = self.state;
-        // High level, both edges, or the rising one.
-        let press = is & iev | !is & (ibe | iev);
-        ie & press & !dir & bit(line) != 0
-    }
-
     /// The state as the guest sees it.
     pub fn save(&self) -> State {
         self.state.clone()

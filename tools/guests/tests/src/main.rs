@@ -13,6 +13,7 @@ mod hello;
 mod loads;
 mod no_eoi;
 mod pauth;
+mod power;
 mod priorities;
 mod psci_calls;
 mod registers;
@@ -50,6 +51,8 @@ static TESTS: &[Test] = &[
     guest_test!("granules", cache::granules),
     guest_test!("aarch32", aarch32::aarch32),
     guest_test!("no-eoi", no_eoi::no_eoi),
+    guest_test!("gpio", power::gpio),
+    guest_test!("power", power::power, alone),
     guest_test!("sys-ops", sys_ops::sys_ops, alone),
     guest_test!("fuzz-sysreg", fuzz::fuzz_sysreg, alone),
     guest_test!("cross", cross::cross, alone),
