@@ -71,7 +71,7 @@ fn each_kind_of_interrupt_comes_as_the_table_says() {
             for (at, value) in [(IS, is), (IBE, ibe), (IEV, iev), (IE, u64::from(!masked))] {
                 put(&mut gpio, at, value << KEY);
             }
-            let mut ris = |gpio: &mut Pl061<FakeIrq>| {
+            let ris = |gpio: &mut Pl061<FakeIrq>| {
                 let (ris, mis) = (get(gpio, RIS), get(gpio, MIS));
                 // Lines that nobody touches have edges configured, and none comes.
                 assert_eq!(ris & !8, 0);
