@@ -104,6 +104,7 @@ impl Host for Machine {
     fn press_power(&mut self, _: VmNumber) -> bool {
         self.power_key
     }
+    fn release_power(&mut self, _: VmNumber) {}
     fn kill(&mut self, vm: VmNumber) {
         self.begun.push((Begun::Kill, vm));
     }
