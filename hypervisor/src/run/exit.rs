@@ -84,27 +84,23 @@ impl Cpu {
 
     /// Repeats `exit` once the vCPUs of `whom` have folded their list registers, while they hold still.
     #[inline(never)]
-    pub(super) fn fold(&mut self, guest: &Guest, runner: &mut Runner, exit: Exit, mut whom: vgic::VcpuSet) -> Next {
+    pub(super) fn fold(&mut self, guest: &Guest, runner: &mut Runner, exit: Exit, whom: vgic::VcpuSet) -> Next {
         let index = runner.vcpu.index;
         let port = guest.vm.vgic();
         // Folded itself, this vCPU is waited for by nobody: two that ask each other both go on.
         self.sync(guest, index);
         runner.vcpu.flush_due = true;
-        port.hold(whom, index);
+        let mut held = port.hold(vgic::VcpuSet::EMPTY, whom, index);
         let next = loop {
             let mut hardware = hardware(&mut self.pcpu, self.machine, runner.id, &mut self.timer_changed);
             match handle(&guest.vm, &mut runner.vcpu, &mut hardware, exit) {
-                Next::Fold(more) if more == whom => {}
-                Next::Fold(more) => {
-                    port.release(whom, index);
-                    whom = whom.union(more);
-                    port.hold(whom, index);
-                }
+                // Those held stay so: only who is not among them is asked.
+                Next::Fold(more) => held = port.hold(held, more, index),
                 next => break next,
             }
             sync::relax();
         };
-        port.release(whom, index);
+        port.release(held, index);
         next
     }
 }

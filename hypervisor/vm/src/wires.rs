@@ -57,18 +57,24 @@ impl VgicPort {
             self.waker.wake(self.vm, vcpu);
         }
     }
-    /// Holds the vCPUs of `whom` (but not `but`): each folds its list registers and stays folded until [`VgicPort::release`].
-    pub fn hold(&self, whom: VcpuSet, but: VcpuId) {
-        for vcpu in whom.iter().filter(|v| *v != but) {
+    /// Holds the vCPUs of `more` (but not `but`) besides those of `held`: each folds its list registers and stays folded until
+    /// [`VgicPort::release`] of what this returns, everybody who is held now.
+    ///
+    /// Those of `held` hear nothing: who lets go of them to hold all again gives them time to slip back into their guests, and
+    /// may have to wait for one or the other for ever.
+    #[must_use]
+    pub fn hold(&self, held: VcpuSet, more: VcpuSet, but: VcpuId) -> VcpuSet {
+        for vcpu in more.iter().filter(|v| *v != but && !held.contains(*v)) {
             if let Some(port) = self.ports.get(vcpu as usize) {
                 port.hold();
                 self.waker.wake(self.vm, vcpu);
             }
         }
+        held.union(more)
     }
-    /// Ends [`VgicPort::hold`] with the same arguments.
-    pub fn release(&self, whom: VcpuSet, but: VcpuId) {
-        for vcpu in whom.iter().filter(|v| *v != but) {
+    /// Lets go of those whom [`VgicPort::hold`] returned, with the same `but`.
+    pub fn release(&self, held: VcpuSet, but: VcpuId) {
+        for vcpu in held.iter().filter(|v| *v != but) {
             if let Some(port) = self.ports.get(vcpu as usize) {
                 port.release();
             }
