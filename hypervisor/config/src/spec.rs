@@ -22,7 +22,7 @@ pub const MAX_NAME: usize = 32;
 /// The most bytes of a command line: Linux keeps 2048 with the NUL at its end (arm64's `COMMAND_LINE_SIZE`).
 pub const MAX_CMDLINE: usize = 2047;
 /// The least RAM of a VM in bytes.
-pub const MIN_MEMORY: u64 = 16 << 20;
+pub const MIN_MEMORY: u64 = 8 << 20;
 /// The weight of a VM that names none, as in cgroup v2.
 pub const DEFAULT_WEIGHT: u32 = 100;
 /// The least and the most weight, as in cgroup v2.

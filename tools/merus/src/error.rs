@@ -41,6 +41,9 @@ pub enum Error {
         /// Whether the call has surely done no harm.
         repeatable: bool,
     },
+    /// Merus does not give back what it took.
+    #[error("{0}")]
+    Leak(String),
     /// Merus has said no.
     #[error("{0}")]
     Refused(Refusal),
@@ -154,7 +157,7 @@ impl Error {
                 Refusal::NoMemory { .. } | Refusal::Limit { .. } => 6,
                 _ => 1,
             },
-            Self::Version { .. } | Self::Unexpected { .. } | Self::Failed { .. } => 1,
+            Self::Version { .. } | Self::Unexpected { .. } | Self::Failed { .. } | Self::Leak(_) => 1,
             Self::Usage(_) | Self::File { .. } | Self::TooLong { .. } => 2,
             Self::Connect { .. }
             | Self::Lost { .. }

@@ -29,6 +29,15 @@ pub fn start(client: &mut Client, vm: &str, wait: Option<Duration>) -> Result<()
     until(client, vm, limit, "running", |row| !matches!(row.state, VmState::Creating | VmState::Created)).map(|_| ())
 }
 
+/// With `wait`, waits until a VM has ended by itself.
+///
+/// # Errors
+/// As [`create`].
+pub fn ended(client: &mut Client, vm: &str, wait: Option<Duration>) -> Result<(), Error> {
+    let Some(limit) = wait else { return Ok(()) };
+    until(client, vm, limit, "stopped", |row| matches!(row.state, VmState::Stopped(_))).map(|_| ())
+}
+
 /// Pauses a VM; with `wait`, until no vCPU of it runs.
 ///
 /// # Errors

@@ -154,7 +154,7 @@ fn each_fault_is_one_line_with_file_line_vm_and_key() {
             r#"key memory: "1T" is no size; write a size such as "256M" (K, M or G; or a number of bytes)"#,
         ),
         (7, r#"memory = "512G""#, "key memory: 512G is more than the platform's 255G; give less"),
-        (7, r#"memory = "8M""#, "key memory: 8M is too little; give at least 16M"),
+        (7, r#"memory = "6M""#, "key memory: 6M is too little; give at least 8M"),
         (7, r#"memory = "33M""#, "key memory: 33M is no multiple of 2M; give 32M or 34M"),
         (7, r#"memory = "16M""#, "key memory: 16 MiB do not hold kernel, initrd and device tree; give at least 24M"),
         (8, "vcpus = 0", "key vcpus: 0 vCPUs cannot run anything; give 1 to 64"),
@@ -246,7 +246,7 @@ fn how_ram_and_its_cap_are_written_is_told_where_it_went_wrong() {
             "memory = { size = \"64M\", max = \"32M\" }",
             "5: vm \"db\": key memory.max: 32M is less than the VM's memory of 64M; give at least that".into(),
         ),
-        ("memory.size = \"8M\"", "5: vm \"db\": key memory: 8M is too little; give at least 16M".into()),
+        ("memory.size = \"6M\"", "5: vm \"db\": key memory: 6M is too little; give at least 8M".into()),
     ];
     for (lines, message) in cases {
         assert_eq!(refusal(&with_memory(lines)), format!("merus.toml:{message}\n"), "{lines}");

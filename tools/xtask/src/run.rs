@@ -161,8 +161,10 @@ fn many_check(ctx: &Ctx, qemu: &Qemu, machine: &Machine, built: &Built) -> Resul
     let step = |run: &str, expect: &[&str], tries| Step {
         after: None,
         run: run.to_owned(),
+        input: String::new(),
         expect: expect.iter().map(|text| (*text).to_owned()).collect(),
         status: 0,
+        times: 0,
         tries,
     };
     let up = |name: &str| step(&format!("console {name} --until 'busy: up nproc=2'"), &["busy: up"], 60);

@@ -121,9 +121,13 @@ struct ControlStep {
     after: Option<String>,
     run: String,
     #[serde(default)]
+    input: String,
+    #[serde(default)]
     expect: Vec<String>,
     #[serde(default)]
     status: i32,
+    #[serde(default)]
+    times: u32,
     #[serde(default)]
     tries: u32,
 }
@@ -323,8 +327,10 @@ impl Row {
                     .map(|step| Step {
                         after: step.after.clone(),
                         run: fill(&step.run),
+                        input: step.input.clone(),
                         expect: step.expect.clone(),
                         status: step.status,
+                        times: step.times,
                         tries: step.tries,
                     })
                     .collect(),

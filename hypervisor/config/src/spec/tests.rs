@@ -32,7 +32,7 @@ fn messages(vms: &[VmSpec]) -> Vec<String> {
 fn limits_are_inclusive() {
     let most = VmSpec { name: "a".repeat(32), memory: 255 << 30, vcpus: 64, cmdline: "x".repeat(2047), ..vm("a") };
     let least = VmSpec {
-        memory: 16 << 20,
+        memory: 8 << 20,
         vcpus: 1,
         cpu: CpuSpec {
             weight: 1,
@@ -40,7 +40,7 @@ fn limits_are_inclusive() {
             affinity: Some(vec![0, u32::MAX]),
             class: CpuClass::Rt { priority: 99, budget_us: 50, period_us: 1_000 },
         },
-        memory_max: Some(16 << 20),
+        memory_max: Some(8 << 20),
         ..vm("a-b_0")
     };
     assert_eq!(messages(&[most, least]), [""; 0]);
@@ -83,8 +83,8 @@ fn each_refusal_names_vm_key_reason_and_remedy() {
             VmSpec { vcpus: 65, ..vm("web") },
             "vm \"web\": key vcpus: 65 vCPUs are more than are supported; give 1 to 64",
         ),
-        (VmSpec { memory: 14 << 20, ..vm("web") }, "vm \"web\": key memory: 14M is too little; give at least 16M"),
-        (VmSpec { memory: 0, ..vm("web") }, "vm \"web\": key memory: 0 bytes is too little; give at least 16M"),
+        (VmSpec { memory: 6 << 20, ..vm("web") }, "vm \"web\": key memory: 6M is too little; give at least 8M"),
+        (VmSpec { memory: 0, ..vm("web") }, "vm \"web\": key memory: 0 bytes is too little; give at least 8M"),
         (
             VmSpec { memory: (16 << 20) + 1, ..vm("web") },
             "vm \"web\": key memory: 16777217 bytes is no multiple of 2M; give 16M or 18M",

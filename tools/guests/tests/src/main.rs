@@ -4,6 +4,7 @@
 
 mod aarch32;
 mod aborts;
+mod answer;
 mod cache;
 mod cross;
 mod debug;
@@ -57,6 +58,7 @@ static TESTS: &[Test] = &[
     guest_test!("fuzz-sysreg", fuzz::fuzz_sysreg, alone),
     guest_test!("cross", cross::cross, alone),
     guest_test!("reset", hello::reset, alone),
+    guest_test!("answer", answer::answer, alone),
     guest_test!("trace", trace::trace, alone),
 ];
 

@@ -125,10 +125,11 @@ fn payload(s: &mut Session, source: &Source) -> Result<Payload, Error> {
     })
 }
 
-pub fn create(s: &mut Session, create: &Create) -> Result<(), Error> {
+/// What the command line asks for; uploads what is not there.
+pub fn new_vm(s: &mut Session, create: &Create) -> Result<NewVm, Error> {
     let kernel = payload(s, &create.kernel)?;
     let initrd = create.initrd.as_ref().map(|initrd| payload(s, initrd)).transpose()?;
-    let new = NewVm {
+    Ok(NewVm {
         name: create.name.clone(),
         group: create.group.clone(),
         kernel,
@@ -137,7 +138,11 @@ pub fn create(s: &mut Session, create: &Create) -> Result<(), Error> {
         memory: create.memory,
         vcpus: create.vcpus,
         settings: create.set.iter().map(|(key, value)| format!("{key}={value}\n")).collect(),
-    };
+    })
+}
+
+pub fn create(s: &mut Session, create: &Create) -> Result<(), Error> {
+    let new = new_vm(s, create)?;
     let wait = s.wait(create.no_wait);
     life::create(&mut s.client, new, wait)?;
     if create.start {

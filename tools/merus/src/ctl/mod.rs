@@ -5,6 +5,7 @@ mod console;
 mod follow;
 mod json;
 mod show;
+mod soak;
 mod table;
 mod top;
 mod top_screen;
@@ -79,6 +80,14 @@ enum Command {
     },
     /// Make a VM
     Create(Create),
+    /// Make, run and destroy a VM that ends by itself, again and again: all its memory must come back
+    Soak {
+        /// How often
+        #[arg(long, default_value = "100")]
+        rounds: u32,
+        #[command(flatten)]
+        create: Create,
+    },
     /// Make a group
     Group {
         /// Its name
@@ -287,6 +296,7 @@ fn execute(mut s: Session, command: &Command) -> Result<(), Error> {
         Command::Put { file, name } => act::put(&mut s, file, name.as_deref()),
         Command::Forget { object } => act::forget(&mut s, object),
         Command::Create(create) => act::create(&mut s, create),
+        Command::Soak { rounds, create } => soak::run(&mut s, *rounds, create),
         Command::Group { name } => act::group(&mut s, name),
         Command::Start(of) => act::life(&mut s, of, &act::Step::Start),
         Command::Pause(of) => act::life(&mut s, of, &act::Step::Pause),

@@ -1,8 +1,9 @@
 //! A second conversation with the machine, over its control line: `merus ctl` commands in order while the console is watched.
 
 use super::matches;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -22,10 +23,14 @@ pub struct Step {
     pub after: Option<String>,
     /// Arguments of `merus ctl`; words in single quotes are one.
     pub run: String,
+    /// What it gets on its standard input.
+    pub input: String,
     /// Patterns that must be in its output, each in some line.
     pub expect: Vec<String>,
     /// The exit status it must end with.
     pub status: i32,
+    /// Run for each number below this one, which stands in for `{n}`; 0 is once, without a number.
+    pub times: u32,
     /// How often it is run, until what is expected comes; a second lies between.
     pub tries: u32,
 }
@@ -36,17 +41,26 @@ pub fn converse(control: &Control, steps: &[Step], lines: &Receiver<String>, dea
         if let Some(pattern) = &step.after {
             wait_for(pattern, lines, deadline)?;
         }
-        let mut done = Err("it was never run".to_owned());
-        for _ in 0..step.tries.max(1) {
-            done = take(control, step);
-            if done.is_ok() || Instant::now() >= deadline {
-                break;
-            }
-            std::thread::sleep(Duration::from_secs(1));
+        for n in 0..step.times.max(1) {
+            let number = n.to_string();
+            let fill = |text: &String| text.replace("{n}", &number);
+            let one = Step { run: fill(&step.run), expect: step.expect.iter().map(fill).collect(), ..step.clone() };
+            persist(control, &one, deadline).map_err(|why| format!("`merus ctl {}`: {why}", one.run))?;
         }
-        done.map_err(|why| format!("`merus ctl {}`: {why}", step.run))?;
     }
     Ok(())
+}
+
+fn persist(control: &Control, step: &Step, deadline: Instant) -> Result<(), String> {
+    let mut done = Err("it was never run".to_owned());
+    for _ in 0..step.tries.max(1) {
+        done = take(control, step);
+        if done.is_ok() || Instant::now() >= deadline {
+            break;
+        }
+        std::thread::sleep(Duration::from_secs(1));
+    }
+    done
 }
 
 fn wait_for(pattern: &str, lines: &Receiver<String>, deadline: Instant) -> Result<(), String> {
@@ -64,7 +78,7 @@ fn wait_for(pattern: &str, lines: &Receiver<String>, deadline: Instant) -> Resul
 fn take(control: &Control, step: &Step) -> Result<(), String> {
     let mut command = Command::new(&control.cli);
     command.arg("ctl").arg("--connect").arg(format!("unix:{}", control.socket.display())).arg("--timeout").arg("60");
-    let output = command.args(words(&step.run)).output().map_err(|e| format!("cannot be run: {e}"))?;
+    let output = talk(command.args(words(&step.run)), &step.input).map_err(|e| format!("cannot be run: {e}"))?;
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     if output.status.code() != Some(step.status) {
         return Err(format!("ended with {}, not status {}: {}", output.status, step.status, text.trim()));
@@ -73,6 +87,15 @@ fn take(control: &Control, step: &Step) -> Result<(), String> {
         Some(pattern) => Err(format!("did not print `{pattern}`, but: {}", text.trim())),
         None => Ok(()),
     }
+}
+
+fn talk(command: &mut Command, input: &str) -> io::Result<Output> {
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    if let Some(mut pipe) = child.stdin.take() {
+        // One that ends without reading has its reasons.
+        let _ = pipe.write_all(input.as_bytes());
+    }
+    child.wait_with_output()
 }
 
 /// Words, parted by blanks that are not in single quotes.
@@ -105,7 +128,7 @@ mod tests {
 
     fn step(run: &str, expect: &[&str], status: i32) -> Step {
         let expect = expect.iter().map(|text| (*text).to_owned()).collect();
-        Step { after: None, run: run.to_owned(), expect, status, tries: 1 }
+        Step { after: None, run: run.to_owned(), input: String::new(), expect, status, times: 0, tries: 1 }
     }
 
     fn run(steps: &[Step], lines: &[&str]) -> Result<(), String> {
@@ -129,6 +152,14 @@ mod tests {
         let waits = Step { after: Some("up *".into()), ..step("list", &[], 0) };
         assert_eq!(run(&[waits.clone(), waits.clone()], &["x", "up 1", "y", "up 2"]), Ok(()));
         assert!(run(&[waits.clone(), waits], &["up 1"]).unwrap_err().contains("never printed `up *`"));
+    }
+
+    #[test]
+    fn a_command_is_run_for_each_number() {
+        let each = Step { times: 3, ..step("list {n}", &["list {n}"], 0) };
+        assert_eq!(run(&[each], &[]), Ok(()));
+        let not = Step { times: 3, ..step("list {n}", &["list 1"], 0) };
+        assert!(run(&[not], &[]).unwrap_err().contains("`merus ctl list 0`"));
     }
 
     #[test]

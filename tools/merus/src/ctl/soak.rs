@@ -1,0 +1,43 @@
+//! The same VM made, run and destroyed many times: what it took must come back, every byte of it.
+
+use super::{Create, Session, act};
+use merus_client::{Error, life};
+use proto::{MachineRow, VmState};
+use serde_json::json;
+
+/// Rounds after which nothing new is taken any more: what is made once is made then.
+const WARM: u32 = 3;
+
+pub fn run(s: &mut Session, rounds: u32, create: &Create) -> Result<(), Error> {
+    let new = act::new_vm(s, create)?;
+    let mut first: Option<MachineRow> = None;
+    for round in 0..rounds {
+        let limit = s.wait(false);
+        life::create(&mut s.client, new.clone(), limit)?;
+        life::start(&mut s.client, &create.name, limit)?;
+        life::ended(&mut s.client, &create.name, limit)?;
+        let row = s.client.info(&create.name)?;
+        if !matches!(row.state, VmState::Stopped(_)) {
+            return Err(Error::Leak(format!("round {round}: the VM is {}", row.state)));
+        }
+        let patience = s.client.limit();
+        life::destroy(&mut s.client, &create.name, false, patience)?;
+        let now = s.client.machine()?;
+        if round + 1 < WARM {
+            continue;
+        }
+        let was = first.get_or_insert_with(|| now.clone());
+        if (was.memory_free, was.heap) != (now.memory_free, now.heap) {
+            return Err(Error::Leak(format!(
+                "round {round}: {} bytes of frames are free and {} of the heap used, after round {WARM} it was {} and {}",
+                now.memory_free, now.heap, was.memory_free, was.heap
+            )));
+        }
+    }
+    let free = first.map_or(0, |row| row.memory_free);
+    s.print(
+        || json!({ "rounds": rounds, "memory_free": free }),
+        || format!("{rounds} rounds; {free} bytes of frames are free, as after the first ones\n"),
+    );
+    Ok(())
+}
