@@ -11,21 +11,24 @@
 //! | all commands on the control line are done ([`End::Control`]) | passed if all expected lines were seen; QEMU is ended |
 //! | a command on the control line went wrong | failed |
 //! | QEMU ended | passed if its status is the wanted one and all expected lines were seen, in order |
-//! | the time is up | failed, with the line that was waited for |
+//! | the time is up, [`patience`] included | failed, with the line that was waited for |
 //!
 //! A QEMU that was started is always ended: when a run is over, when it is dropped, by the terminal's Ctrl-C (it is in
 //! the same process group), and where `setpriv` is at hand also when this program is killed.
 
 pub mod control;
+mod lines;
 mod machine;
+mod patience;
 
 pub use machine::Machine;
 
 use crate::setup::Qemu;
 use anyhow::{Context as _, Result};
+use lines::{Lines, chunks};
 use std::collections::VecDeque;
 use std::fs::{self, File};
-use std::io::{BufWriter, Read, Write};
+use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -83,7 +86,7 @@ pub struct Expect {
     pub control: Vec<control::Step>,
     /// How it must end.
     pub end: End,
-    /// The longest it may take.
+    /// The longest it may take, what it waited for a CPU of this machine aside.
     pub timeout: Duration,
 }
 
@@ -202,14 +205,18 @@ impl<'a> Watch<'a> {
         self.missing().map_or(Ok(()), Err)
     }
 
-    /// What is said when the time is up.
-    pub fn timed_out(&self) -> String {
+    /// What is said when the time is up; QEMU has waited so long for a CPU.
+    pub fn timed_out(&self, waited: Duration) -> String {
         let wanted = match (self.missing(), &self.expect.end) {
             (Some(missing), _) => missing,
             (None, End::After { line, count }) => format!("only {} of {count} times `{line}`", self.counted),
             (None, _) => format!("all expected lines came, but QEMU did not end; {}", self.last_seen()),
         };
-        format!("nothing decided within {} s: {wanted}", self.expect.timeout.as_secs())
+        format!(
+            "nothing decided within {} s, {} s of waiting for a CPU not counted: {wanted}",
+            self.expect.timeout.as_secs(),
+            waited.as_secs()
+        )
     }
 
     fn missing(&self) -> Option<String> {
@@ -302,7 +309,13 @@ pub fn run(
             Ok(chunk) => chunk,
             Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => continue,
             Err(RecvTimeoutError::Timeout) => {
-                decided.get_or_insert_with(|| Err(watch.timed_out()));
+                let waited = patience::waited(child.0.id());
+                let allowed = start + patience::allowed(expect.timeout, waited);
+                if decided.is_none() && Instant::now() < allowed {
+                    deadline = allowed;
+                    continue;
+                }
+                decided.get_or_insert_with(|| Err(watch.timed_out(waited)));
                 break;
             }
             Err(RecvTimeoutError::Disconnected) => break,
@@ -360,56 +373,6 @@ pub fn run(
     };
     drop(child);
     Ok(Outcome { result, tail: tail.into(), took: start.elapsed() })
-}
-
-/// Reads both pipes as they fill; the channel closes when both have ended.
-fn chunks(
-    out: impl Read + std::marker::Send + 'static,
-    err: impl Read + std::marker::Send + 'static,
-) -> mpsc::Receiver<Vec<u8>> {
-    fn pump(mut pipe: impl Read, to: &mpsc::Sender<Vec<u8>>) {
-        let mut buffer = [0; 4096];
-        while let Ok(length @ 1..) = pipe.read(&mut buffer) {
-            if to.send(buffer[..length].to_vec()).is_err() {
-                return;
-            }
-        }
-    }
-    let (to, from) = mpsc::channel();
-    let err_to = to.clone();
-    thread::spawn(move || pump(out, &to));
-    thread::spawn(move || pump(err, &err_to));
-    from
-}
-
-/// Cuts a stream into lines without their ends.
-#[derive(Default)]
-struct Lines {
-    partial: Vec<u8>,
-}
-
-impl Lines {
-    /// The lines that `bytes` completes.
-    fn push(&mut self, bytes: &[u8]) -> Vec<String> {
-        self.partial.extend_from_slice(bytes);
-        let mut lines = Vec::new();
-        while let Some(end) = self.partial.iter().position(|byte| *byte == b'\n') {
-            let line: Vec<u8> = self.partial.drain(..=end).collect();
-            lines.push(clean(&line));
-        }
-        lines
-    }
-
-    /// What came after the last newline.
-    fn rest(&mut self) -> Option<String> {
-        let rest = clean(&std::mem::take(&mut self.partial));
-        (!rest.is_empty()).then_some(rest)
-    }
-}
-
-/// A line as text: no carriage returns or newline, and nothing that would move a terminal's cursor.
-fn clean(line: &[u8]) -> String {
-    String::from_utf8_lossy(line).chars().filter(|c| *c == '\t' || !c.is_control()).collect()
 }
 
 #[cfg(test)]

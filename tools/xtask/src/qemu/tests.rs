@@ -75,7 +75,7 @@ fn a_counted_line_ends_the_run_when_it_came_often_enough() {
     watch.line("first");
     assert_eq!(watch.line("reboot: up"), Verdict::Continue);
     assert!(watch.ended(Some(0)).is_err_and(|why| why.contains("1 of 2")));
-    assert!(watch.timed_out().contains("1 of 2"));
+    assert!(watch.timed_out(Duration::ZERO).contains("1 of 2"));
     assert_eq!(watch.line("reboot: up"), Verdict::Done);
     let mut without_first = Watch::new(&expect);
     without_first.line("up");
