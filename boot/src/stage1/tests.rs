@@ -72,7 +72,7 @@ fn memory_that_comes_back_is_unmapped_and_its_neighbours_are_not() {
     let mut map = tables();
     map.data(blocks(512, 8)).unwrap();
     for n in 512..520 {
-        assert_eq!(map.touch(n * BLOCK_SIZE), Some(n * BLOCK_SIZE | leaf(Kind::Data, 2)));
+        assert_eq!(map.touch(n * BLOCK_SIZE), Some((n * BLOCK_SIZE) | leaf(Kind::Data, 2)));
     }
     map.unmap_blocks(blocks(514, 3)).unwrap();
     assert_eq!(map.walkers.forgotten, [(blocks(514, 3), BLOCK_SIZE)]);
