@@ -2,10 +2,10 @@
 //! meanwhile; a reset takes the same steps over the memory it has.
 
 use crate::console::{self, VmSink, say};
-use crate::guest::{Guest, GuestRamAccess, KernelWaker, Runner, Uptime};
+use crate::guest::{Guest, GuestRamAccess, KernelWaker, Uptime};
 use crate::machine::{CpuOps, MAX_ENTITIES, Machine, Memory, TablePages};
+use crate::placing;
 use addr::{Address, BLOCK_SIZE, Ipa, Pa, Span};
-use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -15,22 +15,20 @@ use config::cpu_model::CpuModel;
 use config::guest_tree;
 use config::image::GuestLayout;
 use config::map;
-use config::setting::Setting;
-use config::spec::{CpuMax, PayloadRef, VmSpec};
+use config::spec::{PayloadRef, VmSpec};
 use control::{Group, Source, VmNumber};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use devices::pl011::Pl011;
 use devices::pl031::Pl031;
 use devices::pl061::Pl061;
 use el2::space::GuestSpace;
-use el2::world::GuestState;
 use guest_smccc::psci::{Psci, StartState};
 use memory::{Dirty, Filling, GuestRam, HandOver, MemoryError, Prepared};
 use proto::{Refusal, SpecFault};
-use sched::{Affinity, EntityId, GroupId, Kind, Max, Stolen, TimerId, VmId, Weight};
+use sched::{EntityId, GroupId, Kind, TimerId, Weight};
 use sync::{Rank, SpinLock};
 use vgic::{Config, Vgic};
-use vm::{DeviceHandle, Parts, SpiLine, Vcpu, VgicPort, Vm};
+use vm::{DeviceHandle, Parts, SpiLine, VgicPort, Vm};
 
 /// Bytes zeroed in one step.
 const ZERO_STEP: u64 = 128 << 10;
@@ -165,7 +163,10 @@ fn with_entities(
     if let Some(place) = machine.vms.lock().get_mut(usize::from(request.number.0)) {
         place.guest = Some(guest.clone());
     }
-    admit(machine, &guest, request.group);
+    if let Err(refusal) = placing::admit(machine, &guest, request.group) {
+        dismantle(machine, &guest);
+        return Err(refusal);
+    }
     let Some(memory) = HandOver::first(&guest.ram, extents, machine.coherency()) else {
         dismantle(machine, &guest);
         return Err(Refusal::Unsupported("its memory is another's".into()));
@@ -173,7 +174,8 @@ fn with_entities(
     Ok(Construction { guest, stage: Stage::Zero(memory) })
 }
 
-fn refused_spec(key: &str, why: impl ToString) -> Refusal {
+/// A refusal of one of the VM's settings.
+pub fn refused_spec(key: &str, why: impl ToString) -> Refusal {
     Refusal::Spec(SpecFault { key: key.into(), why: why.to_string() })
 }
 
@@ -285,6 +287,8 @@ fn put_together(
     for (base, size, device) in devices {
         vm.attach(window(base, size)?, device).map_err(|e| format!("a device has no place: {e:?}"))?;
     }
+    let allowed = placing::allowed(spec.cpu.affinity.as_deref());
+    let class = placing::class_of(spec.cpu.class).unwrap_or_default();
     Ok(Guest {
         vm,
         space,
@@ -311,48 +315,9 @@ fn put_together(
         ready: SpinLock::new(Rank::Vm, None),
         paused_at: AtomicU64::new(0),
         cancelled: AtomicBool::new(false),
+        allowed: SpinLock::new(Rank::Vm, allowed),
+        class: SpinLock::new(Rank::Vm, class),
     })
-}
-
-/// The VM's number in the table of shares.
-fn share_of(guest: &Guest) -> VmId {
-    VmId(guest.entity(0).0 as u16)
-}
-
-/// Gives each vCPU its place and its runqueue.
-fn admit(machine: &Machine, guest: &Arc<Guest>, group: Option<usize>) {
-    // The number of its first vCPU is no other VM's.
-    let share = share_of(guest);
-    let group = group.map(|group| GroupId(group as u16));
-    let _ = machine.shares.add_vm(share, Weight::new(guest.spec.cpu.weight).unwrap_or_default(), group);
-    let _ = machine.shares.set_vm_max(share, limit(guest.spec.cpu.max), crate::time::now_ns());
-    for vcpu in 0..guest.spec.vcpus {
-        let id = guest.entity(vcpu);
-        let Some(slot) = machine.slot(id) else { continue };
-        let allowed = guest.spec.cpu.affinity.as_deref().unwrap_or(&[]);
-        let home = match allowed.get(vcpu as usize % allowed.len().max(1)) {
-            Some(cpu) => *cpu as usize,
-            None => id.0 as usize % machine.pcpus.len(),
-        };
-        *slot.owner.lock() = Some((guest.clone(), vcpu));
-        slot.whose.store(u32::from(guest.vm.id()) << 16 | vcpu, Ordering::Relaxed);
-        *slot.runner.lock() = Some(Box::new(Runner {
-            id,
-            guest: guest.clone(),
-            vcpu: Vcpu::new(vcpu),
-            state: GuestState::reset(map::vcpu_mpidr(vcpu)),
-            timers_on: home,
-        }));
-        slot.home.store(home, Ordering::Release);
-        let only = if allowed.is_empty() { Affinity::ALL } else { Affinity::only(home) };
-        let Ok(record) = Stolen::new(&machine.shares, id, share) else { continue };
-        let record = record.allow(only);
-        if let Some(pcpu) = machine.pcpus.get(home) {
-            let mut sched = pcpu.sched.lock();
-            // A place of this number is free: `first` was chosen so.
-            let _ = sched.queue.admit(record);
-        }
-    }
 }
 
 impl Construction {
@@ -498,40 +463,6 @@ pub fn launch(machine: &'static Machine, guest: &Guest) -> bool {
     machine.launch(guest, handed)
 }
 
-/// Changes a setting of a VM that is there.
-pub fn apply(machine: &Machine, guest: &Guest, setting: &Setting) -> Result<(), Refusal> {
-    let share = share_of(guest);
-    let now = crate::time::now_ns();
-    match setting {
-        Setting::Weight(weight) => {
-            let _ = machine.shares.set_vm_weight(share, Weight::new(*weight).unwrap_or_default());
-        }
-        Setting::Max(max) => {
-            let _ = machine.shares.set_vm_max(share, limit(*max), now);
-        }
-        Setting::MemoryMax(max) => {
-            let _ = machine.memory.lock().frames.set_limit(guest.account, max.unwrap_or(u64::MAX));
-        }
-        Setting::Affinity(_) | Setting::Class(_) => {
-            return Err(Refusal::Unsupported(
-                "this Merus sets it when a VM is made only; destroy and create it".into(),
-            ));
-        }
-    }
-    for id in guest.entities() {
-        let Some(slot) = machine.slot(id) else { continue };
-        if let Some(pcpu) = machine.pcpus.get(slot.home.load(Ordering::Acquire)) {
-            let _ = pcpu.sched.lock().queue.refresh(id, now);
-        }
-    }
-    Ok(())
-}
-
-/// `cpu.max` as the scheduler has it.
-fn limit(max: Option<CpuMax>) -> Option<Max> {
-    max.and_then(|max| Max::new(max.quota_us.try_into().ok()?, max.period_us.try_into().ok()?))
-}
-
 /// Makes a group, or changes one.
 pub fn group(machine: &Machine, index: usize, group: &Group) -> Result<(), Refusal> {
     let id = GroupId(index as u16);
@@ -551,7 +482,9 @@ pub fn group(machine: &Machine, index: usize, group: &Group) -> Result<(), Refus
             let _ = machine.shares.add_group(id, weight);
         }
     }
-    let _ = machine.shares.set_group_max(id, limit(group.cpu_max), crate::time::now_ns());
+    let _ = machine.shares.set_group_max(id, placing::limit(group.cpu_max), crate::time::now_ns());
+    // Its VMs' vCPUs follow when they are picked next.
+    (0..machine.pcpus.len()).for_each(|number| machine.preempt(number));
     Ok(())
 }
 
@@ -580,7 +513,7 @@ pub fn dismantle(machine: &Machine, guest: &Arc<Guest>) {
         *slot.runner.lock() = None;
         *slot.owner.lock() = None;
     }
-    let _ = machine.shares.remove_vm(share_of(guest));
+    let _ = machine.shares.remove_vm(placing::share_of(guest));
     guest.space.flush();
     guest.space.destroy(&mut TablePages { memory: &machine.memory, account: guest.account });
     let mut memory = machine.memory.lock();

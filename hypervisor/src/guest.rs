@@ -18,7 +18,7 @@ use devices::pl061::Pl061;
 use el2::space::GuestSpace;
 use el2::world::GuestState;
 use memory::{AccountId, GuestRam, HandedOver};
-use sched::EntityId;
+use sched::{Affinity, Class, EntityId};
 use sync::SpinLock;
 use trace::VcpuTrace;
 use vgic::VcpuId;
@@ -79,6 +79,10 @@ pub struct Guest {
     pub paused_at: AtomicU64,
     /// It is not wanted any more while it is being made.
     pub cancelled: AtomicBool,
+    /// The pCPUs on which its vCPUs may run, while their class ties them to none.
+    pub allowed: SpinLock<Affinity>,
+    /// Their class.
+    pub class: SpinLock<Class>,
 }
 
 impl Guest {

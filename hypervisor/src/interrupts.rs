@@ -13,7 +13,7 @@
 use crate::console;
 use crate::guest::{Guest, Runner};
 use crate::observe::Watched;
-use crate::run::Cpu;
+use crate::run::{Company, Cpu};
 use core::sync::atomic::Ordering;
 use el2::gic;
 use sched::{Kind, TimerId};
@@ -148,8 +148,15 @@ fn timer(cpu: &mut Cpu) {
         }
     }
     let now_ns = crate::time::ns(now);
-    if cpu.shared.sched.lock().queue.slice_end().is_some_and(|end| now_ns >= end) {
+    let (over, released) = {
+        let mut sched = cpu.shared.sched.lock();
+        (sched.queue.slice_end().is_some_and(|end| now_ns >= end), sched.queue.release(now_ns))
+    };
+    if over || released.is_some_and(|effect| effect.preempt) {
         cpu.shared.resched.store(true, Ordering::Relaxed);
+    } else if released.is_some() {
+        // Throttled ones are Ready again, and wait here: a pCPU that has nothing to do may take one.
+        cpu.machine.offer(cpu.pcpu.number());
     }
     if cpu.retry_at.is_some_and(|at| now_ns >= at) {
         cpu.retry_at = None;
@@ -217,16 +224,21 @@ fn relieve(cpu: &Cpu) {
     }
 }
 
-/// Sets CNTHP to the next thing that has to be done here. Returns whether other vCPUs wait for this pCPU.
-pub fn set_timer(cpu: &mut Cpu) -> bool {
+/// Sets CNTHP to the next thing that has to be done here, and notes what the loaded vCPU may do while it waits.
+pub fn set_timer(cpu: &mut Cpu) {
     cpu.timer_changed = false;
-    let (timers, slice, waiting) = {
+    let (timers, slice, event) = {
         let sched = cpu.shared.sched.lock();
-        (sched.timers.next(), sched.queue.slice_end(), sched.queue.ready_count() != 0)
+        cpu.company = Company {
+            contended: sched.queue.contended(),
+            native: sched.queue.native_wfi(),
+            owned: sched.queue.owner().is_some(),
+        };
+        (sched.timers.next(), sched.queue.slice_end(), sched.queue.next_event())
     };
     let mut next = timers.unwrap_or(u64::MAX);
-    if let Some(end) = slice {
-        next = next.min(crate::time::ticks(end));
+    for at in [slice, event].into_iter().flatten() {
+        next = next.min(crate::time::ticks(at));
     }
     let management = crate::manage::deadline();
     if management != u64::MAX {
@@ -242,5 +254,4 @@ pub fn set_timer(cpu: &mut Cpu) -> bool {
         next = next.min(crate::time::ticks(at));
     }
     el2::timer::set_deadline((next != u64::MAX).then_some(next));
-    waiting
 }

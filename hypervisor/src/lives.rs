@@ -167,6 +167,9 @@ impl Cpu {
         if !self.shared.evict_asked.swap(false, Ordering::AcqRel) {
             return;
         }
+        if self.shared.strays.swap(false, Ordering::AcqRel) {
+            self.send_strays();
+        }
         let asked = core::mem::take(&mut *self.shared.evict.lock());
         for guest in asked {
             self.drop_resident(&guest);

@@ -50,7 +50,9 @@ pub struct Pcpu {
     pub resched: AtomicBool,
     /// VMs that are stopping: it must not hold state of their vCPUs.
     pub evict: SpinLock<Vec<Arc<Guest>>>,
-    /// Whether `evict` has something.
+    /// vCPUs in its queue may not run here any more.
+    pub strays: AtomicBool,
+    /// Whether `evict` or `strays` has something.
     pub evict_asked: AtomicBool,
     /// Its last events, once tracing has been on. Written by itself alone.
     pub ring: Once<Ring>,
@@ -82,6 +84,7 @@ impl Pcpu {
             idle: AtomicBool::new(false),
             resched: AtomicBool::new(false),
             evict: SpinLock::new(Rank::Vm, Vec::new()),
+            strays: AtomicBool::new(false),
             evict_asked: AtomicBool::new(false),
             ring: Once::new(),
             manage_due: AtomicBool::new(false),
@@ -395,7 +398,8 @@ impl Machine {
             el2::gic::send_sgi(platform::gicv3::sgi1r(KICK, pcpu.mpidr));
         }
     }
-    fn preempt(&self, number: usize) {
+    /// Has pCPU `number` put what it runs and pick again.
+    pub fn preempt(&self, number: usize) {
         if let Some(pcpu) = self.pcpus.get(number) {
             pcpu.resched.store(true, Ordering::SeqCst);
             // Also to itself: a kick is what makes a pCPU look.
@@ -404,13 +408,17 @@ impl Machine {
     }
     /// A vCPU waits on pCPU `home`: an idle one is asked to take it.
     pub fn offer(&self, home: usize) {
-        let idle = |(n, p): (usize, &Pcpu)| (n != home && p.idle.load(Ordering::SeqCst)).then_some(n);
+        let idle = |(n, p): (usize, &Pcpu)| (n != home && p.idle.load(Ordering::SeqCst) && !self.owned(n)).then_some(n);
         if let Some(idle) = self.pcpus.iter().enumerate().find_map(idle) {
             self.kick(idle);
         }
     }
+    /// Whether pCPU `number` is a partition's: nobody else may run there.
+    pub fn owned(&self, number: usize) -> bool {
+        self.shares.view(number).is_some_and(|view| view.owned)
+    }
     /// A vCPU has become ready on pCPU `home`.
-    fn enqueued(&self, home: usize, effect: sched::Enqueued) {
+    pub fn enqueued(&self, home: usize, effect: sched::Enqueued) {
         if effect.preempt {
             self.preempt(home);
             return;
@@ -431,11 +439,22 @@ impl Machine {
         loop {
             let home = slot.home.load(Ordering::Acquire);
             let Some(pcpu) = self.pcpus.get(home) else { return };
-            let woken = pcpu.sched.lock().queue.wake(id, crate::time::now_ns());
+            let (woken, sooner) = {
+                let mut sched = pcpu.sched.lock();
+                let now = crate::time::now_ns();
+                let woken = sched.queue.wake(id, now);
+                let waits = matches!(woken, Wake::Enqueued(effect) if !effect.preempt);
+                (woken, if waits { self.sooner(&mut sched.queue, id, home, now) } else { None })
+            };
             match woken {
                 Wake::Enqueued(effect) => {
                     self.note_vcpu(id, What::Wake, 0);
-                    return self.enqueued(home, effect);
+                    let Some((stolen, to)) = sooner else { return self.enqueued(home, effect) };
+                    let (at, effect) = self.deliver(stolen, home, to);
+                    if let Some(effect) = effect {
+                        self.enqueued(at, effect);
+                    }
+                    return;
                 }
                 Wake::Running => return self.kick(home),
                 Wake::AlreadyReady | Wake::Off => return,

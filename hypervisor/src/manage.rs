@@ -7,7 +7,7 @@ use crate::console;
 use crate::construct;
 use crate::machine::Machine;
 use crate::run::{Cpu, Work};
-use crate::{line, rows, uploads};
+use crate::{line, placing, rows, uploads};
 use alloc::string::String;
 use alloc::vec;
 use config::map;
@@ -224,7 +224,7 @@ impl Host for Machinery<'_> {
     fn apply(&mut self, vm: VmNumber, setting: &Setting) -> Result<(), Refusal> {
         let machine = Machinery::machine(self);
         match machine.guest(vm) {
-            Some(guest) => construct::apply(machine, &guest, setting),
+            Some(guest) => placing::apply(machine, &guest, setting),
             None => Ok(()),
         }
     }

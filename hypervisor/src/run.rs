@@ -29,7 +29,6 @@ use el2::vectors::Left;
 use el2::world::{GuestState, LoadedEl1};
 use platform::gicv3::Redistributor;
 use sched::{EntityId, Kind, Pick, RunState, TimerId, Why};
-use trace::What;
 use trap::{Exit, RawExit, SErrorAction, SErrorSyndrome, Vector, decode};
 use vm::{Life, Next, Port, Requests, StopReason, handle, quick};
 
@@ -52,6 +51,8 @@ pub struct Cpu {
     pub ppis: Ppis,
     /// Whose registers are in the hardware.
     pub resident: Option<(EntityId, Arc<Guest>, u32)>,
+    /// What the loaded vCPU has beside it, as [`interrupts::set_timer`] saw it last.
+    pub company: Company,
     /// CNTHP has to be set again before the next entry or sleep.
     pub timer_changed: bool,
     /// Long work that is done here, in steps.
@@ -62,6 +63,17 @@ pub struct Cpu {
     pub retry_at: Option<u64>,
     /// What management has not been told yet.
     pub news: Vec<News>,
+}
+
+/// Who is on a pCPU beside the vCPU that has it. Whoever changes that kicks the pCPU, or sets its flag `resched`.
+#[derive(Clone, Copy, Default)]
+pub struct Company {
+    /// Others wait for it.
+    pub contended: bool,
+    /// It may sleep as long as it likes while the scheduler takes it for running: nobody waits, and nothing limits it.
+    pub native: bool,
+    /// The pCPU is a partition's.
+    pub owned: bool,
 }
 
 /// Work that is longer than a guest should wait.
@@ -94,6 +106,7 @@ impl Cpu {
             redistributor,
             ppis: machine.ppis,
             resident: None,
+            company: Company::default(),
             timer_changed: true,
             work: Vec::with_capacity(WORK),
             input_waits: false,
@@ -179,32 +192,6 @@ impl Cpu {
         self.shared.idle.store(false, Ordering::SeqCst);
     }
 
-    /// Takes a ready vCPU from another pCPU.
-    fn steal(&mut self) -> bool {
-        let own = self.pcpu.number();
-        for (number, other) in self.machine.pcpus.iter().enumerate() {
-            if number == own {
-                continue;
-            }
-            let stolen = {
-                let mut sched = other.sched.lock();
-                // The last one that is ready there may be about to run.
-                let spare = sched.queue.running().is_some() || sched.queue.ready_count() > 1;
-                if spare { sched.queue.steal(own, crate::time::now_ns()) } else { None }
-            };
-            let Some(stolen) = stolen else { continue };
-            let id = stolen.id();
-            let received = self.shared.sched.lock().queue.receive(stolen, crate::time::now_ns());
-            if let Some(slot) = self.machine.slot(id) {
-                slot.home.store(own, Ordering::Release);
-            }
-            self.machine.note_vcpu(id, What::Moved, number as u64);
-            self.shared.steals.fetch_add(1, Ordering::Relaxed);
-            return received.is_ok();
-        }
-        false
-    }
-
     /// Saves the resident vCPU's registers. `goes_on`: it will want them again, so its timer's deadline is kept as well.
     pub fn evict(&mut self, goes_on: bool) {
         let Some((id, guest, vcpu)) = self.resident.take() else { return };
@@ -262,7 +249,16 @@ impl Cpu {
         let now = crate::time::now_ns();
         let busy = self.shared.busy_ns.load(Ordering::Relaxed).wrapping_add(now.saturating_sub(picked));
         self.shared.busy_ns.store(busy, Ordering::Relaxed);
-        let state = self.shared.sched.lock().queue.put(id, now, why);
+        let (state, given) = {
+            let mut sched = self.shared.sched.lock();
+            let state = sched.queue.put(id, now, why);
+            // Whoever waits here beside it may be served sooner by another pCPU.
+            let several = sched.queue.ready_count() > 1 && machine.pcpus.len() > 1;
+            (state, if several { sched.queue.shed(now) } else { None })
+        };
+        if let Some((stolen, to)) = given {
+            self.pass_on(stolen, to);
+        }
         if let (Some(since), Ok(state)) = (since, state) {
             observe::leaves(machine, &guest, index, why, state, since);
         }
@@ -377,7 +373,10 @@ impl Cpu {
             match self.exit::<TRACED>(&guest, runner, left, &mut stretch) {
                 Next::Resume => {}
                 Next::Fold(_) => {}
-                Next::Yield => break Ended::Put(Why::Yielded),
+                Next::Yield => {
+                    self.favour_sibling(&guest, index);
+                    break Ended::Put(Why::Yielded);
+                }
                 Next::Block => {
                     // Nothing was pending when `vm` looked. What has come since has left a request.
                     self.shared.sched.lock().queue.clear_wake(runner.id);
@@ -385,9 +384,9 @@ impl Cpu {
                         stretch.ends(self.machine, &guest, index);
                     }
                     if port.requests().is_empty() {
-                        let Some(ticked) = self.doze::<TRACED>(&guest, index, port) else {
-                            break Ended::Put(Why::Blocked);
-                        };
+                        // For the queue a dozing vCPU runs: not one whose time is limited.
+                        let woken = if self.company.native { self.doze::<TRACED>(&guest, index, port) } else { None };
+                        let Some(ticked) = woken else { break Ended::Put(Why::Blocked) };
                         runner.vcpu.tick |= ticked;
                     }
                     runner.vcpu.flush_due = true;

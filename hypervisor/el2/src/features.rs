@@ -31,6 +31,7 @@ pub struct Features {
     pub mops: bool,
     pub dic: bool,
     pub xnx: bool,
+    pub twed: bool,
     pub gic_sysregs: bool,
     /// ID_AA64MMFR0_EL1.PARange, as the field.
     pub pa_range: u64,
@@ -92,6 +93,7 @@ impl Features {
             mops: field(isar2, 16) != 0,
             dic: ctr >> 29 & 1 != 0,
             xnx: field(mmfr1, 28) != 0,
+            twed: field(mmfr1, 32) != 0,
             gic_sysregs: field(pfr0, 24) != 0,
             pa_range: mmfr0 & 0xf,
             vmid16: field(mmfr1, 4) == 2,
@@ -130,6 +132,7 @@ impl Features {
             mops: a.mops && b.mops,
             dic: a.dic && b.dic,
             xnx: a.xnx && b.xnx,
+            twed: a.twed && b.twed,
             gic_sysregs: a.gic_sysregs && b.gic_sysregs,
             pa_range: a.pa_range.min(b.pa_range),
             vmid16: a.vmid16 && b.vmid16,

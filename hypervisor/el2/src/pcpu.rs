@@ -7,7 +7,7 @@ use crate::features::{Features, id_register};
 use crate::lists::HardwareLists;
 use crate::probe;
 use crate::regs::{mrs, msr, op};
-use crate::start::{self, HCR_TVM, HCR_TWI, HCR_VSE};
+use crate::start::{self, HCR_TVM, HCR_TWE, HCR_TWI, HCR_VSE};
 use crate::vectors::{self, Left};
 use crate::world::{self, GuestState, Space};
 use trap::GuestFrame;
@@ -157,7 +157,7 @@ impl Pcpu {
         state.set_serror_pending(self.serror_given && world::serror_pending());
         self.serror_given = false;
         self.set_debug(None);
-        self.trap_wfi(true);
+        self.trap_waits(true, false);
         self.watch_stage1(false);
         // SAFETY: nobody is loaded from here on; `load` puts stage 2 on again, with the next vCPU's tables.
         unsafe { world::park(self.hcr, self.errata) };
@@ -178,18 +178,18 @@ impl Pcpu {
             None => {}
         }
     }
-    /// Whether WFI exits.
+    /// Whether WFI exits, and WFE (where the CPU has FEAT_TWED, after a delay).
     #[inline]
-    pub fn trap_wfi(&mut self, on: bool) {
-        self.set_hcr_bit(HCR_TWI, on);
+    pub fn trap_waits(&mut self, wfi: bool, wfe: bool) {
+        let on = if wfi { HCR_TWI } else { 0 } | if wfe { HCR_TWE } else { 0 };
+        self.change_hcr(self.hcr & !(HCR_TWI | HCR_TWE) | on);
     }
     /// Whether writes of the stage-1 control registers exit.
     pub fn watch_stage1(&mut self, on: bool) {
-        self.set_hcr_bit(HCR_TVM, on);
+        self.change_hcr(if on { self.hcr | HCR_TVM } else { self.hcr & !HCR_TVM });
     }
     #[inline]
-    fn set_hcr_bit(&mut self, bit: u64, on: bool) {
-        let hcr = if on { self.hcr | bit } else { self.hcr & !bit };
+    fn change_hcr(&mut self, hcr: u64) {
         if hcr == self.hcr {
             return;
         }
@@ -205,7 +205,7 @@ impl Pcpu {
             self.serror_given = world::serror_pending();
             hcr |= if self.serror_given { HCR_VSE } else { 0 };
         }
-        // SAFETY: the start state's value with TWI, TVM or VSE changed.
+        // SAFETY: the start state's value with TWI, TWE, TVM or VSE changed.
         unsafe { world::set_hcr(hcr) };
     }
     /// Makes an SError pending for the loaded vCPU: it takes it once its PSTATE.A is clear, with `syndrome` (25 bits) where the CPUs

@@ -37,12 +37,20 @@ const SCTLR_IESB: u64 = 1 << 21;
 pub const HCR_VSE: u64 = 1 << 8;
 /// HCR_EL2.TWI: WFI exits.
 pub const HCR_TWI: u64 = 1 << 13;
+/// HCR_EL2.TWE: WFE exits.
+pub const HCR_TWE: u64 = 1 << 14;
+/// HCR_EL2.TWEDEn, with a delay of 2^(4 + 8) cycles (TWEDEL): a WFE that is to exit waits that long for its event first. A lock is
+/// mostly held for less, and what a switch costs is of that order.
+const HCR_TWED: u64 = 1 << 59 | 4 << 60;
 /// HCR_EL2.TVM: writes of the stage-1 control registers exit.
 pub const HCR_TVM: u64 = 1 << 26;
 
 /// HCR_EL2 for guests on CPUs with these features.
 pub fn hcr(f: &Features) -> u64 {
     let mut hcr = HCR_GUEST;
+    if f.twed {
+        hcr |= HCR_TWED;
+    }
     if f.lor {
         hcr |= 1 << 35; // TLOR
     }

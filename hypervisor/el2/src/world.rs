@@ -306,7 +306,7 @@ impl LoadedEl1 {
 /// Sets HCR_EL2 for the loaded vCPU.
 ///
 /// # Safety
-/// `value` is [`crate::start::hcr`]'s with nothing changed but TWI, TVM and VSE.
+/// `value` is [`crate::start::hcr`]'s with nothing changed but TWI, TWE, TVM and VSE.
 pub unsafe fn set_hcr(value: u64) {
     // SAFETY: the caller's promise; takes effect at the latest at the `eret`.
     unsafe { msr!("HCR_EL2", value) };

@@ -34,6 +34,10 @@ impl Cpu {
                 }
                 if cpu.timer_changed {
                     interrupts::set_timer(cpu);
+                    if !cpu.company.native {
+                        // It has been limited meanwhile, or somebody will soon be ready: for the queue, it sleeps.
+                        break None;
+                    }
                 }
                 el2::gic::wait_for_interrupt();
                 end = el2::timer::now();
@@ -54,13 +58,15 @@ impl Cpu {
         })
     }
 
-    /// Sets the timer and the WFI trap as the queue now has it.
+    /// Sets the timer and the traps of WFI and WFE as the queue now has it.
     #[inline(never)]
     pub(super) fn before_entry(&mut self) {
-        let waiting = interrupts::set_timer(self);
-        // A vCPU may sleep natively only while nobody else could want this pCPU.
-        let trap = waiting || self.machine.crowded() || !self.work.is_empty();
-        self.pcpu.trap_wfi(trap);
+        interrupts::set_timer(self);
+        let Company { contended, native, owned } = self.company;
+        // A vCPU may sleep natively only while nobody else could want this pCPU, and its sleep counts against no limit.
+        let wfi = !native || (!owned && self.machine.crowded()) || !self.work.is_empty();
+        // One that spins for a lock keeps its pCPU unless another vCPU, who may hold the lock, waits for it.
+        self.pcpu.trap_waits(wfi, contended);
     }
 
     /// Everything that has to be right before the next entry. `Some`: the vCPU has to leave. Long work of the guest's own is

@@ -21,7 +21,7 @@ mod lines;
 mod machine;
 mod patience;
 
-pub use machine::Machine;
+pub use machine::{COUNTED, Machine};
 
 use crate::setup::Qemu;
 use anyhow::{Context as _, Result};
@@ -80,6 +80,8 @@ pub struct Expect {
     pub forbidden: Vec<String>,
     /// A pattern of lines that must all be the same, the first one aside.
     pub constant: Option<String>,
+    /// Numbers that must be within a range.
+    pub between: Vec<Between>,
     /// Text to type, in this order.
     pub script: Vec<Send>,
     /// Commands on the control line, in this order.
@@ -88,6 +90,26 @@ pub struct Expect {
     pub end: End,
     /// The longest it may take, what it waited for a CPU of this machine aside.
     pub timeout: Duration,
+}
+
+/// A number that must come, and whenever it comes be within a range.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Between {
+    /// The text right before it; `*` stands for any text.
+    pub text: String,
+    /// The least that it may be.
+    pub least: u64,
+    /// The most.
+    pub most: u64,
+}
+
+impl Between {
+    /// The number in a line that has the text; none where it is not followed by one.
+    fn number(&self, line: &str) -> Option<Option<u64>> {
+        let rest = self.text.split('*').try_fold(line, |rest, part| rest.split_once(part).map(|(_, rest)| rest))?;
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).map_or(rest, |end| &rest[..end]);
+        Some(digits.parse().ok())
+    }
 }
 
 /// Whether a line has the pattern somewhere in it; `*` stands for any text.
@@ -124,12 +146,23 @@ pub struct Watch<'a> {
     last: String,
     /// What the constant lines say: none yet, the first one, from the second on.
     constant: Option<Option<String>>,
+    /// Which numbers have come.
+    measured: Vec<bool>,
 }
 
 impl<'a> Watch<'a> {
     /// A watch that has seen nothing.
     pub fn new(expect: &'a Expect) -> Self {
-        Self { expect, next: 0, typed: 0, fatal: false, counted: 0, last: String::new(), constant: None }
+        Self {
+            expect,
+            next: 0,
+            typed: 0,
+            fatal: false,
+            counted: 0,
+            last: String::new(),
+            constant: None,
+            measured: vec![false; expect.between.len()],
+        }
     }
 
     /// Takes a complete line.
@@ -151,6 +184,13 @@ impl<'a> Watch<'a> {
                 }
                 Some(Some(_)) => {}
             }
+        }
+        for (between, measured) in self.expect.between.iter().zip(&mut self.measured) {
+            let Some(number) = between.number(line) else { continue };
+            if number.is_none_or(|number| !(between.least..=between.most).contains(&number)) {
+                return Verdict::Failed(format!("not {} to {}: {}", between.least, between.most, line.trim()));
+            }
+            *measured = true;
         }
         if line.contains(FATAL) {
             self.fatal = true;
@@ -220,7 +260,9 @@ impl<'a> Watch<'a> {
     }
 
     fn missing(&self) -> Option<String> {
-        let pattern = self.expect.lines.get(self.next)?;
+        let numbers = self.expect.between.iter().zip(&self.measured);
+        let number = || numbers.clone().find(|(_, measured)| !**measured).map(|(between, _)| &between.text);
+        let pattern = self.expect.lines.get(self.next).or_else(number)?;
         Some(format!("never printed `{pattern}`; {}", self.last_seen()))
     }
 

@@ -211,6 +211,7 @@ fn expected(demo: bool) -> Expect {
         lines: lines.into_iter().flatten().map(str::to_owned).collect(),
         forbidden: vec!["Kernel panic".to_owned(), "demo: FAILED".to_owned()],
         constant: None,
+        between: Vec::new(),
         script: Vec::new(),
         control: Vec::new(),
         end: End::Exit(0),

@@ -8,7 +8,7 @@ mod damage;
 pub use damage::Damage;
 
 use crate::qemu::control::Step;
-use crate::qemu::{End, Expect, Machine, Send};
+use crate::qemu::{Between, COUNTED, End, Expect, Machine, Send};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
 use std::collections::BTreeSet;
@@ -80,6 +80,12 @@ pub struct Row {
     debug_fp: bool,
     /// Lines that must all be the same, the first one aside.
     constant: Option<String>,
+    /// A text, and the least and the most that the number after it may be.
+    #[serde(default)]
+    between: Vec<(String, u64, u64)>,
+    /// Time is what the CPUs execute.
+    #[serde(default)]
+    icount: bool,
     /// Seconds.
     timeout: Option<u64>,
     #[serde(default)]
@@ -308,7 +314,7 @@ impl Row {
                 initrd: None,
                 append: self.append.clone(),
                 control: None,
-                extra: Vec::new(),
+                extra: if self.icount { COUNTED.iter().map(|&arg| arg.to_owned()).collect() } else { Vec::new() },
             },
             preload: self.preload,
             debug_fp: self.debug_fp,
@@ -316,6 +322,11 @@ impl Row {
                 lines: self.expect.iter().map(fill).collect(),
                 forbidden: defaults.forbid.iter().chain(&self.forbid).map(fill).collect(),
                 constant: self.constant.clone(),
+                between: self
+                    .between
+                    .iter()
+                    .map(|(text, least, most)| Between { text: fill(text), least: *least, most: *most })
+                    .collect(),
                 script: self
                     .script
                     .iter()

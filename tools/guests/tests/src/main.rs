@@ -19,6 +19,7 @@ mod priorities;
 mod psci_calls;
 mod registers;
 mod sgi;
+mod share;
 mod smp;
 mod sys_ops;
 mod taken;
@@ -59,6 +60,8 @@ static TESTS: &[Test] = &[
     guest_test!("cross", cross::cross, alone),
     guest_test!("reset", hello::reset, alone),
     guest_test!("answer", answer::answer, alone),
+    guest_test!("share", share::share, alone),
+    guest_test!("period", share::period, alone),
     guest_test!("trace", trace::trace, alone),
 ];
 

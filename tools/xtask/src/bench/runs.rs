@@ -6,7 +6,7 @@ use super::trace::{self, Kinds};
 use crate::build::Built;
 use crate::bundle;
 use crate::ctx::{self, Ctx, Step};
-use crate::qemu::{self, End, Expect, Machine};
+use crate::qemu::{self, COUNTED, End, Expect, Machine};
 use crate::setup::{Guest, Qemu};
 use anyhow::{Context as _, Result, anyhow, bail};
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,8 +16,6 @@ use std::time::Duration;
 
 /// The longest that one machine may take; a few seconds is usual.
 const TIMEOUT: Duration = Duration::from_secs(300);
-/// What makes a machine count instructions.
-const ICOUNT: [&str; 6] = ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off", "-seed", "1"];
 /// What Merus prints when a VM starts, before the counter's value.
 const STARTS: &str = "at tick ";
 
@@ -303,7 +301,7 @@ fn machine(shape: &str, smp: u32, kernel: &Path, initrd: Option<PathBuf>) -> Mac
         initrd,
         append: None,
         control: None,
-        extra: ICOUNT.map(str::to_owned).to_vec(),
+        extra: COUNTED.map(str::to_owned).to_vec(),
     }
 }
 
@@ -338,6 +336,7 @@ fn watch(env: &Env<'_>, name: &str, machine: &Machine, wanted: &str, end: End) -
         lines: vec![wanted.to_owned()],
         forbidden: vec!["FAILED".to_owned(), "refused".to_owned()],
         constant: None,
+        between: Vec::new(),
         script: Vec::new(),
         control: Vec::new(),
         end,

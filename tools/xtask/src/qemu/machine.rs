@@ -9,6 +9,9 @@ use std::sync::OnceLock;
 /// Where the image lies that a [`Machine::preload`] jumps to (its own constant `MERUS`).
 const PRELOADED_AT: &str = "0x41000000";
 
+/// Arguments for a machine whose time is the number of instructions that its CPUs execute, one after the other, a nanosecond each.
+pub const COUNTED: [&str; 6] = ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off", "-seed", "1"];
+
 /// The machine to boot.
 #[derive(Clone, Debug)]
 pub struct Machine {

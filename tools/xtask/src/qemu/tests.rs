@@ -7,6 +7,7 @@ fn expect(lines: &[&str], end: End) -> Expect {
         lines: lines.iter().map(|line| (*line).to_owned()).collect(),
         forbidden: vec!["Kernel panic".to_owned()],
         constant: None,
+        between: Vec::new(),
         script: Vec::new(),
         control: Vec::new(),
         end,
@@ -49,6 +50,22 @@ fn a_fatal_line_fails_at_once_unless_wanted() {
     assert_eq!(watch.ended(Some(0)), Err("no `merus: fatal:` line; nothing was printed".to_owned()));
     assert_eq!(watch.line("merus: fatal: no bundle"), Verdict::Continue);
     assert_eq!(watch.ended(Some(0)), Ok(()));
+}
+
+#[test]
+fn a_number_must_come_and_be_within_its_range() {
+    let mut expect = expect(&[], End::Exit(0));
+    expect.between = vec![Between { text: "share web ".to_owned(), least: 230, most: 270 }];
+    let mut watch = Watch::new(&expect);
+    assert_eq!(watch.line("[web] share db 900"), Verdict::Continue);
+    assert_eq!(watch.ended(Some(0)), Err("never printed `share web `; last seen: [web] share db 900".to_owned()));
+    for line in ["[web] share web 230", "share web 270 of 1000"] {
+        assert_eq!(watch.line(line), Verdict::Continue);
+    }
+    assert_eq!(watch.ended(Some(0)), Ok(()));
+    for line in ["share web 229", "share web 271", "share web none", "share web 99999999999999999999"] {
+        assert_eq!(Watch::new(&expect).line(line), Verdict::Failed(format!("not 230 to 270: {line}")));
+    }
 }
 
 #[test]
