@@ -114,9 +114,15 @@ pub fn poll() {
     console().lock().drain();
 }
 
+/// Whether [`next_relieved`] may have something.
+#[inline]
+pub fn relieved() -> bool {
+    RELIEVED.load(Ordering::Relaxed)
+}
+
 /// The VMs whose transmitters may go on, one a call.
 pub fn next_relieved() -> Option<SourceId> {
-    if !RELIEVED.load(Ordering::Relaxed) {
+    if !relieved() {
         return None;
     }
     let next = console().lock().mux.next_relieved();

@@ -12,6 +12,7 @@
 
 use crate::console;
 use crate::guest::{Guest, Runner};
+use crate::machine::KICK;
 use crate::observe::Watched;
 use crate::run::{Company, Cpu};
 use core::sync::atomic::Ordering;
@@ -104,6 +105,8 @@ fn serve(cpu: &mut Cpu, intid: u32) {
     cpu.machine.note(NOBODY, What::Taken, intid.into());
     gic::drop_priority(intid);
     match intid {
+        // The frequent one first; it says no more than "look up".
+        _ if intid == u32::from(KICK) => looked_up(cpu),
         _ if intid == cpu.ppis.virtual_timer => {
             // The resident vCPU's timer while it sleeps; it stays active until that vCPU deactivates it or leaves.
             match &cpu.resident {
@@ -125,14 +128,18 @@ fn serve(cpu: &mut Cpu, intid: u32) {
                 cpu.management_due();
             }
         }
-        // A kick says no more than "look up", and nothing else is switched on. (A maintenance interrupt that was on its way when
-        // the guest was left is gone: no list registers are live while EL2 waits.)
-        _ => {
-            cpu.timer_changed = true;
-            relieve(cpu);
-        }
+        // Nothing else is switched on. (A maintenance interrupt that was on its way when the guest was left is gone: no list
+        // registers are live while EL2 waits.)
+        _ => looked_up(cpu),
     }
     gic::deactivate(intid);
+}
+
+/// Whoever sends a kick has changed something before.
+#[inline(always)]
+fn looked_up(cpu: &mut Cpu) {
+    cpu.timer_changed = true;
+    relieve(cpu);
 }
 
 /// CNTHP has fired: deadlines, the end of a slice, the console.
@@ -215,7 +222,16 @@ fn input(cpu: &mut Cpu) {
 }
 
 /// Lets the transmitters go on that waited for room at the console.
+#[inline]
 fn relieve(cpu: &Cpu) {
+    if console::relieved() {
+        relieve_all(cpu);
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn relieve_all(cpu: &Cpu) {
     while let Some(source) = console::next_relieved() {
         let guest = cpu.machine.guest_at(source);
         if let Some(guest) = guest {
@@ -225,6 +241,7 @@ fn relieve(cpu: &Cpu) {
 }
 
 /// Sets CNTHP to the next thing that has to be done here, and notes what the loaded vCPU may do while it waits.
+#[inline]
 pub fn set_timer(cpu: &mut Cpu) {
     cpu.timer_changed = false;
     let (timers, slice, event) = {

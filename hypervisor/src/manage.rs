@@ -36,6 +36,7 @@ impl Management {
 static DEADLINE: AtomicU64 = AtomicU64::new(u64::MAX);
 
 /// When a guest's grace is over, in ns.
+#[inline]
 pub fn deadline() -> u64 {
     DEADLINE.load(Ordering::Relaxed)
 }

@@ -77,7 +77,7 @@ impl Cpu {
             if let Some(why) = self.attend::<TRACED>(guest, runner) {
                 return Some(why);
             }
-            if !self.clean(guest, runner) {
+            if !runner.vcpu.cleans() || !self.clean(guest, runner) {
                 return None;
             }
         }
@@ -151,6 +151,8 @@ impl Cpu {
     }
 
     /// The next piece of what a set/way operation asks for: from the caches to memory. `false`: there is none left.
+    #[cold]
+    #[inline(never)]
     pub(super) fn clean(&mut self, guest: &Guest, runner: &mut Runner) -> bool {
         // 64-byte lines at some three instructions each: within the budget of 10,000 for one stretch.
         const STEP: u64 = 128 << 10;

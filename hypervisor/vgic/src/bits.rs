@@ -32,6 +32,16 @@ impl VcpuSet {
     pub(crate) fn insert_existing(&mut self, vcpu: VcpuId) {
         self.0 |= 1u64.wrapping_shl(vcpu);
     }
+    /// [`VcpuSet::remove`] of one that is known to exist.
+    #[inline]
+    pub(crate) fn remove_existing(&mut self, vcpu: VcpuId) {
+        self.0 &= !1u64.wrapping_shl(vcpu);
+    }
+    /// [`VcpuSet::contains`] of one that is known to exist.
+    #[inline]
+    pub(crate) const fn contains_existing(self, vcpu: VcpuId) -> bool {
+        self.0 & 1u64.wrapping_shl(vcpu) != 0
+    }
     /// Takes a vCPU out.
     #[inline]
     pub fn remove(&mut self, vcpu: VcpuId) {

@@ -176,9 +176,9 @@ impl Vgic {
     #[inline]
     pub fn flush(&mut self, vcpu: VcpuId, hw: &mut impl ListRegs) {
         let Some(v) = self.vcpus.get_mut(vcpu as usize) else { return };
-        if self.dirty.contains(vcpu) {
-            self.notify.remove(vcpu);
-            self.dirty.remove(vcpu);
+        if self.dirty.contains_existing(vcpu) {
+            self.notify.remove_existing(vcpu);
+            self.dirty.remove_existing(vcpu);
             if !(self.forwarding && place_new(v, vcpu as u8, hw)) {
                 return self.fill(vcpu, hw);
             }

@@ -86,6 +86,11 @@ impl Vcpu {
         self.cleaned = Some(0);
         self.flush_due = true;
     }
+    /// Whether [`Self::next_to_clean`] may have something.
+    #[inline]
+    pub fn cleans(&self) -> bool {
+        self.cleaned.is_some()
+    }
     /// The next of `ram` to be cleaned and invalidated to the point of coherency before the vCPU goes on: up to `at_most` bytes
     /// (at least one). The position stays with the vCPU, so that others may run between two pieces, on this pCPU too.
     pub fn next_to_clean(&mut self, ram: &GuestRam, at_most: u64) -> Option<Span<Pa>> {

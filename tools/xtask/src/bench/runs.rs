@@ -334,7 +334,8 @@ fn pack_manifest(env: &Env<'_>, name: &str, manifest: &str) -> Result<PathBuf> {
 fn watch(env: &Env<'_>, name: &str, machine: &Machine, wanted: &str, end: End) -> Result<Vec<String>> {
     let expect = Expect {
         lines: vec![wanted.to_owned()],
-        forbidden: vec!["FAILED".to_owned(), "refused".to_owned()],
+        // The word alone is in the counters that Merus prints of every VM.
+        forbidden: ["FAILED", "merus: refused", "bundle is refused"].map(str::to_owned).to_vec(),
         constant: None,
         between: Vec::new(),
         script: Vec::new(),
