@@ -159,6 +159,9 @@ struct Product {
     /// Names of the EL1 payload's tests.
     #[serde(default)]
     test: Vec<String>,
+    /// What `{how}` in the row's name, manifest and patterns stands for.
+    #[serde(default)]
+    how: Vec<String>,
     /// The combinations (cpu, vcpus, smp) of the normal run; all where left out.
     covering: Option<Vec<(String, u32, u32)>>,
     row: Row,
@@ -247,7 +250,8 @@ impl Product {
             for vcpus in axis(&self.vcpus) {
                 for smp in axis(&self.smp) {
                     for test in axis(&self.test) {
-                        rows.push(self.row_of(cpu.as_ref(), vcpus, smp, test.as_deref()));
+                        let row = self.row_of(cpu.as_ref(), vcpus, smp, test.as_deref());
+                        rows.extend(axis(&self.how).iter().map(|how| row.filled(how.as_deref())));
                     }
                 }
             }
@@ -275,6 +279,19 @@ impl Product {
 }
 
 impl Row {
+    /// Itself with `{how}` filled in, where the product has that axis.
+    fn filled(&self, how: Option<&str>) -> Self {
+        let Some(how) = how else { return self.clone() };
+        let fill = |text: &String| text.replace("{how}", how);
+        Self {
+            name: fill(&self.name),
+            manifest: self.manifest.as_ref().map(fill),
+            expect: self.expect.iter().map(fill).collect(),
+            forbid: self.forbid.iter().map(fill).collect(),
+            ..self.clone()
+        }
+    }
+
     fn resolve(&self, defaults: &Defaults) -> Result<Boot> {
         let cpu = self.cpu.as_ref().unwrap_or(&defaults.cpu);
         let smp = self.smp.unwrap_or(defaults.smp);

@@ -11,6 +11,7 @@ mod debug;
 mod fp;
 mod fuzz;
 mod hello;
+mod hostile;
 mod loads;
 mod no_eoi;
 mod pauth;
@@ -25,6 +26,7 @@ mod sys_ops;
 mod taken;
 mod timers;
 mod trace;
+mod victim;
 mod wfx;
 
 use guest_rt::guest_test;
@@ -63,6 +65,8 @@ static TESTS: &[Test] = &[
     guest_test!("share", share::share, alone),
     guest_test!("period", share::period, alone),
     guest_test!("trace", trace::trace, alone),
+    guest_test!("hostile", hostile::hostile, alone),
+    guest_test!("victim", victim::victim, alone),
 ];
 
 fn main() {
