@@ -16,6 +16,7 @@ const INTID: u32 = 33;
 /// Answers lines until one of them is "off".
 pub fn answer() {
     let tag = fdt::argument("tag").unwrap_or("-");
+    gic::init();
     gic::route(INTID, 0);
     gic::enable(0, INTID);
     mmio::write32(IMSC, RX);
