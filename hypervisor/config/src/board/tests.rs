@@ -208,6 +208,7 @@ fn timers_can_be_told_apart_by_name() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "the boards above, read once more")]
 fn the_private_interrupts_are_the_trees() {
     assert_eq!(parse(VIRT_V3).unwrap().ppis, Ppis { maintenance: 25, hyp_timer: 26, virtual_timer: 27 });
     let board = parse(&board_with([1, 1, 4], [1, 13, 8, 1, 14, 8, 1, 0, 8, 1, 15, 8]).blob()).unwrap();

@@ -192,7 +192,10 @@ fn a_corrupted_payload_is_refused_by_its_sum() {
 
 #[test]
 fn places_outside_the_bundle_are_refused() {
-    for (offset, size) in [(0u64, 100u64), (4097, 8), (1 << 40, 8), (4096, 1 << 40), (u64::MAX - 4095, 4096)] {
+    // A few of each are enough for Miri.
+    let few = if cfg!(miri) { 4 } else { 1 };
+    let places = [(0u64, 100u64), (4097, 8), (1 << 40, 8), (4096, 1 << 40), (u64::MAX - 4095, 4096)];
+    for (offset, size) in places.into_iter().step_by(few) {
         let mut bytes = example();
         bytes[24..32].copy_from_slice(&offset.to_le_bytes());
         bytes[32..40].copy_from_slice(&size.to_le_bytes());
@@ -202,8 +205,8 @@ fn places_outside_the_bundle_are_refused() {
             format!("the bundle's tree lies outside the bundle ({size} bytes at {offset:#x}); pack it again")
         );
     }
-    for (offset, size) in [(8193, 1), (8192, 8193), (16384, 1), (1 << 40, 1), (u64::MAX - 4095, 4096), (4096, u64::MAX)]
-    {
+    let places = [(8193, 1), (8192, 8193), (16384, 1), (1 << 40, 1), (u64::MAX - 4095, 4096), (4096, u64::MAX)];
+    for (offset, size) in places.into_iter().step_by(few) {
         assert_eq!(
             refusal(&with_images(&[(offset, size)])),
             format!("payload \"k0\" has a wrong place ({size} bytes at {offset:#x}); pack the bundle again")

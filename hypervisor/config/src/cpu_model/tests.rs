@@ -301,8 +301,10 @@ fn merging_a_core_with_itself_changes_nothing_and_order_does_not_matter() {
         twice.merge(core);
         assert_eq!(&twice, core);
     }
-    for a in &cores {
-        for b in &cores {
+    // Two pairs are enough for Miri.
+    let cores = if cfg!(miri) { &cores[2..] } else { &cores[..] };
+    for a in cores {
+        for b in cores {
             let (mut ab, mut ba) = (a.clone(), b.clone());
             ab.merge(b);
             ba.merge(a);

@@ -25,7 +25,7 @@ proptest! {
         4 => (0u32..20, 0usize..3, 0u64..1000).prop_map(|(i, k, d)| Op::Set(i, k, d)),
         1 => (0u32..20, 0usize..3).prop_map(|(i, k)| Op::Cancel(i, k)),
         1 => (0u64..1000).prop_map(Op::Expire),
-    ], 1..if cfg!(miri) { 40 } else { 300 })) {
+    ], 1..if cfg!(miri) { 12 } else { 300 })) {
         let mut timers = Timers::new(20);
         let mut model: BTreeMap<(u32, usize), u64> = BTreeMap::new();
         for op in ops {
