@@ -2,6 +2,7 @@
 //!
 //! Before the UART is found, lines wait in the multiplexer. Nothing here waits for the UART but [`finish`], on the way out.
 
+use crate::machine::machine;
 use console::{InputAction, Mux, Pushed, SourceId, Uart};
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -48,6 +49,9 @@ impl Console {
         if sooner || result.relieved {
             // Whoever prints is in the middle of something: this pCPU sets its timer, and wakes the transmitters that
             // waited, when it takes its own kick.
+            if let Some(pcpu) = machine().and_then(|machine| machine.pcpus.get(el2::number())) {
+                pcpu.recheck.store(true, Ordering::SeqCst);
+            }
             el2::gic::send_sgi(platform::gicv3::sgi1r(crate::machine::KICK, el2::features::mpidr()));
         }
         self.output_waits = result.uart_full;

@@ -138,7 +138,11 @@ fn serve(cpu: &mut Cpu, intid: u32) {
 /// Whoever sends a kick has changed something before.
 #[inline(always)]
 fn looked_up(cpu: &mut Cpu) {
-    cpu.timer_changed = true;
+    // Most kicks are for the vCPU that runs here, and change nothing of the pCPU's own.
+    if cpu.shared.recheck.load(Ordering::SeqCst) {
+        cpu.shared.recheck.store(false, Ordering::SeqCst);
+        cpu.timer_changed = true;
+    }
     relieve(cpu);
 }
 

@@ -56,6 +56,8 @@ pub struct Pcpu {
     pub evict_asked: AtomicBool,
     /// Its last events, once tracing has been on. Written by itself alone.
     pub ring: Once<Ring>,
+    /// Its timer and the traps of its vCPU have to be looked at: set before the kick that asks for it.
+    pub recheck: AtomicBool,
     /// There is something for management.
     pub manage_due: AtomicBool,
     /// Time that vCPUs have had here, up to the last one's leaving, in ns.
@@ -87,6 +89,7 @@ impl Pcpu {
             strays: AtomicBool::new(false),
             evict_asked: AtomicBool::new(false),
             ring: Once::new(),
+            recheck: AtomicBool::new(false),
             manage_due: AtomicBool::new(false),
             busy_ns: AtomicU64::new(0),
             steals: AtomicU64::new(0),
@@ -389,12 +392,24 @@ impl Machine {
             && let Some(pcpu) = self.pcpus.get(number)
         {
             self.note(NOBODY, What::Kick, number as u64);
+            pcpu.recheck.store(true, Ordering::SeqCst);
+            el2::gic::send_sgi(platform::gicv3::sgi1r(KICK, pcpu.mpidr));
+        }
+    }
+    /// Has pCPU `number` look at what is asked of the vCPU that runs there, and at nothing else: neither its timer nor its traps
+    /// have to change.
+    fn poke(&self, number: usize) {
+        if number != el2::number()
+            && let Some(pcpu) = self.pcpus.get(number)
+        {
+            self.note(NOBODY, What::Kick, number as u64);
             el2::gic::send_sgi(platform::gicv3::sgi1r(KICK, pcpu.mpidr));
         }
     }
     /// Has every pCPU look up, this one as well.
     fn kick_all(&self) {
         for pcpu in &self.pcpus {
+            pcpu.recheck.store(true, Ordering::SeqCst);
             el2::gic::send_sgi(platform::gicv3::sgi1r(KICK, pcpu.mpidr));
         }
     }
@@ -402,6 +417,7 @@ impl Machine {
     pub fn preempt(&self, number: usize) {
         if let Some(pcpu) = self.pcpus.get(number) {
             pcpu.resched.store(true, Ordering::SeqCst);
+            pcpu.recheck.store(true, Ordering::SeqCst);
             // Also to itself: a kick is what makes a pCPU look.
             el2::gic::send_sgi(platform::gicv3::sgi1r(KICK, pcpu.mpidr));
         }
@@ -456,7 +472,7 @@ impl Machine {
                     }
                     return;
                 }
-                Wake::Running => return self.kick(home),
+                Wake::Running => return self.poke(home),
                 Wake::AlreadyReady | Wake::Off => return,
                 // On its way from one queue to another.
                 Wake::NotHere => sync::relax(),
