@@ -253,6 +253,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg_attr(miri, ignore = "5000 lines, so that the log is full several times; a ring is by other tests")]
     fn the_oldest_lines_go_whole() {
         let mut log = Log::new();
         for n in 0..5000 {

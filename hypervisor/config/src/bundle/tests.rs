@@ -118,6 +118,7 @@ fn the_header_is_what_the_format_says() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "a bundle read once more")]
 fn a_ramdisk_may_be_longer_than_the_bundle() {
     let mut bytes = example();
     let size = bytes.len() as u64;
@@ -178,6 +179,7 @@ fn a_corrupted_bundle_is_refused() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "a bundle read once more")]
 fn a_corrupted_payload_is_refused_by_its_sum() {
     let mut bytes = example();
     let last = bytes.len() - 4096;

@@ -280,7 +280,7 @@ fn unlike_cores_are_merged_by_each_fields_rule() {
         ("not in the table: lower", (7, 3), 0, 1, 0, 0),
         ("double lock", DFR0, 36, 0, 0xf, 0xf),
     ];
-    for (why, register, low, a, b, merged) in cases {
+    for (why, register, low, a, b, merged) in cases.into_iter().step_by(if cfg!(miri) { 4 } else { 1 }) {
         for (first, second) in [(a, b), (b, a)] {
             let mut ids = host(&[(register, first << low)]);
             ids.merge(&host(&[(register, second << low)]));
@@ -296,13 +296,13 @@ fn unlike_cores_are_merged_by_each_fields_rule() {
 #[test]
 fn merging_a_core_with_itself_changes_nothing_and_order_does_not_matter() {
     let cores = [cortex_a53(), cortex_a72(), neoverse_n1(), max()];
-    for core in &cores {
+    // Two are enough for Miri.
+    let cores = if cfg!(miri) { &cores[2..] } else { &cores[..] };
+    for core in cores {
         let mut twice = core.clone();
         twice.merge(core);
         assert_eq!(&twice, core);
     }
-    // Two pairs are enough for Miri.
-    let cores = if cfg!(miri) { &cores[2..] } else { &cores[..] };
     for a in cores {
         for b in cores {
             let (mut ab, mut ba) = (a.clone(), b.clone());

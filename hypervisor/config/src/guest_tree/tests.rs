@@ -33,6 +33,7 @@ fn text(tree: &Fdt<'_>, path: &str, name: &str) -> String {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "finds a node thirty times; the next test writes and reads a tree as well")]
 fn the_guest_sees_the_virt_map() {
     let spec = VmSpec { initrd: Some(payload("initrd", PayloadKind::Ramdisk, 4097)), ..vm("web") };
     let blob = tree_of(&spec, &mut sevens);
@@ -80,7 +81,7 @@ fn the_guest_sees_the_virt_map() {
 #[test]
 fn what_is_not_given_is_left_out() {
     // A source that has run dry after the first seed has none, too.
-    for seeds in [0, 1] {
+    for seeds in [0, 1].into_iter().take(if cfg!(miri) { 1 } else { 2 }) {
         let mut left = seeds;
         let mut draw = |bytes: &mut [u8]| {
             let has = left != 0;
@@ -126,9 +127,12 @@ fn more_than_the_map_holds_is_refused() {
     let spec = VmSpec { vcpus: 124, ..vm("big") };
     let layout = spec.layout(&kernel(8192, 0, 32 << 20, 8)).unwrap();
     assert_eq!(generate(&spec, &layout, &mut sevens), Err(TreeError::TooManyVcpus { vcpus: 124 }));
-    let long = VmSpec { cmdline: "x".repeat(3 << 20), ..vm("long") };
-    let error = generate(&long, &layout, &mut sevens).unwrap_err().to_string();
-    assert!(error.ends_with("and has 2097152; shorten its command line"), "{error}");
+    // 3 MiB are too long for Miri.
+    if !cfg!(miri) {
+        let long = VmSpec { cmdline: "x".repeat(3 << 20), ..vm("long") };
+        let error = generate(&long, &layout, &mut sevens).unwrap_err().to_string();
+        assert!(error.ends_with("and has 2097152; shorten its command line"), "{error}");
+    }
 }
 
 #[test]
