@@ -249,9 +249,17 @@ impl Cpu {
         let now = crate::time::now_ns();
         let busy = self.shared.busy_ns.load(Ordering::Relaxed).wrapping_add(now.saturating_sub(picked));
         self.shared.busy_ns.store(busy, Ordering::Relaxed);
-        // Pushing work to other pCPUs (`RunQueue::shed`) is not called: it starved a vCPU for seconds (`el1-smp-max-4v-2p`). Idle pCPUs
-        // steal, so no pCPU rests while another's vCPUs wait; shares hold within a pCPU.
-        let state = self.shared.sched.lock().queue.put(id, now, why);
+        let (state, given) = {
+            let mut sched = self.shared.sched.lock();
+            let state = sched.queue.put(id, now, why);
+            // Whoever waits here beside it may be served sooner by another pCPU. Off unless asked for: it starves a vCPU for
+            // seconds (`el1-smp-max-4v-2p` shows it). Idle pCPUs steal all the same; weights hold within a pCPU.
+            let several = machine.push && sched.queue.ready_count() > 1 && machine.pcpus.len() > 1;
+            (state, if several { sched.queue.shed(now) } else { None })
+        };
+        if let Some((stolen, to)) = given {
+            self.pass_on(stolen, to);
+        }
         if let (Some(since), Ok(state)) = (since, state) {
             observe::leaves(machine, &guest, index, why, state, since);
         }
