@@ -180,6 +180,9 @@ impl GuestRamAccess {
 }
 
 impl GuestMemory for GuestRamAccess {
+    fn is_ram(&self, at: Ipa, size: u64) -> bool {
+        self.0.span().contains_range(at, size)
+    }
     fn read(&self, at: Ipa, to: &mut [u8]) -> Result<(), Absent> {
         self.pin(at, to.len() as u64)?;
         self.each(at, to.len() as u64, |pa, range| {

@@ -42,6 +42,9 @@ pub trait MmioDevice: Send {
     fn write(&mut self, at: Offset, size: AccessSize, value: u64) -> Result<(), AccessError>;
     /// Back to the state after power-on (a VM's reset).
     fn reset(&mut self);
+    /// The guest's memory is about to be taken away or made anew: until the next reset the device reaches none of it, whoever
+    /// asks. Its wire stays as it is.
+    fn quiesce(&mut self) {}
 }
 
 /// Why a device refuses an access. The bus, not the device, decides what the guest sees of it.
@@ -53,6 +56,9 @@ pub enum AccessError {
     BadSize,
     /// The offset is no multiple of the size.
     Unaligned,
+    /// No refusal: what the store asks for is more than one step. It is made again from the same instruction, which does the
+    /// next step, after whoever waits for the pCPU (the guest's own interrupts among them) has had a turn. For stores only.
+    Again,
 }
 
 /// A device's interrupt wire. Level sensitive: `true` as long as the device asks for service.
@@ -71,8 +77,11 @@ pub struct Absent {
 
 /// The only way to guest RAM: copies and atomics, never a reference (rule: the guest writes at the same time).
 ///
-/// Addresses outside the guest's RAM are [`Absent`] as well; a device treats both alike.
+/// Addresses outside the guest's RAM are [`Absent`] as well, for good; who has to tell the two apart asks
+/// [`GuestMemory::is_ram`].
 pub trait GuestMemory: Send + Sync {
+    /// Whether all of `size` bytes at `at` are addresses of the guest's RAM, there at the moment or not.
+    fn is_ram(&self, at: Ipa, size: u64) -> bool;
     /// Copies guest memory at `at` into `to`, each byte read once.
     fn read(&self, at: Ipa, to: &mut [u8]) -> Result<(), Absent>;
     /// Copies `from` into guest memory at `at`.

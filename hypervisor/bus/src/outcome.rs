@@ -12,6 +12,8 @@ pub enum Completion {
     Done(u64),
     /// The guest takes a synchronous external abort at this instruction.
     ExternalAbort,
+    /// The guest executes this instruction again.
+    Again,
 }
 
 /// How an access ends that no window holds.
@@ -24,6 +26,7 @@ pub fn read_outcome(result: Result<u64, AccessError>) -> Completion {
         Ok(value) => Completion::Done(value),
         Err(AccessError::NoRegister | AccessError::BadSize) => Completion::Done(0),
         Err(AccessError::Unaligned) => Completion::ExternalAbort,
+        Err(AccessError::Again) => Completion::Again,
     }
 }
 
@@ -40,6 +43,7 @@ pub struct Refusals {
     no_register: AtomicU64,
     bad_size: AtomicU64,
     unaligned: AtomicU64,
+    again: AtomicU64,
 }
 
 impl Refusals {
@@ -50,6 +54,7 @@ impl Refusals {
             no_register: AtomicU64::new(0),
             bad_size: AtomicU64::new(0),
             unaligned: AtomicU64::new(0),
+            again: AtomicU64::new(0),
         }
     }
 
@@ -60,6 +65,7 @@ impl Refusals {
             AccessError::NoRegister => &self.no_register,
             AccessError::BadSize => &self.bad_size,
             AccessError::Unaligned => &self.unaligned,
+            AccessError::Again => &self.again,
         };
         counter.fetch_add(1, Relaxed);
     }
@@ -76,6 +82,7 @@ impl Refusals {
             AccessError::NoRegister => self.no_register.load(Relaxed),
             AccessError::BadSize => self.bad_size.load(Relaxed),
             AccessError::Unaligned => self.unaligned.load(Relaxed),
+            AccessError::Again => self.again.load(Relaxed),
         }
     }
 

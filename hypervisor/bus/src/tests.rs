@@ -81,6 +81,7 @@ fn refusals_follow_the_table_and_are_counted() {
         (AccessError::NoRegister, Completion::Done(0)),
         (AccessError::BadSize, Completion::Done(0)),
         (AccessError::Unaligned, Completion::ExternalAbort),
+        (AccessError::Again, Completion::Again),
     ] {
         assert_eq!(bus.refusals().refused(error), 0);
         assert_eq!(bus.complete_read(Err(error)), seen);

@@ -58,6 +58,7 @@ impl<D> Window<D> {
 /// | [`AccessError::NoRegister`] | a load reads 0, a store is ignored (RAZ/WI) | Arm's manuals make reserved offsets of the PrimeCells and of the GIC RAZ/WI or UNPREDICTABLE, and drivers probe them |
 /// | [`AccessError::BadSize`] | RAZ/WI | the GIC architecture allows it (IHI 0069, "GIC memory-mapped register access"), an APB slave does not see the size, and an abort would stop a guest for what a board forgives |
 /// | [`AccessError::Unaligned`] | synchronous external abort | only a guest that has mapped the device as Normal memory gets so far (Device memory takes an alignment fault at stage 1, before stage 2 is looked at); `virt` answers it with a decode error |
+/// | [`AccessError::Again`] | the same instruction once more | a step of EL2 is bounded, what a guest asks of a device is not |
 ///
 /// Each of them is counted in [`Refusals`]; the bus logs nothing.
 pub struct Bus<D> {

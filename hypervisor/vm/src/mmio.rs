@@ -68,6 +68,8 @@ fn complete<H: Hw>(vm: &Vm, vcpu: &mut Vcpu, hw: &mut H, access: &Mmio, completi
             vcpu.frame.skip(access.il);
         }
         Completion::ExternalAbort => abort(vm, vcpu, hw, access),
+        // The gate looks after everybody else before the instruction comes again.
+        Completion::Again => vcpu.flush_due = true,
     }
     Next::Resume
 }

@@ -182,6 +182,9 @@ impl FakeRam {
 }
 
 impl GuestMemory for FakeRam {
+    fn is_ram(&self, at: Ipa, _: u64) -> bool {
+        panic!("nobody asks about {at:?}");
+    }
     fn read(&self, at: Ipa, to: &mut [u8]) -> Result<(), Absent> {
         let mut ram = self.0.lock().unwrap();
         let number = ram.accesses.len();

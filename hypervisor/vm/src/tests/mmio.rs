@@ -280,3 +280,34 @@ fn no_device_lies_over_ram_or_the_interrupt_controller() {
     assert_eq!(vm.attach(taken, uart.clone()), Err(BuildError::Window(bus::BusError::Overlap(taken))));
     assert_eq!(vm.attach(span(GICR + 0x4_0000, 1), uart), Ok(()));
 }
+
+/// A device whose stores take three steps each.
+struct Slow(u32);
+
+impl bus::MmioDevice for Slow {
+    fn read(&mut self, _: bus::Offset, _: addr::AccessSize) -> Result<u64, AccessError> {
+        Ok(self.0.into())
+    }
+    fn write(&mut self, _: bus::Offset, _: addr::AccessSize, _: u64) -> Result<(), AccessError> {
+        self.0 += 1;
+        if self.0.is_multiple_of(3) { Ok(()) } else { Err(AccessError::Again) }
+    }
+    fn reset(&mut self) {}
+}
+
+#[test]
+fn a_store_of_several_steps_is_made_again_and_others_have_a_turn_in_between() {
+    const SLOW: u64 = 0x0a00_0000;
+    let mut m = TestMachine::new(1);
+    let slow = alloc::sync::Arc::new(sync::SpinLock::new(sync::Rank::Device, Slow(0)));
+    alloc::sync::Arc::get_mut(&mut m.vm).unwrap().attach(span(SLOW, 0x200), slow).unwrap();
+    let before = m.cpus[0].vcpu.frame.clone();
+    for step in 0..3 {
+        m.cpus[0].vcpu.flush_due = false;
+        assert_eq!(m.exit(0, Abort::store(SLOW).raw()), Next::Resume);
+        let frame = &m.cpus[0].vcpu.frame;
+        assert_eq!(frame.pc, before.pc + if step == 2 { 4 } else { 0 }, "step {step}");
+        assert_eq!(m.cpus[0].vcpu.flush_due, step != 2, "step {step}: the gate");
+    }
+    assert_eq!(m.load32(0, SLOW), 3);
+}

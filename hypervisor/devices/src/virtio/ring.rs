@@ -1,0 +1,285 @@
+//! One step on a split virtqueue, from the device's side. Everything in the guest's memory is hostile: each field that the guest wrote is
+//! read once and checked before it is used.
+//!
+//! ```text
+//! while let Some(chain) = ring.peek()? {      nothing is changed yet; all that the chain names is in RAM and there
+//!     ring.read(&chain, 0, &mut request)?;
+//!     ring.write(&chain, 0, &answer)?;
+//!     ring.complete(chain, written)?;         the driver has it back
+//! }
+//! ```
+//!
+//! A device that answers later keeps the chain: [`Ring::take`] goes on in the available ring without completing it, and chains may be
+//! completed in any order (their [`Segment`]s have to be copied by then).
+//!
+//! | hostile | answer |
+//! |---|---|
+//! | addresses outside RAM, lengths that wrap | [`Broken::Place`], [`Broken::Outside`] |
+//! | an index beyond the table, `idx` beyond the ring | [`Broken::Descriptor`], [`Broken::Runaway`] |
+//! | loops, chains without end | [`Broken::TooLong`] after [`Limits::chain`](super::Limits) descriptors |
+//! | chains as fast as they are served | [`Stop::Later`] after [`STEP`] descriptors |
+//! | the same head twice, rings and buffers that overlap, changes at any moment | the guest's own loss: nothing is trusted twice |
+
+use addr::{Address, Ipa};
+use bus::GuestMemory;
+use core::sync::atomic::{Ordering, fence};
+
+use super::queue::{Chain, Queue, Segment};
+use super::spec::*;
+use super::{Broken, Stop};
+
+/// Descriptors that are read in one step; the chain that reaches it is the step's last.
+pub const STEP: u32 = 32;
+
+/// A queue during one step.
+pub struct Ring<'a> {
+    queue: &'a mut Queue,
+    memory: &'a dyn GuestMemory,
+    features: u64,
+    budget: u32,
+}
+
+/// A descriptor, as it was at one moment.
+struct Descriptor {
+    at: Ipa,
+    size: u32,
+    flags: u16,
+    next: u16,
+}
+
+impl<'a> Ring<'a> {
+    pub(super) fn new(queue: &'a mut Queue, memory: &'a dyn GuestMemory, features: u64) -> Self {
+        Self { queue, memory, features, budget: STEP }
+    }
+
+    /// The next chain that the driver has made available; `None`: there is none, and the driver will notify of the next. Nothing
+    /// has changed on an error, so that the step can be run again.
+    pub fn peek(&mut self) -> Result<Option<Chain>, Stop> {
+        if !self.more()? {
+            self.ask_for_notification()?;
+            // One may have come before the driver could see that it is to notify.
+            if !self.more()? {
+                return Ok(None);
+            }
+        }
+        if self.budget == 0 {
+            return Err(Stop::Later);
+        }
+        let entry = self.entry(self.queue.state.next_avail);
+        let head = self.memory.load_u16(self.driver(AVAIL_RING.wrapping_add(entry.wrapping_mul(2))))?;
+        let chain = self.walk(head)?;
+        // Then nothing is in the way of giving it back.
+        let [_, _, (used, size)] = self.queue.state.parts();
+        self.memory.pin(used, size)?;
+        Ok(Some(chain))
+    }
+
+    /// Goes on to the next chain, while this one is worked on; it is completed in a later step.
+    pub fn take(&mut self, chain: &mut Chain) {
+        if !core::mem::replace(&mut chain.taken, true) {
+            self.queue.state.next_avail = self.queue.state.next_avail.wrapping_add(1);
+        }
+    }
+
+    /// The parts of the chain that was looked at last: those to read first.
+    pub fn segments(&self, chain: &Chain) -> &[Segment] {
+        self.queue.segments.get(..chain.segments).unwrap_or_default()
+    }
+
+    /// Fills `into` from byte `at` of what the driver wrote into the chain that was looked at last.
+    pub fn read(&self, chain: &Chain, at: u64, into: &mut [u8]) -> Result<(), Stop> {
+        let memory = self.memory;
+        self.each(chain, false, at, into.len(), |from, part| match into.get_mut(part) {
+            Some(part) => memory.read(from, part).map_err(Stop::from),
+            None => Ok(()),
+        })
+    }
+
+    /// Writes `from` at byte `at` of what the device may write of the chain that was looked at last.
+    pub fn write(&mut self, chain: &Chain, at: u64, from: &[u8]) -> Result<(), Stop> {
+        self.each(chain, true, at, from.len(), |to, part| match from.get(part) {
+            Some(part) => self.memory.write(to, part).map_err(Stop::from),
+            None => Ok(()),
+        })
+    }
+
+    /// Gives the chain back to the driver: the device has written its first `written` bytes.
+    pub fn complete(&mut self, mut chain: Chain, written: u32) -> Result<(), Stop> {
+        let used = self.queue.state.next_used;
+        let mut element = [0; 8];
+        let (id, len) = element.split_at_mut(4);
+        id.copy_from_slice(&u32::from(chain.head).to_le_bytes());
+        len.copy_from_slice(&written.to_le_bytes());
+        let entry = self.entry(used);
+        self.memory.write(self.device(USED_RING.wrapping_add(entry.wrapping_mul(8))), &element)?;
+        // Releases the element, and what was written into the buffers.
+        let next = used.wrapping_add(1);
+        self.memory.store_u16(self.device(USED_IDX), next)?;
+        self.queue.state.next_used = next;
+        self.take(&mut chain);
+        Ok(())
+    }
+
+    /// The end of a step: whether the driver wants to be interrupted for what was given back since it was last asked.
+    pub fn wants_interrupt(&mut self) -> bool {
+        let (new, old) = (self.queue.state.next_used, self.queue.state.told);
+        if new == old {
+            return false;
+        }
+        self.queue.state.told = new;
+        // The driver must see `idx` before it is looked whether it waits ("Used Buffer Notification Suppression").
+        fence(Ordering::SeqCst);
+        // What cannot be read does not suppress.
+        if self.has(F_EVENT_IDX) {
+            let at = AVAIL_RING.wrapping_add(u64::from(self.queue.state.size).wrapping_mul(2));
+            let event = self.memory.load_u16(self.driver(at));
+            return event.map_or(true, |event| passed(event, new, old));
+        }
+        let flags = self.memory.load_u16(self.driver(AVAIL_FLAGS));
+        flags.map_or(true, |flags| flags & AVAIL_NO_INTERRUPT == 0)
+    }
+
+    fn has(&self, feature: u64) -> bool {
+        self.features & feature != 0
+    }
+
+    /// Where an index points in a ring.
+    fn entry(&self, index: u16) -> u64 {
+        // Sizes are powers of two.
+        u64::from(index & self.queue.state.size.wrapping_sub(1))
+    }
+
+    /// In the available ring; that it does not wrap was checked when the queue was enabled.
+    fn driver(&self, offset: u64) -> Ipa {
+        Ipa::new(self.queue.state.driver.wrapping_add(offset))
+    }
+
+    /// In the used ring.
+    fn device(&self, offset: u64) -> Ipa {
+        Ipa::new(self.queue.state.device.wrapping_add(offset))
+    }
+
+    /// Whether the driver has made more available than was taken.
+    fn more(&self) -> Result<bool, Stop> {
+        // Acquires what the driver wrote before it.
+        let idx = self.memory.load_u16(self.driver(AVAIL_IDX))?;
+        match idx.wrapping_sub(self.queue.state.next_avail) {
+            0 => Ok(false),
+            count if count <= self.queue.state.size => Ok(true),
+            _ => Err(Broken::Runaway.into()),
+        }
+    }
+
+    /// Has the driver notify of the next buffer: always, or by `avail_event` where that was agreed on.
+    fn ask_for_notification(&mut self) -> Result<(), Stop> {
+        if self.has(F_EVENT_IDX) {
+            let at = USED_RING.wrapping_add(u64::from(self.queue.state.size).wrapping_mul(8));
+            self.memory.store_u16(self.device(at), self.queue.state.next_avail)?;
+            fence(Ordering::SeqCst);
+        }
+        Ok(())
+    }
+
+    /// Follows a chain from its head and notes its parts.
+    fn walk(&mut self, head: u16) -> Result<Chain, Stop> {
+        let mut chain = Chain { head, segments: 0, taken: false, readable: 0, writable: 0 };
+        let (mut table, mut entries) = (Ipa::new(self.queue.state.desc), u32::from(self.queue.state.size));
+        let (mut index, mut indirect, mut seen) = (head, false, 0u16);
+        loop {
+            if u32::from(index) >= entries {
+                return Err(Broken::Descriptor(index).into());
+            }
+            if seen == self.queue.limits.chain {
+                return Err(Broken::TooLong.into());
+            }
+            seen = seen.wrapping_add(1);
+            self.budget = self.budget.saturating_sub(1);
+            let d = self.descriptor(table, index)?;
+            if d.flags & DESC_INDIRECT != 0 {
+                let whole = d.size != 0 && u64::from(d.size).is_multiple_of(DESCRIPTOR);
+                if indirect || !whole || d.flags & DESC_NEXT != 0 || !self.has(F_INDIRECT_DESC) {
+                    return Err(Broken::Indirect.into());
+                }
+                if !self.memory.is_ram(d.at, d.size.into()) {
+                    return Err(Broken::Outside(d.at).into());
+                }
+                (table, entries, index, indirect) = (d.at, d.size >> DESCRIPTOR.trailing_zeros(), 0, true);
+                continue;
+            }
+            self.note(&mut chain, &d)?;
+            if d.flags & DESC_NEXT == 0 {
+                return Ok(chain);
+            }
+            index = d.next;
+        }
+    }
+
+    /// Adds a descriptor's buffer to the chain.
+    fn note(&mut self, chain: &mut Chain, d: &Descriptor) -> Result<(), Stop> {
+        let write = d.flags & DESC_WRITE != 0;
+        if d.size == 0 {
+            return Err(Broken::Empty.into());
+        }
+        if !write && chain.writable != 0 {
+            return Err(Broken::Order.into());
+        }
+        if !self.memory.is_ram(d.at, d.size.into()) {
+            return Err(Broken::Outside(d.at).into());
+        }
+        self.memory.pin(d.at, d.size.into())?;
+        let slot = self.queue.segments.get_mut(chain.segments).ok_or(Broken::TooLong)?;
+        *slot = Segment { at: d.at, size: d.size, write };
+        chain.segments = chain.segments.wrapping_add(1);
+        let bytes = if write { &mut chain.writable } else { &mut chain.readable };
+        *bytes = bytes.saturating_add(d.size.into());
+        Ok(())
+    }
+
+    /// Reads a descriptor, once.
+    fn descriptor(&self, table: Ipa, index: u16) -> Result<Descriptor, Stop> {
+        let at = table.checked_add(u64::from(index).wrapping_mul(DESCRIPTOR)).ok_or(Broken::Outside(table))?;
+        let mut bytes = [0; DESCRIPTOR as usize];
+        self.memory.read(at, &mut bytes)?;
+        let value = u128::from_le_bytes(bytes);
+        Ok(Descriptor {
+            at: Ipa::new(value as u64),
+            size: (value >> 64) as u32,
+            flags: (value >> 96) as u16,
+            next: (value >> 112) as u16,
+        })
+    }
+
+    /// Calls `act` for each piece of guest memory behind bytes `at` to `at + size` of one kind of the chain's parts, with the
+    /// piece's range among those bytes.
+    fn each(
+        &self,
+        chain: &Chain,
+        write: bool,
+        at: u64,
+        size: usize,
+        mut act: impl FnMut(Ipa, core::ops::Range<usize>) -> Result<(), Stop>,
+    ) -> Result<(), Stop> {
+        let (mut skip, mut done) = (at, 0usize);
+        for segment in self.segments(chain).iter().filter(|segment| segment.write == write) {
+            let here = u64::from(segment.size);
+            let Some(room) = here.checked_sub(skip).filter(|room| *room != 0) else {
+                skip = skip.saturating_sub(here);
+                continue;
+            };
+            let count = size.saturating_sub(done).min(usize::try_from(room).unwrap_or(usize::MAX));
+            if count == 0 {
+                break;
+            }
+            let from = segment.at.checked_add(skip).ok_or(Broken::Outside(segment.at))?;
+            let end = done.saturating_add(count);
+            act(from, done..end)?;
+            (skip, done) = (0, end);
+        }
+        if done == size { Ok(()) } else { Err(Broken::Small.into()) }
+    }
+}
+
+/// Whether an index passed `event` on its way from `old` to `new` ("Used Buffer Notification Suppression").
+fn passed(event: u16, new: u16, old: u16) -> bool {
+    new.wrapping_sub(event).wrapping_sub(1) < new.wrapping_sub(old)
+}
