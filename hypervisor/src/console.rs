@@ -3,7 +3,7 @@
 //! Before the UART is found, lines wait in the multiplexer. Nothing here waits for the UART but [`finish`], on the way out.
 
 use crate::machine::machine;
-use console::{InputAction, Mux, Pushed, SourceId, Uart};
+use console::{InputAction, Mux, PROMPT_BYTES, Pushed, SourceId, Uart};
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use devices::pl011::ByteSink;
@@ -118,6 +118,40 @@ pub fn poll() {
     console().lock().drain();
 }
 
+/// The command that was typed at the prompt, as [`Mux::take_command`].
+pub fn take_command(into: &mut [u8; PROMPT_BYTES]) -> Option<usize> {
+    console().lock().mux.take_command(into)
+}
+
+/// Prints the shell's text as far as there is room, as [`Mux::shell_write`].
+pub fn shell_write(text: &[u8]) -> usize {
+    let mut console = console().lock();
+    let count = console.mux.shell_write(text);
+    console.drain();
+    count
+}
+
+/// The command is answered.
+pub fn command_done() {
+    let mut console = console().lock();
+    console.mux.command_done();
+    console.drain();
+}
+
+/// Leaves the prompt.
+pub fn close_prompt() {
+    let mut console = console().lock();
+    console.mux.close_prompt();
+    console.drain();
+}
+
+/// Gives the focus to a VM, which leaves the prompt.
+pub fn set_focus(source: SourceId) {
+    let mut console = console().lock();
+    console.mux.set_focus(Some(source));
+    console.drain();
+}
+
 /// Whether [`next_relieved`] may have something.
 #[inline]
 pub fn relieved() -> bool {
@@ -184,14 +218,16 @@ impl fmt::Write for Raw {
     }
 }
 
-/// What the UART has received, for `deliver`: (VM's place, byte); for `report`: whose counters are asked for, `None` for all's. Stops where there is no `room`; the byte then stays in the UART
-/// and the receive interrupt is off until the next print or call. Returns whether that was so.
+/// What the UART has received, for `deliver`: (VM's place, byte); for `report`: whose counters are asked for, `None` for all's;
+/// for `command`: there is one for the shell. Stops where there is no `room`, or the shell works on a command; the byte then stays
+/// in the UART and the receive interrupt is off until the next print or call. Returns whether that was so.
 ///
 /// None of them is called with the console's lock held: they take devices' locks, which come before it.
 pub fn input(
     room: impl Fn(SourceId) -> bool,
     mut deliver: impl FnMut(SourceId, u8),
     mut report: impl FnMut(Option<SourceId>),
+    mut command: impl FnMut(),
 ) -> bool {
     loop {
         let focus = console().lock().mux.focus();
@@ -199,7 +235,7 @@ pub fn input(
         let mut console = console().lock();
         let Some(uart) = console.uart.as_ref().map(|w| w.0) else { return false };
         uart.acknowledge();
-        if full {
+        if full || console.mux.is_commanded() {
             uart.interrupts(false, console.output_waits);
             return true;
         }
@@ -215,6 +251,11 @@ pub fn input(
             InputAction::Report(whose) => {
                 drop(console);
                 report(whose);
+            }
+            InputAction::Command => {
+                console.drain();
+                drop(console);
+                command();
             }
             InputAction::FocusChanged(_) | InputAction::Swallowed => console.drain(),
         }

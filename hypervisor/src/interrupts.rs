@@ -21,7 +21,8 @@ use sched::{Kind, TimerId};
 use trace::{NOBODY, What};
 use vm::Requests;
 
-/// How often held-back input is tried again, and how long a guest runs between two steps of a VM's construction, in ns.
+/// How often held-back input is tried again, and how long a guest runs between two steps of a VM's construction or of management,
+/// in ns.
 const RETRY: u64 = 1_000_000;
 
 /// An interrupt while a guest ran. The virtual timer's is the frequent one and goes straight to the list registers; whether the
@@ -171,7 +172,7 @@ fn timer(cpu: &mut Cpu) {
     }
     if cpu.retry_at.is_some_and(|at| now_ns >= at) {
         cpu.retry_at = None;
-        if !cpu.work.is_empty() {
+        if cpu.has_steps() {
             cpu.shared.resched.store(true, Ordering::Relaxed);
         }
     }
@@ -204,7 +205,7 @@ fn deadline(cpu: &mut Cpu, timer: TimerId) {
 /// Console input for the VM with the focus.
 fn input(cpu: &mut Cpu) {
     // Asked for twice at once is once.
-    let mut asked = None;
+    let (mut asked, mut commanded) = (None, false);
     let machine = cpu.machine;
     let find = |source: ::console::SourceId| machine.guest_at(source);
     cpu.input_waits = console::input(
@@ -215,11 +216,15 @@ fn input(cpu: &mut Cpu) {
             }
         },
         |whose| asked = Some(whose),
+        || commanded = true,
     );
     if let Some(whose) = asked {
         for guest in machine.guests().iter().filter(|guest| whose.is_none_or(|source| guest.source == source)) {
             cpu.report(guest);
         }
+    }
+    if commanded {
+        cpu.management_due();
     }
     cpu.timer_changed = true;
     relieve(cpu);
@@ -237,6 +242,10 @@ fn relieve(cpu: &Cpu) {
 #[inline(never)]
 fn relieve_all(cpu: &Cpu) {
     while let Some(source) = console::next_relieved() {
+        if source == ::console::SourceId::SHELL {
+            cpu.management_due();
+            continue;
+        }
         let guest = cpu.machine.guest_at(source);
         if let Some(guest) = guest {
             guest.uart.lock().sink_drained();
@@ -269,8 +278,8 @@ pub fn set_timer(cpu: &mut Cpu) {
     if console != u64::MAX {
         next = next.min(crate::time::ticks(console));
     }
-    // Input that waits is tried again, and a VM that is being made gets its steps, however busy the guests are.
-    if cpu.input_waits || !cpu.work.is_empty() {
+    // Input that waits is tried again, and a VM that is being made and management get their steps, however busy the guests are.
+    if cpu.input_waits || cpu.has_steps() {
         let at = *cpu.retry_at.get_or_insert_with(|| crate::time::now_ns().saturating_add(RETRY));
         next = next.min(crate::time::ticks(at));
     }

@@ -26,7 +26,7 @@ enum How {
 
 impl Cpu {
     /// Has [`Cpu::manage`] run soon, here.
-    pub fn management_due(&mut self) {
+    pub fn management_due(&self) {
         self.shared.manage_due.store(true, Ordering::SeqCst);
         self.shared.resched.store(true, Ordering::SeqCst);
     }

@@ -33,6 +33,7 @@ mod placing;
 mod report;
 mod rows;
 mod run;
+mod shell;
 mod smp;
 mod start;
 mod time;

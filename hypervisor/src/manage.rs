@@ -7,6 +7,7 @@ use crate::console;
 use crate::construct;
 use crate::machine::Machine;
 use crate::run::{Cpu, Work};
+use crate::shell::Session;
 use crate::{line, placing, rows, uploads};
 use alloc::string::String;
 use alloc::vec;
@@ -23,12 +24,14 @@ pub struct Management {
     /// The books.
     pub control: Control,
     channel: Channel,
+    /// The shell on the console.
+    session: Session,
 }
 
 impl Management {
     /// Nothing runs yet.
     pub fn new(control: Control) -> Self {
-        Self { control, channel: Channel::new() }
+        Self { control, channel: Channel::new(), session: Session::default() }
     }
 }
 
@@ -66,7 +69,7 @@ impl Cpu {
     pub fn manage(&mut self) {
         let machine = self.machine;
         let mut management = machine.management.lock();
-        let Management { control, channel } = &mut *management;
+        let Management { control, channel, session } = &mut *management;
         while !self.news.is_empty() {
             let news = self.news.remove(0);
             self.tell(control, news);
@@ -84,7 +87,7 @@ impl Cpu {
                 Some(byte)
             }));
         }
-        let more = answered == AT_ONCE;
+        let more = session.step(control, &mut host) || answered == AT_ONCE;
         DEADLINE.store(control.deadline().unwrap_or(u64::MAX), Ordering::Relaxed);
         drop(management);
         self.shared.manage_due.store(more || !self.news.is_empty(), Ordering::SeqCst);
@@ -123,6 +126,11 @@ pub struct Machinery<'a> {
 impl Machinery<'_> {
     fn machine(&self) -> &'static Machine {
         self.cpu.machine
+    }
+
+    /// A VM's place at the console.
+    pub fn source(&self, vm: VmNumber) -> Option<::console::SourceId> {
+        Machinery::machine(self).vms.lock().get(usize::from(vm.0)).and_then(|place| place.source)
     }
 }
 
@@ -253,7 +261,7 @@ impl Host for Machinery<'_> {
         rows::pcpu(Machinery::machine(self), number)
     }
     fn console(&self, vm: VmNumber, from: u64) -> ConsolePart {
-        let source = Machinery::machine(self).vms.lock().get(usize::from(vm.0)).and_then(|place| place.source);
+        let source = self.source(vm);
         let mut bytes = vec![0; MAX_CHUNK];
         let (from, count) = source.map_or((from, 0), |source| console::read_back(source, from, &mut bytes));
         bytes.truncate(count);

@@ -167,6 +167,12 @@ impl Cpu {
         }
     }
 
+    /// Whether there are steps to be taken between guests.
+    #[inline]
+    pub fn has_steps(&self) -> bool {
+        !self.work.is_empty() || self.shared.manage_due.load(Ordering::Relaxed)
+    }
+
     /// A VM's memory is ready. The first time management says when it runs; after a reset it runs.
     fn made(&mut self, guest: &Arc<Guest>) {
         let number = guest.number;

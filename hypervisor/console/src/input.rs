@@ -7,9 +7,11 @@
 //! | `0` | no VM has the focus: every line gets its prefix |
 //! | `Ctrl-]` | the VM gets one `Ctrl-]` |
 //! | `s` | Merus prints the counters of the VM with the focus, or of all where none has it |
+//! | `m` | the management shell's prompt ([`crate::prompt`]) |
 //! | `?` | Merus prints this list |
 //! | any other key | nothing; the key is dropped |
 
+use crate::mux::VMS;
 use crate::{Mux, SourceId};
 
 /// `Ctrl-]`, the key that makes the next one a command.
@@ -25,6 +27,8 @@ pub enum InputAction {
     FocusChanged(Option<SourceId>),
     /// The counters of this VM, or of all, are asked for.
     Report(Option<SourceId>),
+    /// A command was typed at the prompt: [`Mux::take_command`].
+    Command,
     /// The console has used the byte up; it may have queued a line: drain.
     Swallowed,
 }
@@ -37,7 +41,7 @@ impl Mux {
                 self.escaped = true;
                 return InputAction::Swallowed;
             }
-            return self.to_vm(byte);
+            return if self.prompt.open { self.prompt_key(byte) } else { self.to_vm(byte) };
         }
         let count = self.sources();
         let current = self.focus_rank();
@@ -57,10 +61,14 @@ impl Mux {
                 InputAction::FocusChanged(None)
             }
             b'1'..=b'9' => self.change_focus(usize::from(byte.wrapping_sub(b'1'))),
+            b'm' => {
+                self.open_prompt();
+                InputAction::Swallowed
+            }
             b's' => InputAction::Report(self.focus()),
             b'?' => {
                 self.merus_line(
-                    "console: after Ctrl-]: n next VM, p previous, 1-9 that VM, 0 none, s statistics, Ctrl-] itself",
+                    "console: after Ctrl-]: n next VM, p previous, 1-9 that VM, 0 none, m the management shell, s statistics, Ctrl-] itself",
                 );
                 InputAction::Swallowed
             }
@@ -74,7 +82,7 @@ impl Mux {
 
     /// Gives the focus to the VM of this rank; without one, nothing happens.
     fn change_focus(&mut self, index: usize) -> InputAction {
-        let Some(source) = self.nth(index).and_then(|index| index.checked_sub(1)).map(SourceId::from_index) else {
+        let Some(source) = self.nth(index).and_then(|index| index.checked_sub(VMS)).map(SourceId::from_index) else {
             return InputAction::Swallowed;
         };
         self.set_focus(Some(source));

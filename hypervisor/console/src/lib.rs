@@ -5,6 +5,7 @@
 //! | the VM with the focus | raw, each byte as soon as it comes |
 //! | another VM | `[name] ` and the line, once it is complete or 100 ms old |
 //! | Merus | `merus: ` and the line, before the VMs' lines that wait |
+//! | the management shell, which has the focus while it is open | raw, after `merus> ` |
 //!
 //! No line mixes sources. A line that is being printed and comes to no end gives way when another source has something to
 //! print and nothing has been added for 100 ms (or the other has waited for 1 s, or the line has 1024 bytes): the console
@@ -15,7 +16,7 @@
 //! [`Mux::next_relieved`] names the sources to wake when there is room. Nothing waits: a [`Uart`] that takes no byte now is
 //! tried again in the next [`Mux::drain`].
 //!
-//! Input goes to the VM with the focus; `Ctrl-]` and a key changes it ([`Mux::input`]).
+//! Input goes to the VM with the focus; `Ctrl-]` and a key changes it ([`Mux::input`]), or opens the prompt ([`prompt`]).
 //!
 //! Time is an argument, in nanoseconds of any clock that does not go back. The owner of the console calls `drain` after a push
 //! that asks for it and after a line of Merus, at the deadline that the last `drain` named, and when the UART has room again.
@@ -38,6 +39,7 @@ mod backlog;
 mod input;
 mod merus;
 mod mux;
+mod prompt;
 mod ring;
 #[cfg(test)]
 mod tests;
@@ -47,6 +49,7 @@ pub use input::{ESCAPE, InputAction};
 pub use mux::{
     BACKLOG_BYTES, DrainResult, IDLE_NS, LINE_BYTES, MERUS_BYTES, Mux, Pushed, SOURCE_BYTES, SourceId, WAIT_NS,
 };
+pub use prompt::{PROMPT, PROMPT_BYTES};
 pub use ring::Ring;
 
 /// The physical UART's transmitter.

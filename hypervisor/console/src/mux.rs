@@ -10,13 +10,14 @@
 //! | any | the UART takes no byte | the next drain goes on at the same byte |
 //!
 //! A source is ready when it has a complete line, or a full ring, or bytes that have waited for [`IDLE_NS`]; Merus and the
-//! focus are ready with any byte. Merus comes first, the VMs take turns by lines.
+//! focus and the shell are ready with any byte. Merus comes first, the VMs take turns by lines.
 
 use alloc::{boxed::Box, format, vec::Vec};
 
 mod drain;
 
 use crate::backlog::{Backlog, Log};
+use crate::prompt::Prompt;
 use crate::{Ring, Uart};
 
 /// How long a part of a line may wait for its end, in nanoseconds.
@@ -37,13 +38,15 @@ pub const MERUS_BYTES: usize = 16384;
 pub struct SourceId(usize);
 
 impl SourceId {
+    /// The management shell's place.
+    pub const SHELL: Self = Self(SHELL);
+
     pub(crate) const fn from_index(index: usize) -> Self {
-        // 0 is Merus itself.
-        Self(index.wrapping_add(1))
+        Self(index.wrapping_add(VMS))
     }
     /// The VM's position, from 0 in the order of [`Mux::add_source`].
     pub const fn index(self) -> usize {
-        self.0.wrapping_sub(1)
+        self.0.wrapping_sub(VMS)
     }
 }
 
@@ -75,11 +78,15 @@ pub struct DrainResult {
 
 /// The index of Merus' own lines in the table of sources.
 pub(crate) const MERUS: usize = 0;
+/// The index of the management shell.
+pub(crate) const SHELL: usize = 1;
+/// The index of the first VM.
+pub(crate) const VMS: usize = 2;
 /// No source.
-const NONE: usize = usize::MAX;
+pub(crate) const NONE: usize = usize::MAX;
 
 pub(crate) struct Source {
-    /// `[name] ` and `[name]+ `; empty for Merus, whose prefix is in its ring.
+    /// `[name] ` and `[name]+ `; empty for Merus and the shell, who have theirs in their rings.
     pub(crate) prefix: Box<[u8]>,
     continuation: Box<[u8]>,
     pub(crate) ring: Ring,
@@ -92,9 +99,9 @@ pub(crate) struct Source {
     /// When a drain first saw the bytes that wait now.
     since: Option<u64>,
     /// Its line was broken off by another's.
-    broken: bool,
+    pub(crate) broken: bool,
     /// A byte was refused since the ring last was half empty.
-    refused: bool,
+    pub(crate) refused: bool,
     /// To be named by `next_relieved`.
     relieved: bool,
 }
@@ -132,7 +139,7 @@ pub struct Mux {
     pub(crate) queued: usize,
     pub(crate) focus: usize,
     /// Who owns the open line, or [`NONE`].
-    owner: usize,
+    pub(crate) owner: usize,
     /// Whose next byte needs neither a lead nor a turn while nothing is queued: the owner, or at the start of a line the focus.
     direct: usize,
     lead: Lead,
@@ -151,6 +158,7 @@ pub struct Mux {
     /// Lines of Merus that did not fit since the last one that did.
     pub(crate) dropped: u32,
     pub(crate) escaped: bool,
+    pub(crate) prompt: Prompt,
 }
 
 impl Default for Mux {
@@ -163,7 +171,7 @@ impl Mux {
     /// A console with no VM yet, at the start of a line.
     pub fn new() -> Self {
         Self {
-            sources: Vec::from([Source::new("", "", MERUS_BYTES)]),
+            sources: Vec::from([Source::new("", "", MERUS_BYTES), Source::new("", "", SOURCE_BYTES)]),
             queued: 0,
             focus: NONE,
             owner: NONE,
@@ -178,6 +186,7 @@ impl Mux {
             log: Log::new(),
             dropped: 0,
             escaped: false,
+            prompt: Prompt::new(),
         }
     }
 
@@ -186,7 +195,7 @@ impl Mux {
         let mut source = Source::new(&format!("[{name}] "), &format!("[{name}]+ "), SOURCE_BYTES);
         source.kept = Some(Backlog::new(BACKLOG_BYTES));
         let reusable =
-            |(index, s): &(usize, &mut Source)| *index != MERUS && s.free && s.ring.is_empty() && *index != self.owner;
+            |(index, s): &(usize, &mut Source)| *index >= VMS && s.free && s.ring.is_empty() && *index != self.owner;
         let index = match self.sources.iter_mut().enumerate().find(reusable) {
             Some((index, place)) => {
                 *place = source;
@@ -197,8 +206,12 @@ impl Mux {
                 self.sources.len().saturating_sub(1)
             }
         };
-        if self.focus == NONE && self.sources() == 1 {
-            self.focus = index;
+        if self.sources() == 1 {
+            match self.focus {
+                NONE => self.focus = index,
+                SHELL if self.prompt.before == NONE => self.prompt.before = index,
+                _ => {}
+            }
         }
         self.update_direct();
         SourceId(index)
@@ -206,28 +219,32 @@ impl Mux {
 
     /// Gives up a VM's place: its backlog is gone, what it has not printed yet still goes out. The focus goes to the next VM.
     pub fn remove_source(&mut self, source: SourceId) {
-        let Some(entry) = self.sources.get_mut(source.0).filter(|_| source.0 != MERUS) else { return };
+        let Some(entry) = self.sources.get_mut(source.0).filter(|_| source.0 >= VMS) else { return };
         entry.free = true;
         entry.kept = None;
+        let next = self.nth(0).unwrap_or(NONE);
+        if self.prompt.before == source.0 {
+            self.prompt.before = next;
+        }
         if self.focus == source.0 {
-            self.focus = self.nth(0).unwrap_or(NONE);
+            self.focus = next;
             self.update_direct();
         }
     }
 
     /// How many VMs there are.
     pub fn sources(&self) -> usize {
-        self.sources.iter().skip(1).filter(|s| !s.free).count()
+        self.sources.iter().skip(VMS).filter(|s| !s.free).count()
     }
 
     /// The table's index of the `n`-th VM.
     pub(crate) fn nth(&self, n: usize) -> Option<usize> {
-        self.sources.iter().enumerate().skip(1).filter(|(_, s)| !s.free).map(|(index, _)| index).nth(n)
+        self.sources.iter().enumerate().skip(VMS).filter(|(_, s)| !s.free).map(|(index, _)| index).nth(n)
     }
 
     /// How manieth VM has the focus.
     pub(crate) fn focus_rank(&self) -> Option<usize> {
-        let live = self.sources.iter().enumerate().skip(1).filter(|(_, s)| !s.free);
+        let live = self.sources.iter().enumerate().skip(VMS).filter(|(_, s)| !s.free);
         live.map(|(index, _)| index).position(|index| index == self.focus)
     }
 
@@ -246,12 +263,13 @@ impl Mux {
 
     /// The VM that has the focus.
     pub fn focus(&self) -> Option<SourceId> {
-        (self.focus != NONE).then_some(SourceId(self.focus))
+        (VMS..NONE).contains(&self.focus).then_some(SourceId(self.focus))
     }
 
     /// Gives the focus to a VM, or to none (then every line has a prefix, and input goes nowhere). A line that is open
     /// goes on as it began.
     pub fn set_focus(&mut self, focus: Option<SourceId>) {
+        self.leave_prompt();
         self.focus = focus.map_or(NONE, |s| s.0);
         self.update_direct();
     }
@@ -331,6 +349,12 @@ impl Mux {
         }
     }
 
+    /// Whether this one's bytes are shown only as far as they cannot deceive ([`crate::prompt`]).
+    #[inline]
+    fn is_tamed(&self, owner: usize) -> bool {
+        self.prompt.open && owner >= VMS
+    }
+
     /// Who may begin a line without a prefix.
     fn direct_at_start(&self) -> usize {
         match self.sources.get(self.focus) {
@@ -339,10 +363,11 @@ impl Mux {
         }
     }
 
-    fn update_direct(&mut self) {
+    pub(crate) fn update_direct(&mut self) {
         self.direct = match (self.owner, self.lead) {
             (NONE, Lead::None) => self.direct_at_start(),
             (NONE, _) => NONE,
+            (owner, _) if self.is_tamed(owner) => NONE,
             (owner, _) => owner,
         };
     }

@@ -43,6 +43,11 @@ impl Ring {
         if self.is_empty() { None } else { self.bytes.get(self.slot(self.head)).copied() }
     }
 
+    /// The byte after the oldest, which stays in.
+    pub(crate) fn second(&self) -> Option<u8> {
+        if self.len() < 2 { None } else { self.bytes.get(self.slot(self.head.wrapping_add(1))).copied() }
+    }
+
     /// Takes the oldest byte out.
     #[inline]
     pub fn pop(&mut self) -> Option<u8> {

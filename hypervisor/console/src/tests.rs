@@ -59,6 +59,122 @@ fn the_focus_goes_straight_out_byte_by_byte() {
     assert_eq!(mux.drain(0, &mut out), DrainResult::default());
 }
 
+/// Types each byte as a person would, and returns what was printed for it.
+fn type_at(mux: &mut Mux, out: &mut FakeUart, now: u64, text: &str) -> String {
+    for byte in text.bytes() {
+        let _ = mux.input(byte);
+        mux.drain(now, out);
+    }
+    out.text()
+}
+
+fn command(mux: &mut Mux) -> Option<String> {
+    let mut line = [0; PROMPT_BYTES];
+    mux.take_command(&mut line).map(|length| String::from_utf8(line[..length].to_vec()).unwrap())
+}
+
+const OPENED: &str = "merus: console: the shell has the focus: `help` lists its commands, `exit` leaves it\r\nmerus> ";
+
+#[test]
+fn a_command_is_typed_answered_and_followed_by_the_next_prompt() {
+    let (mut mux, ids) = mux(&["a"]);
+    let mut out = FakeUart::new();
+    assert_eq!(type_at(&mut mux, &mut out, 0, "\x1dm"), OPENED);
+    assert_eq!((mux.focus(), mux.is_commanded()), (None, false));
+    assert_eq!(type_at(&mut mux, &mut out, 0, "lisX\x7ft\x1b[A"), "lisX\x08 \x08t");
+    assert_eq!(command(&mut mux), None);
+    assert_eq!(mux.input(b'\r'), InputAction::Command);
+    assert!(mux.is_commanded());
+    assert_eq!((command(&mut mux).as_deref(), command(&mut mux)), (Some("list"), None));
+    assert_eq!(mux.shell_write(b"one\ntwo\n"), 8);
+    mux.command_done();
+    mux.drain(0, &mut out);
+    assert_eq!(out.text(), "\r\none\r\ntwo\r\nmerus> ");
+    // A line feed after the return is part of it; blanks are no command.
+    assert_eq!(type_at(&mut mux, &mut out, 0, "\n  \r\n"), "  \r\nmerus> ");
+    assert_eq!(type_at(&mut mux, &mut out, 0, "ab\x15c"), "ab\x08 \x08\x08 \x08c");
+    assert_eq!(type_at(&mut mux, &mut out, 0, "\x03"), "^C\r\nmerus> ");
+    // Nothing of that was for the VM, which has the focus again after `exit`'s key.
+    assert_eq!(type_at(&mut mux, &mut out, 0, "\x04"), "\r\nmerus: console: [a] has the focus\r\n");
+    assert_eq!(mux.input(b'x'), InputAction::ToVm(ids[0], b'x'));
+}
+
+#[test]
+fn a_prompt_is_left_by_the_focus_keys_as_well() {
+    let (mut mux, ids) = mux(&["a", "b"]);
+    let mut out = FakeUart::new();
+    type_at(&mut mux, &mut out, 0, "\x1dmhalf");
+    assert_eq!(type_at(&mut mux, &mut out, 0, "\x1d2"), "\r\nmerus: console: [b] has the focus\r\n");
+    assert_eq!(mux.input(b'x'), InputAction::ToVm(ids[1], b'x'));
+    assert_eq!(type_at(&mut mux, &mut out, 0, "\x1dm"), OPENED);
+    // The one that had the focus goes away meanwhile.
+    mux.remove_source(ids[1]);
+    type_at(&mut mux, &mut out, 0, "\x04");
+    assert_eq!(mux.focus(), Some(ids[0]));
+}
+
+#[test]
+fn a_line_too_long_is_cut_and_a_full_uart_loses_no_key() {
+    let (mut mux, _) = mux(&["a"]);
+    let mut out = FakeUart::new();
+    type_at(&mut mux, &mut out, 0, "\x1dm");
+    out.room = 3;
+    type_at(&mut mux, &mut out, 0, &"x".repeat(PROMPT_BYTES + 9));
+    assert_eq!(mux.input(b'\r'), InputAction::Command);
+    assert_eq!(command(&mut mux).unwrap(), "x".repeat(PROMPT_BYTES));
+}
+
+#[test]
+fn output_beyond_the_ring_is_told_of_and_none_is_lost() {
+    let (mut mux, _) = mux(&["a"]);
+    let mut out = FakeUart::new();
+    type_at(&mut mux, &mut out, 0, "\x1dmlog\r");
+    out.room = 0;
+    let text = "0123456789abcdef\n".repeat(1000);
+    let mut at = mux.shell_write(text.as_bytes());
+    assert!(at < SOURCE_BYTES && mux.next_relieved().is_none());
+    out.room = usize::MAX;
+    while at < text.len() {
+        assert!(mux.drain(0, &mut out).relieved);
+        assert_eq!((mux.next_relieved(), mux.next_relieved()), (Some(SourceId::SHELL), None));
+        at += mux.shell_write(&text.as_bytes()[at..]);
+    }
+    mux.drain(0, &mut out);
+    assert_eq!(out.text(), text.replace('\n', "\r\n"));
+}
+
+#[test]
+fn no_guest_can_draw_a_prompt_over_the_real_one() {
+    let (mut mux, ids) = mux(&["a", "b"]);
+    let mut out = FakeUart::new();
+    // A line of the focus that begins raw ends when the prompt opens.
+    say(&mut mux, ids[0], "merus> fake");
+    mux.drain(0, &mut out);
+    assert_eq!(out.text(), "merus> fake");
+    assert_eq!(type_at(&mut mux, &mut out, 0, "\x1dm"), std::format!("\r\n{OPENED}"));
+    type_at(&mut mux, &mut out, 0, "des");
+    say(&mut mux, ids[0], "\rmerus> \x1b[2K\u{9b}\u{e9}\ttab\r\n");
+    say(&mut mux, ids[1], "\rmerus> ok\r\n");
+    mux.drain(0, &mut out);
+    mux.drain(200 * MS, &mut out);
+    assert_eq!(out.text(), "\r\n[b] merus> ok\r\n[a]+ merus> ?[2K????\ttab\r\n");
+    // Not even past the rings, in the middle of a line.
+    assert!(matches!(mux.push_through(ids[1], b'x', &mut out), Pushed::Queued { .. }));
+    mux.drain(400 * MS, &mut out);
+    mux.drain(600 * MS, &mut out);
+    assert!(matches!(mux.push_through(ids[1], b'\r', &mut out), Pushed::Queued { .. }));
+    mux.drain(600 * MS, &mut out);
+    assert_eq!(out.text(), "[b] x");
+    // The prompt comes back with what was typed.
+    type_at(&mut mux, &mut out, 600 * MS, "t");
+    mux.drain(900 * MS, &mut out);
+    assert_eq!(out.text(), "\r\nmerus> dest");
+    // What is kept is what was said.
+    let mut kept = [0; 64];
+    let (_, count) = mux.read_back(ids[1], 0, &mut kept);
+    assert_eq!(&kept[..count], b"\rmerus> ok\r\nx\r");
+}
+
 #[test]
 fn what_was_printed_can_be_read_again_however_it_went_out() {
     let (mut mux, ids) = mux(&["a", "b"]);

@@ -155,6 +155,11 @@ impl Control {
         self.registry.numbered(vm).map(|r| (r.name(), r.state))
     }
 
+    /// A VM's number.
+    pub fn number(&self, vm: &str) -> Option<VmNumber> {
+        self.registry.find(vm).map(|record| record.number)
+    }
+
     /// When [`Self::poll`] is due, in ns.
     pub fn deadline(&self) -> Option<u64> {
         self.registry.iter().flat_map(|r| [r.kill_at, r.key_up_at]).flatten().min()
@@ -295,6 +300,8 @@ impl Control {
                 record.state = VmState::Creating;
                 record.run = true;
             }
+            // It is told once: when it is made, it runs.
+            VmState::Creating if !record.run => self.find_mut(vm)?.run = true,
             is => return Err(Refusal::State { is }),
         }
         Ok(Answer::Done)

@@ -2,13 +2,14 @@
 //! channel that asks.
 //!
 //! [`Control`] keeps the books and decides; a [`Host`] does. Neither knows how the calls come: [`Channel`] makes them of a byte
-//! stream, [`shell`] of a typed line, and any number of channels may share one [`Control`]. Nothing here waits: what takes its
+//! stream, [`shell`] of typed lines, and any number of channels may share one [`Control`]. Nothing here waits: what takes its
 //! time is begun, and the host tells of its end ([`Control::made`], [`Control::paused`], [`Control::ended`] ...).
 //!
 //! # A VM's life
 //! | state | call or news | next |
 //! |---|---|---|
 //! | (absent) | `Create` | Creating |
+//! | Creating | `Start`, once | Creating, to run at once |
 //! | Creating | made | Created, or Running where it was to start at once |
 //! | Creating | failed | Stopped (failed) |
 //! | Created | `Start` | Running |

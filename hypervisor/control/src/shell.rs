@@ -1,10 +1,17 @@
 //! The same calls as typed lines, for a board with one serial line.
+//!
+//! A [`Shell`] works on one line at a time, in steps of one call each: whoever owns it prints what a step has said before it takes
+//! the next, so that neither a long list nor a slow line holds anything up, and memory for text is bounded by one page's.
+
+mod parse;
+mod show;
 
 use crate::calls::Control;
-use crate::host::Host;
+use crate::host::{Host, VmNumber};
+use alloc::collections::VecDeque;
 use alloc::string::String;
 use core::fmt::{self, Write};
-use proto::{Answer, Call, EventRow, Page, Refusal, Target, VmRow};
+use proto::{Answer, Call};
 
 /// What the shell knows, a line each.
 pub const HELP: &str = "\
@@ -12,14 +19,17 @@ list                      the VMs
 info VM | vcpus VM        one of them, its vCPUs
 pcpus | machine | groups  the machine
 objects                   payloads to make VMs of
+create VM kernel=NAME memory=SIZE [vcpus=N] [initrd=NAME] [group=G] [KEY=VALUE...] [cmdline=THE REST]
 start VM | pause VM | resume VM | reset VM
 stop VM [SECONDS]         asks the guest, then ends it (at once without SECONDS)
 destroy VM                takes a stopped VM away
+console VM                its last output; the focus, if it runs
 set VM KEY=VALUE          such as cpu.weight=200
-set-group GROUP KEY=VALUE
+group GROUP [KEY=VALUE]   makes a group, or changes it
 events | log              what has happened
 trace on | trace off
-help";
+help
+exit                      leaves the shell, as Ctrl-] and a focus key do";
 
 /// Why a line is no command.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -39,34 +49,141 @@ impl fmt::Display for ShellError {
     }
 }
 
-/// Does what `line` asks; everything there is to say goes to `out`, in lines.
-pub fn run(control: &mut Control, host: &mut impl Host, line: &str, out: &mut impl Write) -> fmt::Result {
-    if line.trim().is_empty() {
-        return Ok(());
-    }
-    if line.trim() == "help" {
-        return writeln!(out, "{HELP}");
-    }
-    let call = match parse(line) {
-        Ok(call) => call,
-        Err(error) => return writeln!(out, "{error}"),
-    };
-    // Lists come in pages.
-    let mut next = Some(call);
-    while let Some(call) = next.take() {
-        match control.call(host, call.clone()) {
-            Ok(answer) => {
-                let more = show(&answer, out)?;
-                next = more.and_then(|from| go_on(&call, from));
-            }
-            Err(refusal) => return refuse(&refusal, out),
-        }
-    }
-    Ok(())
+/// What a line asks for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Command {
+    Nothing,
+    Help,
+    Exit,
+    Calls(VecDeque<Call>),
+    Console(String),
 }
 
-fn refuse(refusal: &Refusal, out: &mut impl Write) -> fmt::Result {
-    writeln!(out, "refused: {refusal}")
+/// What is left of a line after a step.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Progress {
+    /// There is another step to take.
+    More,
+    /// The line is answered.
+    Done,
+    /// The line is answered, and the shell is left.
+    Leave,
+    /// The line is answered, and this VM is to have the focus.
+    Attach(VmNumber),
+}
+
+/// The most bytes of a VM's output that `console` shows: what is kept of it, and not what comes meanwhile.
+const KEPT: u64 = 16384;
+
+/// A VM's output on its way to the screen.
+struct Reading {
+    vm: String,
+    from: u64,
+    /// Where to stop, once the first piece has come.
+    until: Option<u64>,
+    /// Within a line.
+    within: bool,
+}
+
+/// A line that is being worked on.
+#[derive(Default)]
+pub struct Shell {
+    calls: VecDeque<Call>,
+    reading: Option<Reading>,
+    leave: bool,
+}
+
+impl Shell {
+    /// A shell with nothing to do.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Begins with `line`; everything that there is to say of a line that is none goes to `out`.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn begin(&mut self, line: &str, out: &mut impl Write) -> fmt::Result {
+        match parse::command(line) {
+            Ok(Command::Nothing) => {}
+            Ok(Command::Help) => writeln!(out, "{HELP}")?,
+            Ok(Command::Exit) => self.leave = true,
+            Ok(Command::Calls(calls)) => self.calls = calls,
+            Ok(Command::Console(vm)) => self.reading = Some(Reading { vm, from: 0, until: None, within: false }),
+            Err(error) => writeln!(out, "{error}")?,
+        }
+        Ok(())
+    }
+
+    /// Makes one call of what is left of the line; what there is to say goes to `out`, in lines.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn step(
+        &mut self,
+        control: &mut Control,
+        host: &mut impl Host,
+        out: &mut impl Write,
+    ) -> Result<Progress, fmt::Error> {
+        if core::mem::take(&mut self.leave) {
+            return Ok(Progress::Leave);
+        }
+        if let Some(reading) = self.reading.take() {
+            return self.read(reading, control, host, out);
+        }
+        let Some(call) = self.calls.pop_front() else { return Ok(Progress::Done) };
+        match control.call(host, call.clone()) {
+            // The last of several says it for all.
+            Ok(Answer::Done) if !self.calls.is_empty() => {}
+            Ok(answer) => {
+                let more = show::show(&answer, out)?;
+                if let Some(next) = more.and_then(|from| go_on(&call, from)) {
+                    self.calls.push_front(next);
+                }
+            }
+            Err(refusal) => {
+                // What was to follow relies on it.
+                self.calls.clear();
+                writeln!(out, "refused: {refusal}")?;
+            }
+        }
+        Ok(if self.calls.is_empty() { Progress::Done } else { Progress::More })
+    }
+
+    /// The next piece of a VM's output.
+    fn read(
+        &mut self,
+        mut reading: Reading,
+        control: &mut Control,
+        host: &mut impl Host,
+        out: &mut impl Write,
+    ) -> Result<Progress, fmt::Error> {
+        let part = match control.call(host, Call::Console { vm: reading.vm.clone(), from: reading.from }) {
+            Ok(Answer::Console(part)) => part,
+            Ok(_) => return Ok(Progress::Done),
+            Err(refusal) => {
+                writeln!(out, "refused: {refusal}")?;
+                return Ok(Progress::Done);
+            }
+        };
+        let until = *reading.until.get_or_insert(part.from.saturating_add(KEPT));
+        show::output(&reading.vm, &part.bytes.0, &mut reading.within, out)?;
+        reading.from = part.from.saturating_add(part.bytes.0.len() as u64);
+        if !part.bytes.0.is_empty() && reading.from < until {
+            self.reading = Some(reading);
+            return Ok(Progress::More);
+        }
+        if reading.within {
+            writeln!(out)?;
+        }
+        if reading.from == 0 {
+            writeln!(out, "vm \"{}\" has printed nothing", reading.vm)?;
+        }
+        Ok(match control.number(&reading.vm).filter(|_| part.live) {
+            Some(number) => Progress::Attach(number),
+            None => Progress::Done,
+        })
+    }
 }
 
 /// The call that brings the next page.
@@ -82,135 +199,4 @@ fn go_on(call: &Call, from: u64) -> Option<Call> {
         Call::Log { .. } => Call::Log { from },
         _ => return None,
     })
-}
-
-fn parse(line: &str) -> Result<Call, ShellError> {
-    let mut words = line.split_whitespace();
-    let command = words.next().unwrap_or_default();
-    let first = words.next();
-    let second = words.next();
-    let nothing = |call: Call, form| if first.is_none() { Ok(call) } else { Err(ShellError::Form(form)) };
-    let one = |call: fn(String) -> Call, form| match (first, second) {
-        (Some(vm), None) => Ok(call(vm.into())),
-        _ => Err(ShellError::Form(form)),
-    };
-    match command {
-        "list" => nothing(Call::List { from: 0 }, "list"),
-        "pcpus" => nothing(Call::Pcpus { from: 0 }, "pcpus"),
-        "machine" => nothing(Call::Machine, "machine"),
-        "groups" => nothing(Call::Groups { from: 0 }, "groups"),
-        "objects" => nothing(Call::Objects { from: 0 }, "objects"),
-        "events" => nothing(Call::Events { from: 0 }, "events"),
-        "log" => nothing(Call::Log { from: 0 }, "log"),
-        "info" => one(|vm| Call::Info { vm }, "info VM"),
-        "vcpus" => one(|vm| Call::Vcpus { vm, from: 0 }, "vcpus VM"),
-        "start" => one(|vm| Call::Start { vm }, "start VM"),
-        "pause" => one(|vm| Call::Pause { vm }, "pause VM"),
-        "resume" => one(|vm| Call::Resume { vm }, "resume VM"),
-        "reset" => one(|vm| Call::Reset { vm }, "reset VM"),
-        "destroy" => one(|vm| Call::Destroy { vm }, "destroy VM"),
-        "stop" => {
-            let form = ShellError::Form("stop VM [SECONDS]");
-            let (Some(vm), None) = (first, words.next()) else { return Err(form) };
-            let seconds = second.map_or(Some(0), |s| s.parse::<u32>().ok());
-            let grace_ms = seconds.and_then(|s| s.checked_mul(1000)).ok_or(form)?;
-            Ok(Call::Stop { vm: vm.into(), grace_ms })
-        }
-        "set" | "set-group" => {
-            let form = ShellError::Form("set VM KEY=VALUE, or set-group GROUP KEY=VALUE");
-            let (Some(name), Some(_)) = (first, second) else { return Err(form) };
-            // The value may have blanks in it.
-            let rest = line.trim_start().splitn(3, char::is_whitespace).nth(2).unwrap_or_default();
-            let (key, value) = rest.split_once('=').ok_or(form)?;
-            let target = if command == "set" { Target::Vm(name.into()) } else { Target::Group(name.into()) };
-            Ok(Call::Set { target, key: key.trim().into(), value: value.trim().into() })
-        }
-        "trace" => match (first, second) {
-            (Some("on"), None) => Ok(Call::SetTrace { on: true }),
-            (Some("off"), None) => Ok(Call::SetTrace { on: false }),
-            _ => Err(ShellError::Form("trace on, or trace off")),
-        },
-        other => Err(ShellError::Unknown(other.chars().take(32).collect())),
-    }
-}
-
-/// Prints an answer. `Some`: the `from` of the next page.
-fn show(answer: &Answer, out: &mut impl Write) -> Result<Option<u64>, fmt::Error> {
-    match answer {
-        Answer::Done => writeln!(out, "ok")?,
-        Answer::Machine(m) => {
-            writeln!(out, "Merus {} on {}, {} pCPUs", m.merus, m.board, m.pcpus)?;
-            writeln!(out, "memory {} KiB, free {} KiB, heap {} bytes", m.memory >> 10, m.memory_free >> 10, m.heap)?;
-        }
-        Answer::List(page) => return rows(page, out, vm),
-        Answer::Info(row) => {
-            vm(row, out)?;
-            writeln!(
-                out,
-                "  memory {} KiB, steal {} ms, throttled {} ms, {} exits, {} resets",
-                row.memory_used >> 10,
-                row.waited_ns / 1_000_000,
-                row.throttled_ns / 1_000_000,
-                row.exits,
-                row.resets
-            )?;
-        }
-        Answer::Vcpus(page) => {
-            return rows(page, out, |v, out| {
-                let (ran, waited) = (v.ran_ns / 1_000_000, v.waited_ns / 1_000_000);
-                writeln!(out, "vCPU {} {:?} on pCPU {}, ran {ran} ms, steal {waited} ms", v.index, v.state, v.pcpu)
-            });
-        }
-        Answer::Pcpus(page) => {
-            return rows(page, out, |p, out| match &p.running {
-                Some((vm, vcpu)) => writeln!(out, "pCPU {}: vm {vm} vCPU {vcpu}, {} wait", p.number, p.ready),
-                None => writeln!(out, "pCPU {}: idle, {} wait", p.number, p.ready),
-            });
-        }
-        Answer::Groups(page) => {
-            return rows(page, out, |g, out| {
-                writeln!(
-                    out,
-                    "group {}: weight {}, {} VMs, memory {} KiB",
-                    g.name,
-                    g.weight,
-                    g.vms,
-                    g.memory_used >> 10
-                )
-            });
-        }
-        Answer::Objects(page) => {
-            return rows(page, out, |o, out| {
-                writeln!(out, "{} {} of {} bytes, {} users", o.name, o.there, o.size, o.users)
-            });
-        }
-        Answer::Events(page) => return rows(page, out, event),
-        Answer::Log(page) => {
-            return rows(page, out, |l, out| writeln!(out, "{:>10} ms {}", l.at_ns / 1_000_000, l.text));
-        }
-        Answer::Uploaded(_) | Answer::Console(_) | Answer::Typed(_) | Answer::Trace(_) => {}
-    }
-    Ok(None)
-}
-
-fn rows<T, W: Write>(
-    page: &Page<T>,
-    out: &mut W,
-    print: impl Fn(&T, &mut W) -> fmt::Result,
-) -> Result<Option<u64>, fmt::Error> {
-    page.rows.iter().try_for_each(|row| print(row, out))?;
-    Ok(page.more.then_some(page.next))
-}
-
-fn vm(row: &VmRow, out: &mut impl Write) -> fmt::Result {
-    let (memory, ran) = (row.memory >> 20, row.ran_ns / 1_000_000);
-    writeln!(
-        out,
-        "{:<16} {:<12} {} vCPUs, {memory} MiB, weight {}, ran {ran} ms",
-        row.name, row.state, row.vcpus, row.weight
-    )
-}
-
-fn event(row: &EventRow, out: &mut impl Write) -> fmt::Result {
-    writeln!(out, "{:>10} ms vm {}: {:?}", row.at_ns / 1_000_000, row.vm, row.kind)
 }

@@ -1,5 +1,6 @@
 //! Management against a machine that only remembers what it was told.
 
+use crate::shell::{Progress, Shell};
 use crate::*;
 use alloc::collections::BTreeMap;
 use alloc::format;
@@ -22,6 +23,8 @@ struct Fake {
     vms: BTreeMap<u16, &'static str>,
     power_key: bool,
     full: bool,
+    /// What each VM has printed.
+    printed: Vec<u8>,
 }
 
 impl Host for Fake {
@@ -139,7 +142,8 @@ impl Host for Fake {
         Some(PcpuRow { number, mpidr: 0, running: None, ready: 0, busy_ns: 0, steals: 0 })
     }
     fn console(&self, _: VmNumber, from: u64) -> ConsolePart {
-        ConsolePart { from, bytes: Bytes(vec![b'x'; 3]), live: false }
+        let rest = self.printed.get(from as usize..).unwrap_or_default();
+        ConsolePart { from, bytes: Bytes(rest[..rest.len().min(MAX_CHUNK)].to_vec()), live: false }
     }
     fn type_at(&mut self, _: VmNumber, bytes: &[u8]) -> usize {
         bytes.len().min(16)
@@ -200,7 +204,7 @@ fn a_life_from_create_to_destroy() {
     let (mut c, mut h) = (control(), Fake::default());
     let n = VmNumber(0);
     assert_eq!(c.call(&mut h, Call::Create(new_vm("web"))), Ok(Answer::Done));
-    assert_eq!(c.call(&mut h, Call::Start { vm: vm("web") }), Err(Refusal::State { is: VmState::Creating }));
+    assert_eq!(c.call(&mut h, Call::Pause { vm: vm("web") }), Err(Refusal::State { is: VmState::Creating }));
     assert!(!c.made(1, n));
     assert_eq!(c.call(&mut h, Call::Start { vm: vm("web") }), Ok(Answer::Done));
     assert_eq!(c.call(&mut h, Call::Pause { vm: vm("web") }), Ok(Answer::Done));
@@ -237,6 +241,16 @@ fn a_life_from_create_to_destroy() {
         "Destroyed",
     ];
     assert_eq!(kinds, expected);
+}
+
+#[test]
+fn one_that_is_being_made_can_be_told_to_run_then_once() {
+    let (mut c, mut h) = (control(), Fake::default());
+    c.call(&mut h, Call::Create(new_vm("web"))).unwrap();
+    assert_eq!(c.call(&mut h, Call::Start { vm: vm("web") }), Ok(Answer::Done));
+    assert_eq!(c.call(&mut h, Call::Start { vm: vm("web") }), Err(Refusal::State { is: VmState::Creating }));
+    assert!(c.made(1, VmNumber(0)));
+    assert_eq!(state(&mut c, &mut h, "web"), VmState::Running);
 }
 
 #[test]
@@ -458,16 +472,25 @@ fn a_stream_recovers_from_anything() {
     assert!(h.told.is_empty());
 }
 
+/// A typed line from its beginning to its end.
+fn typed(c: &mut Control, h: &mut Fake, line: &str) -> (String, Progress) {
+    let (mut shell, mut out) = (Shell::new(), String::new());
+    shell.begin(line, &mut out).unwrap();
+    for _ in 0..100 {
+        match shell.step(c, h, &mut out).unwrap() {
+            Progress::More => {}
+            progress => return (out, progress),
+        }
+    }
+    panic!("`{line}` comes to no end");
+}
+
 #[test]
 fn the_shell_is_another_client() {
     let (mut c, mut h) = (control(), Fake::default());
     c.call(&mut h, Call::Create(new_vm("web"))).unwrap();
     c.made(0, VmNumber(0));
-    let mut ask = |line: &str| {
-        let mut out = String::new();
-        shell::run(&mut c, &mut h, line, &mut out).unwrap();
-        out
-    };
+    let mut ask = |line: &str| typed(&mut c, &mut h, line).0;
     assert!(ask("list").starts_with("web              created      1 vCPUs, 64 MiB, weight 100"));
     assert_eq!(ask("start web"), "ok\n");
     assert_eq!(ask("set web cpu.max=5000 10000"), "ok\n");
@@ -477,7 +500,55 @@ fn the_shell_is_another_client() {
     assert_eq!(ask("info db"), "refused: there is no VM \"db\"; `list` names them\n");
     assert_eq!(ask("events").lines().count(), 3);
     assert_eq!(ask("   "), "");
+    for (line, form) in [("list all", "list"), ("start", "start VM"), ("set web cpu.weight", "set VM KEY=VALUE")] {
+        assert_eq!(ask(line), std::format!("write: {form}\n"));
+    }
     assert_eq!(h.told.last().unwrap(), "set 0 Max(Some(CpuMax { quota_us: 5000, period_us: 10000 }))");
+}
+
+#[test]
+fn the_shell_creates_groups_and_vms_of_them() {
+    let (mut c, mut h) = (control(), Fake::default());
+    let mut ask = |line: &str| typed(&mut c, &mut h, line).0;
+    assert_eq!(ask("group team cpu.max=25%"), "ok\n");
+    assert_eq!(ask("group team"), "ok\n");
+    assert_eq!(ask("groups"), "group team: weight 100, cpu.max 25000 100000, 0 VMs, memory 0 KiB\n");
+    assert!(ask("group team cpu.class=fair").starts_with("refused: key cpu.class: is a VM's"));
+    assert!(ask("group Te").starts_with("refused: key group"));
+    assert!(ask("create web memory=64M").starts_with("write: create VM kernel=NAME"));
+    let line = "create web kernel=vmlinuz memory=64M vcpus=2 group=team cpu.weight=300 cmdline=console=ttyAMA0 a=b";
+    assert_eq!(ask(line), "ok\n");
+    assert!(ask("list").starts_with("web              creating     2 vCPUs, 64 MiB, weight 300"));
+    assert!(ask("create web kernel=vmlinuz memory=64M").starts_with("refused: there is a VM \"web\" already"));
+    let record = c.registry.find("web").unwrap();
+    assert_eq!((record.spec.cmdline.as_str(), record.spec.group.as_deref()), ("console=ttyAMA0 a=b", Some("team")));
+}
+
+#[test]
+fn the_shell_reads_what_a_vm_has_printed_and_leaves_for_one_that_runs() {
+    let (mut c, mut h) = (control(), Fake::default());
+    c.call(&mut h, Call::Create(new_vm("web"))).unwrap();
+    c.made(0, VmNumber(0));
+    assert_eq!(
+        typed(&mut c, &mut h, "console web"),
+        ("vm \"web\" has printed nothing\n".into(), Progress::Attach(VmNumber(0)))
+    );
+    h.printed = b"\rmerus> one\r\ntwo \x1b[2K".to_vec();
+    let seen = "[web] merus> one\n[web] two ?[2K\n";
+    assert_eq!(typed(&mut c, &mut h, "console web"), (seen.into(), Progress::Attach(VmNumber(0))));
+    // One that has ended is read, not given the focus.
+    c.call(&mut h, Call::Start { vm: "web".into() }).unwrap();
+    c.ended(0, VmNumber(0), StopKind::PoweredOff);
+    assert_eq!(typed(&mut c, &mut h, "console web"), (seen.into(), Progress::Done));
+    // More than a piece, and never without an end.
+    h.printed = b"0123456789\n".repeat(1000);
+    let (text, _) = typed(&mut c, &mut h, "console web");
+    assert_eq!(text, "[web] 0123456789\n".repeat(1000));
+    h.printed = b"0123456789\n".repeat(100_000);
+    assert!(typed(&mut c, &mut h, "console web").0.len() < 40_000);
+    assert_eq!(typed(&mut c, &mut h, "console db").0, "refused: there is no VM \"db\"; `list` names them\n");
+    assert_eq!(typed(&mut c, &mut h, "exit"), (String::new(), Progress::Leave));
+    assert!(typed(&mut c, &mut h, "help").0.contains("console VM"));
 }
 
 #[derive(Clone, Debug)]
@@ -575,8 +646,7 @@ proptest! {
     /// Any line: an answer in lines.
     #[test]
     fn any_line_is_answered(line in "\\PC{0,80}") {
-        let mut out = String::new();
-        shell::run(&mut control(), &mut Fake::default(), &line, &mut out).unwrap();
+        let (out, _) = typed(&mut control(), &mut Fake::default(), &line);
         prop_assert!(out.is_empty() || out.ends_with('\n'));
     }
 }

@@ -1,6 +1,7 @@
 //! The output's side of the multiplexer: leads, lines, turns and deadlines.
 
 use super::*;
+use crate::prompt::tame;
 
 /// How a stretch of output ended.
 enum Emitted {
@@ -99,17 +100,23 @@ impl Mux {
         loop {
             let Some(entry) = self.sources.get_mut(owner) else { return Emitted::Dry };
             let Some(byte) = entry.ring.first() else { return Emitted::Dry };
-            let alone = self.queued == entry.ring.len();
+            let (alone, after) = (self.queued == entry.ring.len(), entry.ring.second());
             if self.length >= LINE_BYTES && !alone && owner != MERUS && self.next_ready(clock).0.is_some() {
                 self.break_line();
                 return Emitted::LineEnd;
             }
-            if !out.try_put(byte) {
+            let tamed = self.prompt.open && owner >= VMS;
+            let shown = if tamed { tame(byte, after) } else { Some(byte) };
+            if shown.is_some_and(|shown| !out.try_put(shown)) {
                 return Emitted::UartFull;
             }
             self.take(owner);
             self.grown = clock.now;
             self.grow(owner, byte);
+            if tamed {
+                // Not past the ring.
+                self.direct = NONE;
+            }
             if self.owner == NONE {
                 return Emitted::LineEnd;
             }
@@ -131,14 +138,14 @@ impl Mux {
         self.waiting = None;
         self.grown = now;
         self.owner = index;
-        self.direct = index;
-        if index != MERUS {
+        self.direct = if self.is_tamed(index) { NONE } else { index };
+        if index >= VMS {
             self.turn = index.wrapping_add(1);
         }
     }
 
     /// Ends the open line in the middle; its owner goes on later.
-    fn break_line(&mut self) {
+    pub(crate) fn break_line(&mut self) {
         if let Some(entry) = self.sources.get_mut(self.owner) {
             entry.broken = true;
         }
@@ -178,7 +185,7 @@ impl Mux {
             }
             let since = *entry.since.get_or_insert(clock.now);
             let at = since.saturating_add(IDLE_NS);
-            let whole = entry.lines != 0 || entry.ring.is_full() || index == focus;
+            let whole = entry.lines != 0 || entry.ring.is_full() || index == focus || index == SHELL;
             if whole || clock.force || clock.now >= at {
                 return (Some(index), None);
             }

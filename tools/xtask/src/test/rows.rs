@@ -118,6 +118,9 @@ fn boot_one(env: &Env<'_>, boot: &Boot) -> Result<Outcome> {
     for step in &mut expect.control {
         step.run = env.files.plain(&step.run);
     }
+    for send in &mut expect.script {
+        send.text = env.files.plain(&send.text);
+    }
     if !expect.control.is_empty() {
         machine.control = Some(Control { socket: control::socket(&boot.name), cli: env.built.cli.clone() });
     }
