@@ -3,8 +3,9 @@
 
 use crate::console::{self, VmSink, say};
 use crate::guest::{Guest, GuestRamAccess, KernelWaker, Uptime};
-use crate::machine::{CpuOps, MAX_ENTITIES, Machine, Memory, TablePages};
+use crate::machine::{CpuOps, Machine, Memory, TablePages};
 use crate::placing;
+use crate::slots::MAX_ENTITIES;
 use addr::{Address, BLOCK_SIZE, Ipa, Pa, Span};
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -30,9 +31,10 @@ use sync::{Rank, SpinLock};
 use vgic::{Config, Vgic};
 use vm::{DeviceHandle, Parts, SpiLine, VgicPort, Vm};
 
-/// Bytes zeroed in one step.
+/// Bytes zeroed without a look at the clock, and the same where the CPU has instructions that set memory.
 const ZERO_STEP: u64 = 128 << 10;
-/// Bytes copied and checked in one step.
+const SET_STEP: u64 = 512 << 10;
+/// Bytes copied and checked without a look at the clock.
 const COPY_STEP: usize = 32 << 10;
 /// Bytes of the heap that Merus' records of a VM take at most, without its vCPUs, and with the guest tree that is made for its start.
 const HEAP_A_VM: usize = 128 << 10;
@@ -104,6 +106,7 @@ pub fn begin(machine: &'static Machine, request: &Request<'_>) -> Result<Constru
     machine.heap_room(room).map_err(|e| no_memory(machine, &machine.memory.lock(), e, room as u64))?;
     let limit = Refusal::Limit { what: "vCPUs in all; destroy a VM".into(), most: MAX_ENTITIES.into() };
     let first = machine.entities.lock().take(spec.vcpus).ok_or(limit)?;
+    machine.slots.make(first, spec.vcpus);
     let made = with_entities(machine, request, layout, first);
     if made.is_err() {
         machine.entities.lock().give(first, spec.vcpus);
@@ -339,25 +342,36 @@ impl Construction {
         Self { guest, stage: Stage::Zero(memory) }
     }
 
-    /// Goes one step on.
-    pub fn step(self, machine: &'static Machine) -> Progress {
-        let Self { guest, stage } = self;
+    /// Goes on until `until`, in ticks, and a step beyond.
+    pub fn step(self, machine: &'static Machine, until: u64) -> Progress {
+        let Self { guest, mut stage } = self;
         if guest.cancelled.load(Ordering::Acquire) {
             return Progress::Refused(guest, "given up before it was made".into());
         }
-        match advance(&guest, machine, stage) {
-            Ok(Some(stage)) => Progress::More(Self { guest, stage }),
-            Ok(None) => Progress::Done(guest),
-            Err(why) => Progress::Refused(guest, why),
+        loop {
+            match advance(&guest, machine, stage, until) {
+                Ok(Some(next)) => stage = next,
+                Ok(None) => return Progress::Done(guest),
+                Err(why) => return Progress::Refused(guest, why),
+            }
+            if el2::timer::now() >= until {
+                return Progress::More(Self { guest, stage });
+            }
         }
     }
 }
 
-fn advance(guest: &Arc<Guest>, machine: &'static Machine, stage: Stage) -> Result<Option<Stage>, String> {
+fn advance(guest: &Arc<Guest>, machine: &'static Machine, stage: Stage, until: u64) -> Result<Option<Stage>, String> {
     Ok(Some(match stage {
         Stage::Zero(mut memory) => {
-            if let Some(extent) = memory.zero(ZERO_STEP, &mut CpuOps(&machine.features)) {
-                map(guest, machine, extent)?;
+            let step = if machine.features.mops { SET_STEP } else { ZERO_STEP };
+            while !memory.is_zeroed() {
+                if let Some(extent) = memory.zero(step, &mut CpuOps(&machine.features)) {
+                    map(guest, machine, extent)?;
+                }
+                if el2::timer::now() >= until {
+                    break;
+                }
             }
             match memory.into_zeroed() {
                 Ok(memory) => Stage::Copy { memory, payload: Payload::Kernel, done: 0, crc: u32::MAX },
@@ -534,4 +548,4 @@ pub fn dismantle(machine: &Machine, guest: &Arc<Guest>) {
     }
 }
 
-const _: () = assert!(ZERO_STEP < BLOCK_SIZE && COPY_STEP as u64 <= ZERO_STEP);
+const _: () = assert!(SET_STEP < BLOCK_SIZE && ZERO_STEP < BLOCK_SIZE && COPY_STEP as u64 <= ZERO_STEP);

@@ -79,11 +79,12 @@ impl Cpu {
 
     /// Lets a paused VM go on. Its time goes on where it stood.
     pub fn resume(&mut self, guest: &Arc<Guest>) {
-        let paused = el2::timer::now().wrapping_sub(guest.paused_at.load(Ordering::Relaxed));
-        guest.counter_offset.fetch_add(paused, Ordering::AcqRel);
         if !guest.vm.change_life(Life::Paused, Life::Running) {
             return;
         }
+        // Before any of its vCPUs can run.
+        let paused = el2::timer::now().wrapping_sub(guest.paused_at.load(Ordering::Relaxed));
+        guest.counter_offset.fetch_add(paused, Ordering::AcqRel);
         for id in guest.entities() {
             self.machine.unhold(id);
         }

@@ -1,21 +1,20 @@
 //! What all pCPUs share: the board, the pCPUs' runqueues, the vCPUs' places, memory.
 
 use crate::console::say;
-use crate::guest::{Guest, Runner};
+use crate::guest::Guest;
 use crate::manage::Management;
+use crate::slots::{Entities, MAX_ENTITIES, Slot, Slots};
 use crate::uploads::Uploads;
 use addr::{BLOCK_SIZE, PAGE_SIZE, Pa, Span};
-use alloc::boxed::Box;
 use alloc::string::String;
 use alloc::sync::Arc;
-use alloc::vec;
 use alloc::vec::Vec;
 use boot::stage1::{self, Kind, Stage1};
 use config::board::Ppis;
 use config::cpu_model::HostIds;
 use console::SourceId;
 use control::{Usage, VmNumber};
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use el2::errata::Errata;
 use el2::features::Features;
 use el2::space::FrameSource;
@@ -28,10 +27,7 @@ use spin::Once;
 use stage2::{Geometry, VmidAllocator, Vmids};
 use sync::{Rank, SpinLock};
 use trace::{NOBODY, Ring, What};
-use vm::ExitCounts;
 
-/// vCPUs of all VMs together.
-pub const MAX_ENTITIES: u32 = 512;
 /// Bytes of the heap that [`Machine::heap_room`] leaves beside what is asked for: for whoever does not ask, and for what growing
 /// itself takes.
 pub const HEAP_MARGIN: usize = 128 << 10;
@@ -95,24 +91,6 @@ impl Pcpu {
             steals: AtomicU64::new(0),
         }
     }
-}
-
-/// The place of one vCPU in the machine.
-pub struct Slot {
-    /// Its runner, unless a pCPU has taken it to run it.
-    pub runner: SpinLock<Option<Box<Runner>>>,
-    /// The pCPU whose runqueue it is in.
-    pub home: AtomicUsize,
-    /// Its exits until it last left a pCPU.
-    pub counts: SpinLock<ExitCounts>,
-    /// Ticks that its pCPU has slept in its place, while the scheduler took it for running.
-    pub slept: AtomicU64,
-    /// It is switched on (counted in [`Machine::wanting`]).
-    pub on: AtomicBool,
-    /// Whose it is, and its index there.
-    pub owner: SpinLock<Option<(Arc<Guest>, u32)>>,
-    /// The same for whoever holds locks: its VM's number above its own (16 bits).
-    pub whose: AtomicU32,
 }
 
 /// Frames, and EL2's own map, which follows them.
@@ -221,7 +199,7 @@ pub struct Machine {
     /// The VMs' shares of the pCPUs.
     pub shares: Arc<Shares>,
     /// Places of vCPUs.
-    pub slots: Vec<Slot>,
+    pub slots: Slots,
     /// Frames and EL2's map.
     pub memory: SpinLock<Memory>,
     /// What all pCPUs can do.
@@ -287,30 +265,6 @@ pub struct Place {
     pub last: Usage,
 }
 
-/// Numbers of vCPUs: each VM has a run of them.
-pub struct Entities(Vec<bool>);
-
-impl Entities {
-    /// All are free.
-    pub fn new() -> Self {
-        Self(vec![false; MAX_ENTITIES as usize])
-    }
-    /// Takes `count` numbers that follow each other; the first of them.
-    pub fn take(&mut self, count: u32) -> Option<u32> {
-        let count = count as usize;
-        let first =
-            (0..self.0.len().checked_sub(count)? + 1).find(|at| self.0[*at..at + count].iter().all(|taken| !taken))?;
-        self.0[first..first + count].fill(true);
-        Some(first as u32)
-    }
-    /// Gives them back.
-    pub fn give(&mut self, first: u32, count: u32) {
-        if let Some(run) = self.0.get_mut(first as usize..(first + count) as usize) {
-            run.fill(false);
-        }
-    }
-}
-
 static MACHINE: Once<Machine> = Once::new();
 
 /// Makes the machine known; once.
@@ -327,7 +281,7 @@ impl Machine {
     /// The place of a vCPU.
     #[inline]
     pub fn slot(&self, id: EntityId) -> Option<&Slot> {
-        self.slots.get(id.0 as usize)
+        self.slots.get(id)
     }
     /// A VM that has memory.
     pub fn guest(&self, vm: VmNumber) -> Option<Arc<Guest>> {

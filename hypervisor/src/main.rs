@@ -34,6 +34,7 @@ mod report;
 mod rows;
 mod run;
 mod shell;
+mod slots;
 mod smp;
 mod start;
 mod time;

@@ -99,10 +99,10 @@ impl Machine {
 
     /// The vCPUs in pCPU `number`'s queue, as far as they stay there.
     pub fn living_at(&self, number: usize) -> impl Iterator<Item = EntityId> {
-        let here = move |(id, slot): (usize, &crate::machine::Slot)| {
+        let here = move |(id, slot): (usize, &crate::slots::Slot)| {
             (slot.home.load(Ordering::Acquire) == number).then_some(EntityId(id as u32))
         };
-        self.slots.iter().enumerate().filter_map(here)
+        self.slots.iter().filter_map(here)
     }
 }
 

@@ -76,6 +76,9 @@ pub struct Company {
     pub owned: bool,
 }
 
+/// How long work goes on before guests get their turn, in ns; one more step comes on top.
+const AT_A_TIME: u64 = 8_000;
+
 /// Work that is longer than a guest should wait.
 pub enum Work {
     /// A VM is being made.
@@ -145,7 +148,7 @@ impl Cpu {
     fn step_work(&mut self) {
         let Some(work) = self.work.pop() else { return };
         match work {
-            Work::Construct(work) => match work.step(self.machine) {
+            Work::Construct(work) => match work.step(self.machine, el2::timer::now() + crate::time::ticks(AT_A_TIME)) {
                 Progress::More(work) => self.work.push(Work::Construct(work)),
                 Progress::Done(guest) => self.made(&guest),
                 Progress::Refused(guest, why) => self.refuse(&guest, why),

@@ -2,9 +2,10 @@
 
 use crate::console::{self, say};
 use crate::fatal::{self, fatal};
-use crate::machine::{Entities, MAX_ENTITIES, Machine, Memory, Pcpu, Place, Slot, publish};
+use crate::machine::{Machine, Memory, Pcpu, Place, publish};
 use crate::manage::{Machinery, Management};
 use crate::run::Cpu;
+use crate::slots::{Entities, MAX_ENTITIES, Slots};
 use crate::uploads::Uploads;
 use crate::{line, smp, time};
 use addr::{BLOCK_SIZE, PAGE_SIZE, Pa, Span};
@@ -18,7 +19,7 @@ use config::bundle::Bundle;
 use config::seed::Seed;
 use config::spec::{Machine as Offer, VmSpec, admit, faults};
 use control::{Control, MAX_GROUPS, MAX_VMS};
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize};
+use core::sync::atomic::{AtomicBool, AtomicU32};
 use el2::PcpuAnchor;
 use guest_smccc::entropy::Drbg;
 use guest_smccc::{Env, Workaround, ids};
@@ -31,7 +32,6 @@ use sched::Shares;
 use spin::Once;
 use stage2::{Geometry, HostLimits, Vmids};
 use sync::{Rank, SpinLock};
-use vm::ExitCounts;
 use zeroize::Zeroizing;
 
 /// What the other pCPUs need for their own start: the redistributors.
@@ -251,17 +251,7 @@ fn assemble(
     let machine = publish(Machine {
         pcpus: common.mpidrs.iter().enumerate().map(|(n, mpidr)| Pcpu::new(*mpidr, &shares, n)).collect(),
         shares,
-        slots: (0..MAX_ENTITIES)
-            .map(|_| Slot {
-                runner: SpinLock::new(Rank::Vcpu, None),
-                home: AtomicUsize::new(0),
-                on: AtomicBool::new(false),
-                owner: SpinLock::new(Rank::Vcpu, None),
-                whose: AtomicU32::new(0),
-                counts: SpinLock::new(Rank::Vcpu, ExitCounts::default()),
-                slept: AtomicU64::new(0),
-            })
-            .collect(),
+        slots: Slots::new(),
         memory: SpinLock::new(Rank::Frames, Memory { frames, map }),
         features: common.features,
         errata: common.errata,

@@ -17,7 +17,6 @@ use alloc::vec;
 use alloc::vec::Vec;
 use core::ops::Range;
 use dtoolkit::fdt::Fdt;
-use dtoolkit::model::DeviceTree;
 use dtoolkit::{Node, Property};
 use thiserror::Error;
 use zeroize::Zeroize;
@@ -143,9 +142,7 @@ fn write(spec: &VmSpec, layout: &GuestLayout, seeded: bool) -> Result<GuestTree,
         .child(rtc())
         .child(gpio())
         .child(keys());
-    let mut tree = DeviceTree::new();
-    tree.root = root.build();
-    let blob = tree.to_dtb();
+    let blob = root.blob();
     let (size, room) = (blob.len() as u64, layout.fdt.size());
     if size > room {
         return Err(TreeError::TooLarge { size, room });

@@ -11,7 +11,6 @@ use alloc::vec::Vec;
 use dtoolkit::ToPropertyValue;
 use dtoolkit::error::FdtErrorKind;
 use dtoolkit::fdt::Fdt;
-use dtoolkit::model::{DeviceTreeNode, DeviceTreeProperty};
 
 /// Nodes within nodes that are accepted; boards have six or so.
 pub(crate) const MAX_DEPTH: usize = 32;
@@ -58,11 +57,8 @@ fn is_sound(data: &[u8]) -> bool {
 
 /// Follows the tokens of `structure`: `Some` if they make one tree whose strings all end.
 fn walks_to_its_end(structure: &[u8], strings: &[u8]) -> Option<()> {
-    const BEGIN: u32 = 1;
-    const END: u32 = 2;
-    const PROP: u32 = 3;
+    use token::{BEGIN, END, LAST, PROP};
     const NOP: u32 = 4;
-    const LAST: u32 = 9;
     let mut depth = 0usize;
     let mut at = 0usize;
     // Properties come before a node's children.
@@ -107,31 +103,138 @@ fn text(bytes: &[u8]) -> Option<&str> {
 }
 
 /// A node to be written, made part by part. All names are Merus' own, so they are valid.
-pub(crate) struct NodeWriter(DeviceTreeNode);
+///
+/// Its parts are encoded as they come, so that a tree costs little more than its bytes: a VM's start waits for its tree. Names of
+/// properties stay text until the whole tree knows where in its strings each is.
+pub(crate) struct NodeWriter {
+    /// The token, the name, the properties.
+    own: Block,
+    /// The nodes within.
+    children: Block,
+}
+
+/// A part of the structure block.
+#[derive(Default)]
+struct Block {
+    bytes: Vec<u8>,
+    /// Where the offset of a property's name belongs.
+    names: Vec<(usize, &'static str)>,
+}
+
+impl Block {
+    fn word(&mut self, value: u32) {
+        self.bytes.extend_from_slice(&value.to_be_bytes());
+    }
+    fn append(&mut self, other: &Self) {
+        let at = self.bytes.len();
+        self.bytes.extend_from_slice(&other.bytes);
+        self.names.extend(other.names.iter().map(|(place, name)| (place.saturating_add(at), *name)));
+    }
+}
+
+/// Tokens of the structure block (chapter "Flattened Devicetree (DTB) Format", section "Structure Block").
+mod token {
+    pub const BEGIN: u32 = 1;
+    pub const END: u32 = 2;
+    pub const PROP: u32 = 3;
+    pub const LAST: u32 = 9;
+}
+
+/// Bytes of the header, and of an entry of the memory reservation block.
+const HEADER: usize = 40;
+const RESERVATION: usize = 16;
+const MAGIC: u32 = 0xd00d_feed;
+const VERSION: u32 = 17;
+const COMPATIBLE: u32 = 16;
 
 impl NodeWriter {
-    pub(crate) fn new(name: impl Into<String>) -> Self {
-        Self(DeviceTreeNode::new_unchecked(name))
+    pub(crate) fn new(name: impl AsRef<str>) -> Self {
+        let mut own = Block { bytes: Vec::with_capacity(256), names: Vec::with_capacity(8) };
+        own.word(token::BEGIN);
+        own.bytes.extend_from_slice(name.as_ref().as_bytes());
+        // Its end, and what there is to the next word.
+        let end = own.bytes.len().saturating_add(1);
+        own.bytes.resize(end.next_multiple_of(4), 0);
+        Self { own, children: Block::default() }
     }
-    pub(crate) fn property(mut self, name: &str, value: impl ToPropertyValue) -> Self {
-        self.0.add_property(DeviceTreeProperty::new_unchecked(name, value));
+    pub(crate) fn property(mut self, name: &'static str, value: impl ToPropertyValue) -> Self {
+        let length = value.property_value_len();
+        let at = self.begin(name, length);
+        if let Some(to) = self.own.bytes.get_mut(at..).and_then(|rest| rest.get_mut(..length)) {
+            value.write_property_value(to);
+        }
         self
     }
     /// A property without a value: it is there or not.
-    pub(crate) fn flag(self, name: &str) -> Self {
-        self.property(name, Vec::<u8>::new())
-    }
-    /// A list of 64-bit numbers, two cells each.
-    pub(crate) fn wide(self, name: &str, values: &[u64]) -> Self {
-        let bytes: Vec<u8> = values.iter().flat_map(|value| value.to_be_bytes()).collect();
-        self.property(name, bytes)
-    }
-    pub(crate) fn child(mut self, child: Self) -> Self {
-        self.0.add_child(child.0);
+    pub(crate) fn flag(mut self, name: &'static str) -> Self {
+        self.begin(name, 0);
         self
     }
-    pub(crate) fn build(self) -> DeviceTreeNode {
-        self.0
+    /// A list of 64-bit numbers, two cells each.
+    pub(crate) fn wide(mut self, name: &'static str, values: &[u64]) -> Self {
+        let at = self.begin(name, size_of_val(values));
+        let places = self.own.bytes.get_mut(at..).unwrap_or_default().chunks_exact_mut(size_of::<u64>());
+        places.zip(values).for_each(|(to, value)| to.copy_from_slice(&value.to_be_bytes()));
+        self
+    }
+    /// A property of zeroes; where they are.
+    fn begin(&mut self, name: &'static str, length: usize) -> usize {
+        self.own.word(token::PROP);
+        // A value never comes near 4 GiB.
+        self.own.word(length as u32);
+        self.own.names.push((self.own.bytes.len(), name));
+        self.own.word(0);
+        let at = self.own.bytes.len();
+        self.own.bytes.resize(at.saturating_add(length).next_multiple_of(4), 0);
+        at
+    }
+    pub(crate) fn child(mut self, child: Self) -> Self {
+        self.children.append(&child.own);
+        self.children.append(&child.children);
+        self.children.word(token::END);
+        self
+    }
+    /// The tree whose root this is.
+    pub(crate) fn blob(self) -> Vec<u8> {
+        self.blob_with(&[])
+    }
+    /// The same with memory reservations: address and size.
+    pub(crate) fn blob_with(self, reservations: &[(u64, u64)]) -> Vec<u8> {
+        let Self { own: mut structure, children } = self;
+        structure.append(&children);
+        structure.word(token::END);
+        structure.word(token::LAST);
+        let mut strings = Vec::with_capacity(512);
+        let mut known: Vec<(&str, u32)> = Vec::with_capacity(48);
+        for (place, name) in &structure.names {
+            let offset = known.iter().find(|(other, _)| other == name).map(|(_, offset)| *offset);
+            let offset = offset.unwrap_or_else(|| {
+                let offset = strings.len() as u32;
+                strings.extend_from_slice(name.as_bytes());
+                strings.push(0);
+                known.push((name, offset));
+                offset
+            });
+            if let Some(to) = structure.bytes.get_mut(*place..).and_then(|rest| rest.first_chunk_mut()) {
+                *to = offset.to_be_bytes();
+            }
+        }
+        let reserved = RESERVATION.saturating_mul(reservations.len().saturating_add(1));
+        let at_structure = HEADER.saturating_add(reserved);
+        let at_strings = at_structure.saturating_add(structure.bytes.len());
+        let total = at_strings.saturating_add(strings.len());
+        let mut blob = Vec::with_capacity(total);
+        let sizes = [strings.len(), structure.bytes.len()].map(|size| size as u32);
+        let places = [total, at_structure, at_strings, HEADER].map(|at| at as u32);
+        let header = [MAGIC].into_iter().chain(places).chain([VERSION, COMPATIBLE, 0]).chain(sizes);
+        header.for_each(|word| blob.extend_from_slice(&word.to_be_bytes()));
+        for (at, size) in reservations.iter().chain(&[(0, 0)]) {
+            blob.extend_from_slice(&at.to_be_bytes());
+            blob.extend_from_slice(&size.to_be_bytes());
+        }
+        blob.extend_from_slice(&structure.bytes);
+        blob.extend_from_slice(&strings);
+        blob
     }
 }
 

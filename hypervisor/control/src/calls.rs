@@ -234,6 +234,7 @@ impl Control {
         initrd: Origin,
         run: bool,
     ) -> Result<(), Refusal> {
+        let now = host.now_ns();
         if let Some(error) = spec.faults().into_iter().next() {
             return Err(fault(error));
         }
@@ -248,6 +249,7 @@ impl Control {
         let number = self.registry.free_number().ok_or(limit)?;
         host.create(number, &spec, self.registry.group_of(&spec), kernel.source(), initrd.source())?;
         let state = VmState::Creating;
+        self.events.add(now, &spec.name, EventKind::Making);
         self.registry.add(Record {
             number,
             spec,
@@ -295,10 +297,12 @@ impl Control {
             }
             VmState::Stopped(_) => {
                 let group = self.registry.group_of(&record.spec);
+                let now = host.now_ns();
                 host.create(record.number, &record.spec, group, record.kernel.source(), record.initrd.source())?;
                 let record = self.find_mut(vm)?;
                 record.state = VmState::Creating;
                 record.run = true;
+                self.events.add(now, vm, EventKind::Making);
             }
             // It is told once: when it is made, it runs.
             VmState::Creating if !record.run => self.find_mut(vm)?.run = true,

@@ -157,9 +157,15 @@ impl HandOver {
         self.fresh.then_some(Prepared { at, memory })
     }
 
+    /// Whether all of it is zeroed.
+    #[inline]
+    pub fn is_zeroed(&self) -> bool {
+        self.extent >= self.ram.extents().len()
+    }
+
     /// Goes on, once all of it is zeroed.
     pub fn into_zeroed(self) -> Result<Filling, Self> {
-        if self.extent < self.ram.extents().len() {
+        if !self.is_zeroed() {
             return Err(self);
         }
         Ok(Filling { ram: self.ram, coherency: self.coherency })

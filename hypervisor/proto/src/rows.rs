@@ -319,6 +319,8 @@ pub enum EventKind {
     },
     /// It could not be made: why.
     Refused(String),
+    /// It was asked for, and its making has begun.
+    Making,
 }
 
 /// An event.

@@ -6,6 +6,7 @@
 
 mod baseline;
 mod image;
+mod many;
 mod rows;
 mod runs;
 mod trace;

@@ -278,6 +278,8 @@ pub struct Outcome {
     pub result: Result<(), String>,
     /// The last lines printed.
     pub tail: Vec<String>,
+    /// What the commands on the control line printed, once all were done.
+    pub said: Vec<String>,
     /// How long it took.
     pub took: Duration,
 }
@@ -328,6 +330,7 @@ pub fn run(
     let mut deadline = start + expect.timeout;
     let mut decided: Option<Result<(), String>> = None;
     let (console, heard) = mpsc::channel();
+    let mut told = Vec::new();
     let mut talk = machine.control.clone().filter(|_| !expect.control.is_empty()).map(|control| {
         let steps = expect.control.clone();
         thread::spawn(move || control::converse(&control, &steps, &heard, deadline))
@@ -338,8 +341,12 @@ pub fn run(
             let said = done.join().unwrap_or_else(|_| Err("the control line's commands broke this program".to_owned()));
             let rest = watch.missing().map_or(Ok(()), Err);
             match said {
-                Ok(()) if expect.end == End::Control => decided = Some(rest),
-                Ok(()) => {}
+                Ok(lines) => {
+                    told = lines;
+                    if expect.end == End::Control {
+                        decided = Some(rest);
+                    }
+                }
                 Err(why) => decided = decided.or(Some(Err(why))),
             }
             if decided.is_some() {
@@ -414,7 +421,7 @@ pub fn run(
         None => watch.ended(child.0.wait()?.code()),
     };
     drop(child);
-    Ok(Outcome { result, tail: tail.into(), took: start.elapsed() })
+    Ok(Outcome { result, tail: tail.into(), said: told, took: start.elapsed() })
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 use super::*;
 use crate::tree::NodeWriter;
-use dtoolkit::model::DeviceTree;
 use proptest::prelude::*;
 use std::vec;
 
@@ -140,10 +139,7 @@ impl Parts {
         for memory in self.memory {
             root = root.child(memory);
         }
-        let mut tree = DeviceTree::new();
-        tree.root = root.build();
-        tree.memory_reservations.push(dtoolkit::memreserve::MemoryReservation::new(0, 0x1000));
-        tree.to_dtb()
+        root.blob_with(&[(0, 0x1000)])
     }
 }
 

@@ -7,7 +7,6 @@ use alloc::format;
 use alloc::string::ToString;
 use alloc::vec;
 use alloc::vec::Vec;
-use dtoolkit::model::DeviceTree;
 use thiserror::Error;
 
 /// Why no bundle can be made of these parts.
@@ -68,14 +67,12 @@ fn tree(payloads: &[PayloadRef], vms: &[VmSpec]) -> Vec<u8> {
     for (index, spec) in vms.iter().enumerate() {
         merus = merus.child(vm(index, spec));
     }
-    let mut tree = DeviceTree::new();
-    let root = NodeWriter::new("")
+    NodeWriter::new("")
         .property(names::DESCRIPTION, "Merus bundle")
         .property("#address-cells", 1u32)
         .child(images)
-        .child(merus);
-    tree.root = root.build();
-    tree.to_dtb()
+        .child(merus)
+        .blob()
 }
 
 fn image(payload: &PayloadRef) -> NodeWriter {

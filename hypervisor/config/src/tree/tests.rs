@@ -1,6 +1,7 @@
 use super::*;
 use dtoolkit::{Node, Property};
 use proptest::prelude::*;
+use std::vec;
 use std::vec::Vec;
 
 /// Visits all names and values; gives back how many bytes they have.
@@ -14,10 +15,7 @@ fn long_names() -> Vec<u8> {
         .flag("snps,dis-u2-freeclk-exists-quirk")
         .property("reg", 0x1000u32)
         .child(NodeWriter::new("a-node-name-of-more-than-thirty-one-characters").flag("x"));
-    let mut tree = dtoolkit::model::DeviceTree::new();
-    tree.root = NodeWriter::new("").property("compatible", "some,board").child(child).build();
-    tree.memory_reservations.push(dtoolkit::memreserve::MemoryReservation::new(0x1000, 0x2000));
-    tree.to_dtb()
+    NodeWriter::new("").property("compatible", "some,board").child(child).blob_with(&[(0x1000, 0x2000)])
 }
 
 #[test]
@@ -48,12 +46,34 @@ fn nodes_are_not_nested_without_end() {
         for _ in 2..depth {
             node = NodeWriter::new("n").child(node);
         }
-        let mut tree = dtoolkit::model::DeviceTree::new();
-        tree.root = NodeWriter::new("").child(node).build();
-        tree.to_dtb()
+        NodeWriter::new("").child(node).blob()
     };
     assert!(open(&nested(MAX_DEPTH)).is_ok());
     assert!(open(&nested(MAX_DEPTH + 1)).is_err());
+}
+
+#[test]
+fn what_is_written_is_read_back_by_the_library() {
+    let blob = NodeWriter::new("")
+        .property("compatible", vec!["a,b", "c"])
+        .child(NodeWriter::new("x@1").property("reg", [1u32, 2]).flag("dma-coherent").child(NodeWriter::new("deep")))
+        .child(NodeWriter::new("y").property("reg", 7u64).property("compatible", "d"))
+        .blob_with(&[(0x1000, 0x2000)]);
+    let tree = Fdt::new(&blob).unwrap();
+    let reservations: Vec<_> = tree.memory_reservations().map(|r| (r.address(), r.size())).collect();
+    assert_eq!(reservations, [(0x1000, 0x2000)]);
+    let names =
+        |node: dtoolkit::fdt::FdtNode<'_>| -> Vec<String> { node.children().map(|n| n.name().to_string()).collect() };
+    assert_eq!(names(tree.root()), ["x@1", "y"]);
+    assert_eq!(names(tree.find_node("/x@1").unwrap()), ["deep"]);
+    let value = |path: &str, name: &str| tree.find_node(path).unwrap().property(name).unwrap().value().to_vec();
+    assert_eq!(value("/", "compatible"), b"a,b\0c\0");
+    assert_eq!(value("/x@1", "reg"), [0, 0, 0, 1, 0, 0, 0, 2]);
+    assert_eq!(value("/x@1", "dma-coherent"), []);
+    assert_eq!(value("/y", "reg"), [0, 0, 0, 0, 0, 0, 0, 7]);
+    assert_eq!(value("/y", "compatible"), b"d\0");
+    // A name that comes twice is stored once.
+    assert_eq!(blob.windows(11).filter(|w| *w == b"compatible\0").count(), 1);
 }
 
 proptest! {

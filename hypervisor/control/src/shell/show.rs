@@ -97,6 +97,7 @@ fn event(row: &EventRow, out: &mut impl Write) -> fmt::Result {
     write!(out, "{:>10} ms vm {}: ", row.at_ns / 1_000_000, row.vm)?;
     match &row.kind {
         EventKind::Created => out.write_str("created")?,
+        EventKind::Making => out.write_str("being made")?,
         EventKind::Started => out.write_str("started")?,
         EventKind::Paused => out.write_str("paused")?,
         EventKind::Resumed => out.write_str("resumed")?,

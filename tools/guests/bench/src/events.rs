@@ -37,6 +37,8 @@ unsafe extern "C" {
     safe fn asm_send(sgi1r: u64, answer: &AtomicU64) -> u64;
     #[link_name = "bench_spin"]
     safe fn asm_spin(rounds: u64) -> u64;
+    #[link_name = "bench_gap"]
+    safe fn asm_gap(least: u64, ticks: u64) -> u64;
     static bench_vectors: u8;
 }
 
@@ -92,6 +94,11 @@ pub fn send(sgi1r: u64, answer: &AtomicU64) -> u64 {
 /// Loops; the ticks that it took.
 pub fn spin(rounds: u64) -> u64 {
     asm_spin(rounds)
+}
+
+/// Looks at the counter without a break: the first gap of more than `least` ticks between two looks, or 0 after `ticks` of them.
+pub fn gap(least: u64, ticks: u64) -> u64 {
+    asm_gap(if least == 0 { u64::MAX } else { least }, ticks)
 }
 
 /// Makes this CPU's exceptions come to the vectors below.
@@ -258,6 +265,25 @@ bench_spin:
     isb
     mrs     x0, CNTVCT_EL0
     sub     x0, x0, x9
+    ret
+
+    // (x0 the least, x1 ticks at most) -> x0 a gap, or 0
+    .global bench_gap
+bench_gap:
+    isb
+    mrs     x9, CNTVCT_EL0
+    mov     x10, x9
+1:  mov     x11, x10
+    isb
+    mrs     x10, CNTVCT_EL0
+    sub     x12, x10, x11
+    cmp     x12, x0
+    b.hi    2f
+    sub     x13, x10, x9
+    cmp     x13, x1
+    b.lo    1b
+    mov     x12, #0
+2:  mov     x0, x12
     ret
 
     // QEMU counts what follows a trapped MRS in its block of code as well, and a block ends with its page.

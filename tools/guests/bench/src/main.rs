@@ -18,6 +18,9 @@
 //! | `ipi`, `ipi-blocked` | as `sgi` to another CPU in WFI; `-blocked` with a third one asleep |
 //! | `loop` | a loop of 20 million instructions |
 //! | `uart` | 200 lines of 50 characters and a newline, each sent when FR.TXFF allows |
+//! | `switch` | half of the time that a spinning CPU is away while another VM's CPU wakes, looks and sleeps again |
+//! | `sleepers` | nothing: CPU `of`'s worth of wake-ups, of which this VM has those from `first` on, `cpus` in number |
+//! | `asleep` | nothing: sleeps for ever |
 //! | `load` | nothing: spins and sleeps by turns for ever |
 //! | `trace` | nothing: a few events of each kind, for a trace of what is executed |
 #![no_std]
@@ -25,6 +28,7 @@
 
 mod events;
 mod report;
+mod sleepers;
 
 use core::sync::atomic::{AtomicU64, Ordering};
 use events::{LOOP, after};
@@ -39,6 +43,10 @@ const WARM: u64 = 20;
 const AHEAD: u64 = 20_000;
 /// Between two rows, so that the console has sent what the last one printed.
 const PAUSE: u64 = 20_000_000;
+/// A gap between two looks at the counter in which somebody else has run; a round of the loop is some ten instructions.
+const AWAY: u64 = 400;
+/// How long the row `switch` waits before it begins, in ticks.
+const SETTLED: u64 = 20_000_000;
 const SGI: u32 = 3;
 const TIMER: u32 = 27;
 
@@ -46,7 +54,7 @@ fn main() {
     events::init();
     gic::init();
     gic::enable(0, TIMER);
-    for row in fdt::argument("bench").unwrap_or("").split(',') {
+    for row in fdt::argument("bench").unwrap_or("").split(',').filter(|row| !row.is_empty()) {
         after(PAUSE);
         match row {
             "start" => println!("bench start mean={0} min={0} max={0}", cpu::entered()),
@@ -77,6 +85,12 @@ fn main() {
                 println!("bench loop mean={ticks} min={ticks} max={ticks}");
             }
             "uart" => uart(),
+            "switch" => switch(),
+            "sleepers" => sleepers::all(),
+            "asleep" => {
+                println!("bench: asleep");
+                sleep(0);
+            }
             "load" => load(),
             "trace" => trace(),
             _ => println!("bench: FAILED: there is no row {row}"),
@@ -177,6 +191,15 @@ fn uart() {
     }
     let ticks = guest_rt::timer::now().saturating_sub(start);
     println!("bench uart mean={ticks} min={ticks} max={ticks}");
+}
+
+/// What a CPU that never sleeps and takes no interrupt is away for, each time: twice a switch, and the other's few instructions.
+fn switch() {
+    // All sleepers are on by then.
+    events::gap(0, fdt::number("settle").unwrap_or(SETTLED));
+    let mut samples = Samples::new();
+    (0..EVENTS).for_each(|_| samples.add(events::gap(AWAY, u64::MAX) / 2));
+    samples.print("switch", samples.sum());
 }
 
 /// Spins 200,000 instructions, sleeps half as long, and so on.

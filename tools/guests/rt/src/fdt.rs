@@ -43,6 +43,11 @@ pub fn argument(key: &str) -> Option<&'static str> {
     bootargs().split_ascii_whitespace().find_map(|word| word.strip_prefix(key)?.strip_prefix('='))
 }
 
+/// The same as a number, in decimal.
+pub fn number(key: &str) -> Option<u64> {
+    argument(key)?.parse().ok()
+}
+
 fn word(bytes: &[u8], at: usize) -> Option<u32> {
     Some(u32::from_be_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }

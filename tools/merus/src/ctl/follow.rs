@@ -42,6 +42,7 @@ pub fn events(s: &mut Session, of: &Follow) -> Result<(), Error> {
 
 fn line(row: &EventRow) -> String {
     let what = match &row.kind {
+        EventKind::Making => "being made".into(),
         EventKind::Created => "created".into(),
         EventKind::Started => "started".into(),
         EventKind::Paused => "paused".into(),

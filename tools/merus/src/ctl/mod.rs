@@ -4,6 +4,7 @@ mod act;
 mod console;
 mod follow;
 mod json;
+mod ping;
 mod show;
 mod soak;
 mod table;
@@ -87,6 +88,12 @@ enum Command {
         rounds: u32,
         #[command(flatten)]
         create: Create,
+    },
+    /// Ask for the list of VMs again and again: how much of the machine's time an answer takes
+    Ping {
+        /// How often
+        #[arg(long, default_value = "100", value_parser = clap::value_parser!(u32).range(1..))]
+        count: u32,
     },
     /// Make a group
     Group {
@@ -297,6 +304,7 @@ fn execute(mut s: Session, command: &Command) -> Result<(), Error> {
         Command::Forget { object } => act::forget(&mut s, object),
         Command::Create(create) => act::create(&mut s, create),
         Command::Soak { rounds, create } => soak::run(&mut s, *rounds, create),
+        Command::Ping { count } => ping::run(&mut s, *count),
         Command::Group { name } => act::group(&mut s, name),
         Command::Start(of) => act::life(&mut s, of, &act::Step::Start),
         Command::Pause(of) => act::life(&mut s, of, &act::Step::Pause),

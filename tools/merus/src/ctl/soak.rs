@@ -34,10 +34,17 @@ pub fn run(s: &mut Session, rounds: u32, create: &Create) -> Result<(), Error> {
             )));
         }
     }
-    let free = first.map_or(0, |row| row.memory_free);
+    let free = first.as_ref().map_or(0, |row| row.memory_free);
+    // From the first round that is compared with to the last one.
+    let took = s.client.machine()?.now_ns.saturating_sub(first.map_or(0, |row| row.now_ns));
+    let each = took / u64::from(rounds.saturating_sub(WARM).max(1));
     s.print(
-        || json!({ "rounds": rounds, "memory_free": free }),
-        || format!("{rounds} rounds; {free} bytes of frames are free, as after the first ones\n"),
+        || json!({ "rounds": rounds, "memory_free": free, "ns": each }),
+        || {
+            format!(
+                "{rounds} rounds; {free} bytes of frames are free, as after the first ones; {each} ns of the machine's time each\n"
+            )
+        },
     );
     Ok(())
 }

@@ -81,6 +81,11 @@ rows! {
     "wfi": "the same in WFI, alone on the pCPU", Instructions, "192", "1082", "2339", Some(260.0);
     "wfi-blocked": "the same where WFI gives the pCPU away", Instructions, "", "4353", "9391", Some(900.0);
     "wfi-away": "the same where another vCPU has run in between", Instructions, "", "", "", None;
+    "switch": "from a VM's vCPU to another VM's", Instructions, "", "~8.8 k", "", None;
+    "switch-8": "the same among 8 vCPUs of a pCPU", Instructions, "", "", "", None;
+    "switch-64": "the same among 64", Instructions, "", "", "", None;
+    "switch-512": "the same among 512", Instructions, "", "", "", None;
+    "switch-1024": "the same among 1,024", Instructions, "", "", "", None;
     "ipi": "an SGI to another pCPU's vCPU in native WFI", Instructions, "841", "7763", "5120", Some(900.0);
     "ipi-blocked": "the same to a vCPU that is blocked", Instructions, "", "7763", "5120", Some(1500.0);
     "hypercall-traced": "hypercall while Merus traces", Instructions, "", "", "", None;
@@ -91,8 +96,12 @@ rows! {
     "uart": "200 lines of 50 characters on the PL011", Instructions, "6.3 M", "21.3 M", "160 M", Some(12e6);
     "start": "power-on to the first instruction of a 128 MiB guest", Instructions, "0.42 M", "35.2 M", "944 M", Some(4e6);
     "start-debian": "the same with Debian's kernel and an initrd", Instructions, "", "", "", Some(16e6);
+    "create": "from the request to the first instruction of a 128 MiB guest whose kernel is in memory", Instructions, "", "", "0.92 M", Some(0.3e6);
+    "list": "a question for the list of VMs, to the end of the answer", Instructions, "", "", "", None;
+    "round": "a VM of 16 MiB made, run to its end, destroyed", Instructions, "", "", "", None;
     "image": "the image file", Bytes, "", "", "", None;
     "resident": "Merus in memory: image, heap, stacks", Bytes, "~0.23 MiB", "15.1 MiB", "110 MiB", Some(2.0 * 1048576.0);
+    "vm-64": "the same, one of 64 VMs", Bytes, "", "2.1 MiB", "1.1 MiB", Some(128.0 * 1024.0);
     "vm": "a VM with one vCPU, its RAM not counted", Bytes, "", "2.1 MiB", "1.1 MiB", Some(128.0 * 1024.0);
 }
 

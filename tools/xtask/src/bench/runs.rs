@@ -1,12 +1,13 @@
 //! The machines that are booted for the rows, and what they print.
 
 use super::image;
+use super::many;
 use super::rows::{ROWS, Row, TRACED, Unit};
 use super::trace::{self, Kinds};
 use crate::build::Built;
 use crate::bundle;
 use crate::ctx::{self, Ctx, Step};
-use crate::qemu::{self, COUNTED, End, Expect, Machine};
+use crate::qemu::{self, COUNTED, End, Expect, Machine, control};
 use crate::setup::{Guest, Qemu};
 use anyhow::{Context as _, Result, anyhow, bail};
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,7 +18,7 @@ use std::time::Duration;
 /// The longest that one machine may take; a few seconds is usual.
 const TIMEOUT: Duration = Duration::from_secs(300);
 /// What Merus prints when a VM starts, before the counter's value.
-const STARTS: &str = "at tick ";
+pub const STARTS: &str = "at tick ";
 
 /// What all runs need.
 pub struct Env<'a> {
@@ -182,6 +183,7 @@ pub fn all(env: &Env<'_>, step: &Step, wanted: &dyn Fn(&str) -> bool) -> Result<
             payload(env, run, &rows, &mut measured)?;
         }
     }
+    many::all(env, step, &mut measured, wanted)?;
     if wanted("start-debian") {
         step.say("start-debian");
         debian(env, &mut measured)?;
@@ -305,33 +307,49 @@ fn machine(shape: &str, smp: u32, kernel: &Path, initrd: Option<PathBuf>) -> Mac
     }
 }
 
-fn merus(env: &Env<'_>, smp: u32, bundle: PathBuf) -> Machine {
+/// Merus with a bundle.
+pub fn merus(env: &Env<'_>, smp: u32, bundle: PathBuf) -> Machine {
     machine("virt,virtualization=on,gic-version=3", smp, &env.built.img, Some(bundle))
 }
 
 /// A bundle with the payload, and with a second VM where `load` vCPUs of it are asked for.
 fn pack(env: &Env<'_>, name: &str, cmdline: &str, memory: &str, vcpus: u32, load: u32) -> Result<PathBuf> {
-    let kernel = toml::Value::String(env.payload.display().to_string());
-    let vm = |name: &str, cmdline: &str, memory: &str, vcpus: u32| {
-        format!(
-            "[[vm]]\nname = \"{name}\"\nkernel = {kernel}\ncmdline = \"{cmdline}\"\nmemory = \"{memory}\"\nvcpus = {vcpus}\n"
-        )
-    };
-    let mut manifest = vm("bench", cmdline, memory, vcpus);
+    let mut manifest = vm(env, "bench", cmdline, memory, vcpus);
     if load != 0 {
-        manifest.push_str(&vm("load", "bench=load", "16M", load));
+        manifest.push_str(&vm(env, "load", "bench=load", "16M", load));
     }
     pack_manifest(env, name, &manifest)
 }
 
-fn pack_manifest(env: &Env<'_>, name: &str, manifest: &str) -> Result<PathBuf> {
+/// A VM that runs the payload, as a manifest has it.
+pub fn vm(env: &Env<'_>, name: &str, cmdline: &str, memory: &str, vcpus: u32) -> String {
+    let kernel = toml::Value::String(env.payload.display().to_string());
+    format!(
+        "[[vm]]\nname = \"{name}\"\nkernel = {kernel}\ncmdline = \"{cmdline}\"\nmemory = \"{memory}\"\nvcpus = {vcpus}\n"
+    )
+}
+
+/// A bundle of what a manifest says.
+pub fn pack_manifest(env: &Env<'_>, name: &str, manifest: &str) -> Result<PathBuf> {
     let dir = env.ctx.merus_dir.join("bench").join(name);
     ctx::write_if_changed(&dir.join("merus.toml"), manifest.as_bytes())?;
     bundle::pack(env.ctx, &env.built, &dir)
 }
 
 /// Boots a machine and returns its console's lines.
-fn watch(env: &Env<'_>, name: &str, machine: &Machine, wanted: &str, end: End) -> Result<Vec<String>> {
+pub fn watch(env: &Env<'_>, name: &str, machine: &Machine, wanted: &str, end: End) -> Result<Vec<String>> {
+    Ok(converse(env, name, machine, wanted, Vec::new(), end)?.0)
+}
+
+/// The same with commands on the control line; also what they printed.
+pub fn converse(
+    env: &Env<'_>,
+    name: &str,
+    machine: &Machine,
+    wanted: &str,
+    control: Vec<control::Step>,
+    end: End,
+) -> Result<(Vec<String>, Vec<String>)> {
     let expect = Expect {
         lines: vec![wanted.to_owned()],
         // The word alone is in the counters that Merus prints of every VM.
@@ -339,7 +357,7 @@ fn watch(env: &Env<'_>, name: &str, machine: &Machine, wanted: &str, end: End) -
         constant: None,
         between: Vec::new(),
         script: Vec::new(),
-        control: Vec::new(),
+        control,
         end,
         timeout: TIMEOUT,
     };
@@ -349,7 +367,7 @@ fn watch(env: &Env<'_>, name: &str, machine: &Machine, wanted: &str, end: End) -
     if let Err(why) = outcome.result {
         bail!("the run `{name}`: {why} (all of it: {})", log.display());
     }
-    Ok(lines)
+    Ok((lines, outcome.said))
 }
 
 /// A line `bench <row> mean=<x> min=<y> max=<z>`, after whatever prefix.

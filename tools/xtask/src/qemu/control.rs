@@ -35,8 +35,14 @@ pub struct Step {
     pub tries: u32,
 }
 
-/// Runs all steps. `lines` brings what the console prints.
-pub fn converse(control: &Control, steps: &[Step], lines: &Receiver<String>, deadline: Instant) -> Result<(), String> {
+/// Runs all steps; what they printed. `lines` brings what the console prints.
+pub fn converse(
+    control: &Control,
+    steps: &[Step],
+    lines: &Receiver<String>,
+    deadline: Instant,
+) -> Result<Vec<String>, String> {
+    let mut said = Vec::new();
     for step in steps {
         if let Some(pattern) = &step.after {
             wait_for(pattern, lines, deadline)?;
@@ -45,13 +51,14 @@ pub fn converse(control: &Control, steps: &[Step], lines: &Receiver<String>, dea
             let number = n.to_string();
             let fill = |text: &String| text.replace("{n}", &number);
             let one = Step { run: fill(&step.run), expect: step.expect.iter().map(fill).collect(), ..step.clone() };
-            persist(control, &one, deadline).map_err(|why| format!("`merus ctl {}`: {why}", one.run))?;
+            let text = persist(control, &one, deadline).map_err(|why| format!("`merus ctl {}`: {why}", one.run))?;
+            said.extend(text.lines().map(str::to_owned));
         }
     }
-    Ok(())
+    Ok(said)
 }
 
-fn persist(control: &Control, step: &Step, deadline: Instant) -> Result<(), String> {
+fn persist(control: &Control, step: &Step, deadline: Instant) -> Result<String, String> {
     let mut done = Err("it was never run".to_owned());
     for _ in 0..step.tries.max(1) {
         done = take(control, step);
@@ -75,7 +82,7 @@ fn wait_for(pattern: &str, lines: &Receiver<String>, deadline: Instant) -> Resul
     }
 }
 
-fn take(control: &Control, step: &Step) -> Result<(), String> {
+fn take(control: &Control, step: &Step) -> Result<String, String> {
     let mut command = Command::new(&control.cli);
     command.arg("ctl").arg("--connect").arg(format!("unix:{}", control.socket.display())).arg("--timeout").arg("60");
     let output = talk(command.args(words(&step.run)), &step.input).map_err(|e| format!("cannot be run: {e}"))?;
@@ -85,7 +92,7 @@ fn take(control: &Control, step: &Step) -> Result<(), String> {
     }
     match step.expect.iter().find(|pattern| !text.lines().any(|line| matches(pattern, line))) {
         Some(pattern) => Err(format!("did not print `{pattern}`, but: {}", text.trim())),
-        None => Ok(()),
+        None => Ok(text),
     }
 }
 
@@ -131,7 +138,7 @@ mod tests {
         Step { after: None, run: run.to_owned(), input: String::new(), expect, status, times: 0, tries: 1 }
     }
 
-    fn run(steps: &[Step], lines: &[&str]) -> Result<(), String> {
+    fn run(steps: &[Step], lines: &[&str]) -> Result<Vec<String>, String> {
         // `echo` stands in for the program: it prints its arguments.
         let control = Control { socket: "/s".into(), cli: "echo".into() };
         let (to, from) = mpsc::channel();
@@ -142,7 +149,8 @@ mod tests {
 
     #[test]
     fn each_command_must_say_what_is_expected_and_end_so() {
-        assert_eq!(run(&[step("list", &["ctl --connect unix:/s * list"], 0)], &[]), Ok(()));
+        let said = run(&[step("list", &["ctl --connect unix:/s * list"], 0)], &[]).unwrap();
+        assert!(said[0].starts_with("ctl --connect unix:/s") && said[0].ends_with(" list"), "{said:?}");
         assert!(run(&[step("list", &["nothing"], 0)], &[]).unwrap_err().contains("did not print `nothing`"));
         assert!(run(&[step("list", &[], 3)], &[]).unwrap_err().contains("not status 3"));
     }
@@ -150,14 +158,14 @@ mod tests {
     #[test]
     fn a_command_waits_for_its_line() {
         let waits = Step { after: Some("up *".into()), ..step("list", &[], 0) };
-        assert_eq!(run(&[waits.clone(), waits.clone()], &["x", "up 1", "y", "up 2"]), Ok(()));
+        assert!(run(&[waits.clone(), waits.clone()], &["x", "up 1", "y", "up 2"]).is_ok());
         assert!(run(&[waits.clone(), waits], &["up 1"]).unwrap_err().contains("never printed `up *`"));
     }
 
     #[test]
     fn a_command_is_run_for_each_number() {
         let each = Step { times: 3, ..step("list {n}", &["list {n}"], 0) };
-        assert_eq!(run(&[each], &[]), Ok(()));
+        assert_eq!(run(&[each], &[]).unwrap().len(), 3);
         let not = Step { times: 3, ..step("list {n}", &["list 1"], 0) };
         assert!(run(&[not], &[]).unwrap_err().contains("`merus ctl list 0`"));
     }
