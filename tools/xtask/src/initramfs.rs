@@ -12,6 +12,9 @@ use std::process::Command;
 /// The guest's `/init`.
 const INIT: &str = include_str!("initramfs/init.sh");
 
+/// What measures a guest's share of the CPUs.
+const SHARE: &str = include_str!("initramfs/share.awk");
+
 /// Modules that this and later work wants in the guest; what they depend on comes by itself. A kernel that has one built
 /// in, or not at all (9p is absent from Debian's cloud kernel), is no error.
 const MODULES: [&str; 15] = [
@@ -33,7 +36,8 @@ const MODULES: [&str; 15] = [
 ];
 
 /// Names under which `/init` calls busybox before it could install them itself.
-const APPLETS: &str = "cat dd dmesg mkdir modprobe mount nproc poweroff reboot setsid sh sha256sum sleep stty uname";
+const APPLETS: &str =
+    "awk cat dd dmesg mkdir modprobe mount nproc poweroff reboot setsid sh sha256sum sleep stty uname";
 
 /// A kernel module as its `.modinfo` section describes it.
 struct Module {
@@ -73,6 +77,7 @@ pub fn make(tree: &Path, release: &str) -> Result<Vec<u8>> {
     archive.file(&format!("{dir}/modules.alias"), 0o644, alias_file(&modules).as_bytes());
     archive.file(&format!("{dir}/modules.symbols"), 0o644, b"");
     archive.file("init", 0o755, INIT.as_bytes());
+    archive.file("share.awk", 0o644, SHARE.as_bytes());
     Ok(archive.finish())
 }
 
@@ -220,8 +225,9 @@ mod tests {
     #[test]
     fn init_calls_no_other_program_than_those_linked() {
         let shell = [
-            "export", "script", "cpus", "loaded", "tty", "for", "case", "esac", "done", "do", "if", "fi", "then",
-            "while", "read", "return", "continue", "echo", "busybox", "load", "demo", "end", "online", "hash", "exit",
+            "export", "script", "cpus", "early", "rtc", "share", "loaded", "tty", "for", "case", "esac", "done", "do",
+            "if", "fi", "then", "while", "read", "return", "continue", "echo", "busybox", "load", "demo", "end",
+            "online", "hash", "exit",
         ];
         for line in INIT.lines().map(str::trim_start) {
             let word: String = line.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();

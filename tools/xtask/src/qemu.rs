@@ -19,9 +19,11 @@
 pub mod control;
 mod lines;
 mod machine;
+mod numbers;
 mod patience;
 
-pub use machine::{COUNTED, Machine};
+pub use machine::{COUNTED, Machine, counted};
+pub use numbers::{Between, Shares};
 
 use crate::setup::Qemu;
 use anyhow::{Context as _, Result};
@@ -82,6 +84,8 @@ pub struct Expect {
     pub constant: Option<String>,
     /// Numbers that must be within a range.
     pub between: Vec<Between>,
+    /// Numbers that must be to each other as weights are.
+    pub shares: Option<Shares>,
     /// Text to type, in this order.
     pub script: Vec<Send>,
     /// Commands on the control line, in this order.
@@ -90,26 +94,6 @@ pub struct Expect {
     pub end: End,
     /// The longest it may take, what it waited for a CPU of this machine aside.
     pub timeout: Duration,
-}
-
-/// A number that must come, and whenever it comes be within a range.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Between {
-    /// The text right before it; `*` stands for any text.
-    pub text: String,
-    /// The least that it may be.
-    pub least: u64,
-    /// The most.
-    pub most: u64,
-}
-
-impl Between {
-    /// The number in a line that has the text; none where it is not followed by one.
-    fn number(&self, line: &str) -> Option<Option<u64>> {
-        let rest = self.text.split('*').try_fold(line, |rest, part| rest.split_once(part).map(|(_, rest)| rest))?;
-        let digits = rest.find(|c: char| !c.is_ascii_digit()).map_or(rest, |end| &rest[..end]);
-        Some(digits.parse().ok())
-    }
 }
 
 /// Whether a line has the pattern somewhere in it; `*` stands for any text.
@@ -148,6 +132,8 @@ pub struct Watch<'a> {
     constant: Option<Option<String>>,
     /// Which numbers have come.
     measured: Vec<bool>,
+    /// The numbers of the shares.
+    had: Vec<Option<u64>>,
 }
 
 impl<'a> Watch<'a> {
@@ -162,6 +148,7 @@ impl<'a> Watch<'a> {
             last: String::new(),
             constant: None,
             measured: vec![false; expect.between.len()],
+            had: expect.shares.as_ref().map_or_else(Vec::new, Shares::none),
         }
     }
 
@@ -191,6 +178,9 @@ impl<'a> Watch<'a> {
                 return Verdict::Failed(format!("not {} to {}: {}", between.least, between.most, line.trim()));
             }
             *measured = true;
+        }
+        if let Some(shares) = &self.expect.shares {
+            shares.take(line, &mut self.had);
         }
         if line.contains(FATAL) {
             self.fatal = true;
@@ -262,7 +252,9 @@ impl<'a> Watch<'a> {
     fn missing(&self) -> Option<String> {
         let numbers = self.expect.between.iter().zip(&self.measured);
         let number = || numbers.clone().find(|(_, measured)| !**measured).map(|(between, _)| &between.text);
-        let pattern = self.expect.lines.get(self.next).or_else(number)?;
+        let Some(pattern) = self.expect.lines.get(self.next).or_else(number) else {
+            return self.expect.shares.as_ref().and_then(|shares| shares.fault(&self.had));
+        };
         Some(format!("never printed `{pattern}`; {}", self.last_seen()))
     }
 

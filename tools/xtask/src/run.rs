@@ -212,6 +212,7 @@ fn expected(demo: bool) -> Expect {
         forbidden: vec!["Kernel panic".to_owned(), "demo: FAILED".to_owned()],
         constant: None,
         between: Vec::new(),
+        shares: None,
         script: Vec::new(),
         control: Vec::new(),
         end: End::Exit(0),

@@ -8,7 +8,7 @@ mod damage;
 pub use damage::Damage;
 
 use crate::qemu::control::Step;
-use crate::qemu::{Between, COUNTED, End, Expect, Machine, Send};
+use crate::qemu::{Between, End, Expect, Machine, Send, Shares, counted};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
 use std::collections::BTreeSet;
@@ -83,9 +83,13 @@ pub struct Row {
     /// A text, and the least and the most that the number after it may be.
     #[serde(default)]
     between: Vec<(String, u64, u64)>,
+    /// Numbers that must be to each other as weights are.
+    shares: Option<SharesOf>,
     /// Time is what the CPUs execute.
     #[serde(default)]
     icount: bool,
+    /// With `icount`: microseconds in which each CPU has had a turn.
+    turns: Option<u32>,
     /// Seconds.
     timeout: Option<u64>,
     #[serde(default)]
@@ -103,6 +107,14 @@ pub struct Row {
     /// Only in `cargo xtask test --all`.
     #[serde(default)]
     pub all_only: bool,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SharesOf {
+    /// Percent.
+    within: u64,
+    of: Vec<(String, u64)>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -306,6 +318,7 @@ impl Row {
         let name = fill(&self.name);
         ensure!(!name.contains(['{', ' ', '/']), "`{name}` is no name");
         ensure!(self.preload.is_none() || self.load_at.is_none(), "`preload` loads the image itself, `load_at` too");
+        ensure!(self.turns.is_none() || self.icount, "`turns` are of `icount`");
         let memory = self.memory.as_ref().unwrap_or(&defaults.memory);
         let end = match &self.exit {
             None => End::Exit(0),
@@ -331,7 +344,7 @@ impl Row {
                 initrd: None,
                 append: self.append.clone(),
                 control: None,
-                extra: if self.icount { COUNTED.iter().map(|&arg| arg.to_owned()).collect() } else { Vec::new() },
+                extra: if self.icount { counted(self.turns) } else { Vec::new() },
             },
             preload: self.preload,
             debug_fp: self.debug_fp,
@@ -344,6 +357,7 @@ impl Row {
                     .iter()
                     .map(|(text, least, most)| Between { text: fill(text), least: *least, most: *most })
                     .collect(),
+                shares: self.shares.as_ref().map(|s| Shares { within: s.within, of: s.of.clone() }),
                 script: self
                     .script
                     .iter()

@@ -356,6 +356,7 @@ pub fn converse(
         forbidden: ["FAILED", "merus: refused", "bundle is refused"].map(str::to_owned).to_vec(),
         constant: None,
         between: Vec::new(),
+        shares: None,
         script: Vec::new(),
         control,
         end,

@@ -4,8 +4,15 @@
 #   merus.script=reboot   print "reboot: up" and restart, always
 #   merus.script=busy     keep every CPU busy for ever; say so once
 #   merus.script=off      print "off: up nproc=N" and power off
+#   merus.script=share    do checked work and measure the CPU time had from one second of the RTC, which all guests read alike, to another,
+#                         go on working to a third ("had TAG N us ..." or "share: FAILED ..."), then power off
+#   merus.script=work     checked work on every CPU for ever ("work TAG: round N", "work: FAILED ..."), and at the console:
+#                         clock, complaints, panic, rounds (see there)
 #   (none)                a shell; leaving it powers off
 #   merus.cpus=N          demo fails unless N CPUs are online
+#   merus.tag=T           what share and work call themselves
+#   merus.from=S merus.to=S merus.until=S
+#                         the seconds of share
 export PATH=/bin HOME=/ TERM=linux
 mkdir -p /proc /sys /dev /tmp
 mount -t proc proc /proc
@@ -13,11 +20,15 @@ mount -t sysfs sysfs /sys
 # Without it there is no /dev/zero, and a hash of nothing would look like a result.
 mount -t devtmpfs devtmpfs /dev || echo "init: no devtmpfs"
 
-script= cpus=
+script= cpus= tag=- from=2 to=4 until=4
 for word in $(cat /proc/cmdline); do
     case $word in
         merus.script=*) script=${word#*=} ;;
         merus.cpus=*) cpus=${word#*=} ;;
+        merus.tag=*) tag=${word#*=} ;;
+        merus.from=*) from=${word#*=} ;;
+        merus.to=*) to=${word#*=} ;;
+        merus.until=*) until=${word#*=} ;;
     esac
 done
 tty=$(cat /sys/class/tty/console/active 2>/dev/null)
@@ -72,6 +83,22 @@ demo() {
     echo "demo: ok"
 }
 
+rtc=/sys/class/rtc/rtc0/since_epoch
+
+# Sleeps until a second of the RTC, then measures.
+share() {
+    early=
+    while read -r now <$rtc && [ "$now" -lt "$from" ]; do
+        early=1
+        sleep 0.02
+    done
+    if [ -z "$early" ]; then
+        echo "share: FAILED late: $now"
+        return
+    fi
+    awk -v rtc=$rtc -v tag="$tag" -v to="$to" -v until="$until" -f /share.awk
+}
+
 case $script in
     demo)
         demo
@@ -90,6 +117,10 @@ case $script in
         ;;
     off)
         echo "off: up nproc=$(nproc)"
+        end poweroff
+        ;;
+    share)
+        share
         end poweroff
         ;;
     ?*)

@@ -8,6 +8,7 @@ fn expect(lines: &[&str], end: End) -> Expect {
         forbidden: vec!["Kernel panic".to_owned()],
         constant: None,
         between: Vec::new(),
+        shares: None,
         script: Vec::new(),
         control: Vec::new(),
         end,
