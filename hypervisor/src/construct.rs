@@ -5,13 +5,14 @@ use crate::console::{self, VmSink, say};
 use crate::guest::{Guest, GuestRamAccess, KernelWaker, Uptime};
 use crate::machine::{CpuOps, Machine, Memory, TablePages};
 use crate::placing;
+use crate::power::PowerKeys;
 use crate::slots::MAX_ENTITIES;
 use addr::{Address, BLOCK_SIZE, Ipa, Pa, Span};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use bus::MmioDevice;
+use bus::{GuestMemory, MmioDevice};
 use config::cpu_model::CpuModel;
 use config::guest_tree;
 use config::image::GuestLayout;
@@ -21,7 +22,6 @@ use control::{Group, Source, VmNumber};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use devices::pl011::Pl011;
 use devices::pl031::Pl031;
-use devices::pl061::Pl061;
 use el2::space::GuestSpace;
 use guest_smccc::psci::{Psci, StartState};
 use memory::{Dirty, Filling, GuestRam, HandOver, MemoryError, Prepared};
@@ -249,12 +249,13 @@ fn put_together(
     let entropy = machine.entropy.lock().as_mut().map(|drbg| drbg.child());
     let mut env = machine.env;
     env.trng = entropy.is_some();
+    let memory: Arc<dyn GuestMemory> = Arc::new(GuestRamAccess(ram.clone()));
     let window = |base: Ipa, size: u64| Span::new(base, size).ok_or("a window of the map wraps");
     let mut vm = Vm::new(Parts {
         id: number.0,
         name: spec.name.clone(),
         ram: ram.span(),
-        memory: Arc::new(GuestRamAccess(ram.clone())),
+        memory: memory.clone(),
         vgic: port.clone(),
         gicd: window(map::GICD_BASE, map::GICD_SIZE)?,
         gicr: window(map::GICR_BASE, map::GICR_STRIDE * u64::from(spec.vcpus))?,
@@ -281,13 +282,10 @@ fn put_together(
         Arc::new(SpinLock::new(Rank::Device, Pl011::new(SpiLine::new(port.clone(), map::PL011_INTID), VmSink(source))));
     let rtc: Arc<SpinLock<dyn MmioDevice>> =
         Arc::new(SpinLock::new(Rank::Device, Pl031::new(SpiLine::new(port.clone(), map::PL031_INTID), Uptime)));
-    let power = Arc::new(SpinLock::new(Rank::Device, Pl061::new(SpiLine::new(port, map::PL061_INTID))));
-    let devices: [(Ipa, u64, DeviceHandle); 3] = [
-        (map::PL011_BASE, map::PL011_SIZE, uart.clone()),
-        (map::PL031_BASE, map::PL031_SIZE, rtc),
-        (map::PL061_BASE, map::PL061_SIZE, power.clone()),
-    ];
-    for (base, size, device) in devices {
+    let power = PowerKeys::new(spec.power_key, &port, &memory);
+    let devices: [(Ipa, u64, DeviceHandle); 2] =
+        [(map::PL011_BASE, map::PL011_SIZE, uart.clone()), (map::PL031_BASE, map::PL031_SIZE, rtc)];
+    for (base, size, device) in devices.into_iter().chain(power.devices()) {
         vm.attach(window(base, size)?, device).map_err(|e| format!("a device has no place: {e:?}"))?;
     }
     let allowed = placing::allowed(spec.cpu.affinity.as_deref());
@@ -329,6 +327,7 @@ impl Construction {
         guest.resets.fetch_add(1, Ordering::Relaxed);
         // From here on none of its vCPUs can be started, until it is launched.
         *guest.handed.lock() = None;
+        guest.vm.quiesce();
         guest.space.flush();
         for id in guest.entities() {
             let Some(slot) = machine.slot(id) else { continue };
@@ -515,6 +514,8 @@ pub fn cancel_timers(machine: &Machine, id: EntityId) {
 /// Takes a VM apart: its vCPUs have stopped, no pCPU holds anything of it. Its place at the console stays.
 pub fn dismantle(machine: &Machine, guest: &Arc<Guest>) {
     let last = guest.usage(machine);
+    // From here on no device reaches its memory, whoever still knows the VM.
+    guest.vm.quiesce();
     for id in guest.entities() {
         let Some(slot) = machine.slot(id) else { continue };
         let home = slot.home.load(Ordering::Acquire);

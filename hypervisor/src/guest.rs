@@ -3,6 +3,7 @@
 use crate::console;
 use crate::console::VmSink;
 use crate::machine::{Machine, machine};
+use crate::power::PowerKeys;
 use ::console::SourceId;
 use addr::Ipa;
 use alloc::sync::Arc;
@@ -14,7 +15,6 @@ use control::{Source, Usage, VmNumber};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use devices::pl011::Pl011;
 use devices::pl031::WallClock;
-use devices::pl061::Pl061;
 use el2::space::GuestSpace;
 use el2::world::GuestState;
 use memory::{AccountId, GuestRam, HandedOver};
@@ -53,8 +53,8 @@ pub struct Guest {
     pub source: SourceId,
     /// Its serial port.
     pub uart: Arc<SpinLock<GuestUart>>,
-    /// Its power key.
-    pub power: Arc<SpinLock<Pl061<SpiLine>>>,
+    /// Its power keys.
+    pub power: PowerKeys,
     /// Who pays for its memory.
     pub account: AccountId,
     /// Physical minus virtual counter, in ticks.
@@ -162,7 +162,7 @@ impl WallClock for Uptime {
     }
 }
 
-/// A VM's RAM, for those who may look into it: today whoever walks the guest's own tables. (It never moves, so this has its own
+/// A VM's RAM, for those who may look into it: whoever walks the guest's own tables, and devices. (It never moves, so this has its own
 /// copy of where it is.)
 pub struct GuestRamAccess(pub GuestRam);
 

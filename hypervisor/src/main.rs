@@ -30,6 +30,7 @@ mod manage;
 mod moves;
 mod observe;
 mod placing;
+mod power;
 mod report;
 mod rows;
 mod run;

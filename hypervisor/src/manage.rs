@@ -11,7 +11,6 @@ use crate::shell::Session;
 use crate::{line, placing, rows, uploads};
 use alloc::string::String;
 use alloc::vec;
-use config::map;
 use config::setting::Setting;
 use config::spec::VmSpec;
 use control::{Channel, Control, Group, Host, Region, Source, Usage, VmNumber};
@@ -205,12 +204,11 @@ impl Host for Machinery<'_> {
     }
     fn press_power(&mut self, vm: VmNumber) -> bool {
         let Some(guest) = Machinery::machine(self).guest(vm) else { return false };
-        guest.power.lock().press(map::POWER_KEY_LINE);
-        true
+        guest.power.press()
     }
     fn release_power(&mut self, vm: VmNumber) {
         if let Some(guest) = Machinery::machine(self).guest(vm) {
-            guest.power.lock().release(map::POWER_KEY_LINE);
+            guest.power.release();
         }
     }
     fn kill(&mut self, vm: VmNumber) {

@@ -2,10 +2,10 @@
 //!
 //! The `reg` of each node comes from [`crate::map`], which the devices are made from too. Bindings: Linux,
 //! Documentation/devicetree/bindings (`arm,gic-v3`, `arm,arch_timer`, `arm,pl011`, `arm,pl031`, `pl061-gpio`, `gpio-keys`,
-//! `psci`).
+//! `virtio,mmio`, `psci`).
 //!
 //! # Not modelled
-//! fw_cfg, virtio-mmio, PCIe, flash: each comes with its device.
+//! fw_cfg, PCIe, flash: each comes with its device. Windows of virtio without a device have no node.
 
 use crate::image::GuestLayout;
 use crate::map;
@@ -31,6 +31,7 @@ const FIRST_CPU_PHANDLE: u32 = 0x100;
 const SPI: u32 = 0;
 const PPI: u32 = 1;
 const LEVEL_HIGH: u32 = 4;
+const EDGE_RISING: u32 = 1;
 
 /// Specifier of a general purpose line (binding `gpio`): pressed is high.
 const ACTIVE_HIGH: u32 = 0;
@@ -124,7 +125,7 @@ pub fn generate(
 
 /// The tree, with zeroes for seeds.
 fn write(spec: &VmSpec, layout: &GuestLayout, seeded: bool) -> Result<GuestTree, TreeError> {
-    let root = NodeWriter::new("")
+    let mut root = NodeWriter::new("")
         .property("compatible", "linux,dummy-virt")
         .property("model", "linux,dummy-virt")
         .property("#address-cells", 2u32)
@@ -139,9 +140,13 @@ fn write(spec: &VmSpec, layout: &GuestLayout, seeded: bool) -> Result<GuestTree,
         .child(interrupt_controller(spec.vcpus)?)
         .child(clock())
         .child(uart())
-        .child(rtc())
-        .child(gpio())
-        .child(keys());
+        .child(rtc());
+    if spec.power_key.gpio() {
+        root = root.child(gpio()).child(keys());
+    }
+    if spec.power_key.virtio() {
+        root = root.child(virtio(map::VIRTIO_KEY_SLOT));
+    }
     let blob = root.blob();
     let (size, room) = (blob.len() as u64, layout.fdt.size());
     if size > room {
@@ -277,6 +282,17 @@ fn gpio() -> NodeWriter {
         .property("clocks", CLOCK_PHANDLE)
         .property("clock-names", "apb_pclk")
         .property("phandle", GPIO_PHANDLE)
+}
+
+/// A virtio device: which, it says by itself. (The wire is high until the driver acknowledges, so its edges are enough: drivers
+/// acknowledge before they look.)
+fn virtio(slot: u32) -> NodeWriter {
+    let base = map::virtio_base(slot);
+    NodeWriter::new(format!("virtio_mmio@{base:x}"))
+        .property("compatible", "virtio,mmio")
+        .wide("reg", &[base.as_u64(), map::VIRTIO_SIZE])
+        .property("interrupts", [SPI, map::virtio_spi(slot), EDGE_RISING])
+        .flag("dma-coherent")
 }
 
 /// The power key: a guest that has a driver for it powers itself off when it is pressed.

@@ -36,6 +36,16 @@ pub const PL061_SIZE: u64 = 0x1000;
 pub const PL061_SPI: u32 = 7;
 /// The power key's line there.
 pub const POWER_KEY_LINE: u32 = 3;
+/// The first of the windows of virtio over MMIO.
+pub const VIRTIO_BASE: Ipa = Ipa::new(0x0a00_0000);
+/// Bytes of each.
+pub const VIRTIO_SIZE: u64 = 0x200;
+/// How many there are.
+pub const VIRTIO_SLOTS: u32 = 32;
+/// The SPI (not INTID) of the first; the others follow.
+pub const VIRTIO_SPI: u32 = 16;
+/// The power key's: the last, so that it stays where it is when others come, which begin at the first.
+pub const VIRTIO_KEY_SLOT: u32 = VIRTIO_SLOTS - 1;
 /// Where guest RAM begins.
 pub const RAM_BASE: Ipa = Ipa::new(0x4000_0000);
 /// The most RAM that fits between [`RAM_BASE`] and the windows that `virt` has from 256 GiB upwards.
@@ -59,6 +69,15 @@ pub const PL031_INTID: u32 = SPI_BASE + PL031_SPI;
 /// INTID of the general purpose input.
 pub const PL061_INTID: u32 = SPI_BASE + PL061_SPI;
 
+/// The window of virtio slot `slot`.
+pub const fn virtio_base(slot: u32) -> Ipa {
+    Ipa::new(VIRTIO_BASE.as_u64().wrapping_add((slot as u64).wrapping_mul(VIRTIO_SIZE)))
+}
+/// The SPI (not INTID) of virtio slot `slot`.
+pub const fn virtio_spi(slot: u32) -> u32 {
+    VIRTIO_SPI.wrapping_add(slot)
+}
+
 /// vCPUs that share one Aff1 value, as on `virt` with a GICv3: what one SGI's target list can name.
 pub const CPUS_PER_CLUSTER: u32 = 16;
 
@@ -80,6 +99,12 @@ mod tests {
     #[test]
     fn affinities_follow_virt() {
         assert_eq!([0, 1, 15, 16, 63].map(vcpu_mpidr), [0, 1, 15, 0x100, 0x30f]);
+    }
+
+    #[test]
+    fn virtio_slots_follow_virt() {
+        assert_eq!((virtio_base(0).as_u64(), virtio_spi(0)), (0x0a00_0000, 16));
+        assert_eq!((virtio_base(31).as_u64(), virtio_spi(31)), (0x0a00_3e00, 47));
     }
 
     #[test]

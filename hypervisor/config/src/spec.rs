@@ -4,7 +4,9 @@
 //! reads from a bundle. Neither trusts the other.
 
 mod fault;
+mod power;
 pub use fault::{Bytes, Fault};
+pub use power::{POWER_KEY_FORM, PowerKey};
 
 use crate::image::{self, GuestLayout};
 use crate::map;
@@ -66,9 +68,24 @@ pub mod key {
     pub const GROUP: &str = "group";
     /// Cap on all memory that is charged to the VM, as in cgroup v2.
     pub const MEMORY_MAX: &str = "memory.max";
+    /// The power keys that it has.
+    pub const POWER_KEY: &str = "power-key";
     /// All of them.
-    pub const ALL: [&str; 12] =
-        [NAME, KERNEL, INITRD, CMDLINE, MEMORY, VCPUS, CPU_WEIGHT, CPU_MAX, CPU_AFFINITY, CPU_CLASS, MEMORY_MAX, GROUP];
+    pub const ALL: [&str; 13] = [
+        NAME,
+        KERNEL,
+        INITRD,
+        CMDLINE,
+        MEMORY,
+        VCPUS,
+        CPU_WEIGHT,
+        CPU_MAX,
+        CPU_AFFINITY,
+        CPU_CLASS,
+        MEMORY_MAX,
+        GROUP,
+        POWER_KEY,
+    ];
 }
 
 /// What a payload is for.
@@ -195,6 +212,8 @@ pub struct VmSpec {
     pub memory_max: Option<u64>,
     /// The group that it shares a weight and limits with, if any.
     pub group: Option<String>,
+    /// Its power keys.
+    pub power_key: PowerKey,
 }
 
 /// A setting that is refused: whose, which one and why.

@@ -8,7 +8,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use config::setting::Setting;
-use config::spec::{self, CpuSpec, Fault, PayloadKind, PayloadRef, SpecError, VmSpec, key};
+use config::spec::{self, CpuSpec, Fault, POWER_KEY_FORM, PayloadKind, PayloadRef, PowerKey, SpecError, VmSpec, key};
 use proto::{Answer, Call, EventKind, GroupRow, NewVm, ObjectRow, Page, Payload, Refusal, Reply, SpecFault, Target};
 use proto::{VmRow, VmState};
 
@@ -215,10 +215,16 @@ impl Control {
             cpu: CpuSpec::default(),
             memory_max: None,
             group: new.group,
+            power_key: PowerKey::default(),
         };
         for line in new.settings.lines().filter(|line| !line.trim().is_empty()) {
             let (key, value) =
                 line.split_once('=').ok_or_else(|| spec_fault(line.trim(), "has no value; write KEY=VALUE"))?;
+            if key.trim() == key::POWER_KEY {
+                let form = || Fault::Form { value: value.into(), form: POWER_KEY_FORM };
+                spec.power_key = PowerKey::parse(value).ok_or_else(|| spec_fault(key.trim(), form()))?;
+                continue;
+            }
             let setting = Setting::parse(key.trim(), value).map_err(|f| spec_fault(key.trim(), f))?;
             setting.apply(&mut spec);
         }

@@ -214,6 +214,13 @@ impl Vm {
     pub fn change_life(&self, from: Life, to: Life) -> bool {
         self.life.compare_exchange(from as u8, to as u8, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
+    /// The VM's memory is about to be taken away, or to be made anew: no device reaches it any more, until [`Vm::reset`]. Whoever had
+    /// begun has finished when this returns.
+    pub fn quiesce(&self) {
+        for (_, device) in self.bus.iter() {
+            device.lock().quiesce();
+        }
+    }
     /// Puts everything but memory back to the state after power-on. No vCPU is loaded anywhere.
     pub fn reset(&self) {
         self.psci.lock().reset(0);

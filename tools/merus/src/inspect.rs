@@ -5,7 +5,7 @@ use crate::report::{Kind, Report};
 use anyhow::Result;
 use config::VmSpec;
 use config::bundle::Bundle;
-use config::spec::{self, Bytes, CpuClass, PayloadKind};
+use config::spec::{self, Bytes, CpuClass, PayloadKind, PowerKey};
 use std::path::Path;
 
 /// Prints the bundle at `path`; the report holds what Merus would refuse in it.
@@ -81,6 +81,9 @@ fn vm_line(vm: &VmSpec) -> String {
     }
     if let Some(group) = &vm.group {
         text += &format!(", group {group}");
+    }
+    if vm.power_key != PowerKey::default() {
+        text += &format!(", power-key {}", vm.power_key.name());
     }
     if let Some(cpus) = &vm.cpu.affinity {
         text += &format!(", cpu.affinity {cpus:?}");

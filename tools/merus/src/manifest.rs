@@ -170,6 +170,7 @@ impl Reader<'_> {
             },
             memory_max: fields.optional(key::MEMORY_MAX, value::size),
             group: fields.optional(key::GROUP, value::text),
+            power_key: fields.optional(key::POWER_KEY, value::power_key).unwrap_or_default(),
         };
         self.vms.push(fields.lines);
         self.plan.vms.push(spec);

@@ -1,7 +1,7 @@
 //! Values as a manifest writes them. Each `Err` says what is wrong and what to do.
 
 use config::setting::{self, CPU_CLASS_FORM, CPU_MAX_FORM, SIZE_FORM};
-use config::spec::{CpuClass, CpuMax};
+use config::spec::{CpuClass, CpuMax, POWER_KEY_FORM, PowerKey};
 use toml::de::DeValue;
 
 type Parsed<T> = Result<T, String>;
@@ -67,6 +67,16 @@ pub fn cpu_class(value: &DeValue<'_>) -> Parsed<CpuClass> {
     }
 }
 
+/// Which power keys.
+pub fn power_key(value: &DeValue<'_>) -> Parsed<PowerKey> {
+    match value {
+        DeValue::String(text) => {
+            PowerKey::parse(text).ok_or_else(|| format!("\"{text}\" is no kind of power key; write {POWER_KEY_FORM}"))
+        }
+        _ => expected(value, POWER_KEY_FORM),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -104,6 +114,14 @@ mod tests {
         for text in ["\"\"", "\"%\"", "\"half\"", "\"1 2 3\"", "\"1 x\"", "50"] {
             assert!(with(text, cpu_max).unwrap_err().contains("write a share of one pCPU"), "{text}");
         }
+    }
+
+    #[test]
+    fn power_keys_are_words() {
+        assert_eq!(with("\"both\"", power_key), Ok(PowerKey::Both));
+        assert_eq!(with("\"none\"", power_key), Ok(PowerKey::None));
+        assert!(with("\"acpi\"", power_key).unwrap_err().contains("write \"both\", \"gpio\", \"virtio\" or \"none\""));
+        assert!(with("true", power_key).is_err());
     }
 
     #[test]

@@ -167,7 +167,7 @@ fn each_fault_is_one_line_with_file_line_vm_and_key() {
             9,
             "gpu = true",
             "key gpu: is unknown; the keys are name, kernel, initrd, cmdline, memory, vcpus, cpu.weight, cpu.max, \
-             cpu.affinity, cpu.class, memory.max, group",
+             cpu.affinity, cpu.class, memory.max, group, power-key",
         ),
         (
             10,

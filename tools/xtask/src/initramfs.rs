@@ -17,7 +17,7 @@ const SHARE: &str = include_str!("initramfs/share.awk");
 
 /// Modules that this and later work wants in the guest; what they depend on comes by itself. A kernel that has one built
 /// in, or not at all (9p is absent from Debian's cloud kernel), is no error.
-const MODULES: [&str; 15] = [
+const MODULES: [&str; 16] = [
     "virtio_mmio",
     "virtio_pci",
     "virtio_blk",
@@ -28,6 +28,7 @@ const MODULES: [&str; 15] = [
     "virtio_mem",
     "virtio_scsi",
     "virtio_input",
+    "evdev",
     "virtio_pmem",
     "virtiofs",
     "vmw_vsock_virtio_transport",
@@ -37,7 +38,7 @@ const MODULES: [&str; 15] = [
 
 /// Names under which `/init` calls busybox before it could install them itself.
 const APPLETS: &str =
-    "awk cat dd dmesg mkdir modprobe mount nproc poweroff reboot setsid sh sha256sum sleep stty uname";
+    "awk cat dd dmesg hexdump mkdir modprobe mount nproc poweroff reboot setsid sh sha256sum sleep stty uname";
 
 /// A kernel module as its `.modinfo` section describes it.
 struct Module {
@@ -226,8 +227,8 @@ mod tests {
     fn init_calls_no_other_program_than_those_linked() {
         let shell = [
             "export", "script", "cpus", "early", "rtc", "share", "loaded", "tty", "for", "case", "esac", "done", "do",
-            "if", "fi", "then", "while", "read", "return", "continue", "echo", "busybox", "load", "demo", "end",
-            "online", "hash", "exit",
+            "if", "fi", "then", "while", "read", "return", "continue", "echo", "busybox", "load", "devices", "watch",
+            "keys", "exec", "demo", "end", "online", "hash", "exit",
         ];
         for line in INIT.lines().map(str::trim_start) {
             let word: String = line.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();

@@ -1,7 +1,9 @@
 //! Opens a bundle and reads what it asks for.
 
 use super::{ALIGN, BundleError, HeaderField, MAGIC, MAX_PAYLOADS, MAX_TREE, VERSION, names};
-use crate::spec::{CpuClass, CpuMax, CpuSpec, Fault, MAX_VMS, PayloadKind, PayloadRef, SpecError, VmSpec, faults, key};
+use crate::spec::{
+    CpuClass, CpuMax, CpuSpec, Fault, MAX_VMS, PayloadKind, PayloadRef, PowerKey, SpecError, VmSpec, faults, key,
+};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use dtoolkit::fdt::{Fdt, FdtNode};
@@ -132,6 +134,10 @@ impl<'a> Bundle<'a> {
             },
             memory_max: fields.optional(key::MEMORY_MAX)?,
             group: fields.optional::<&str>(key::GROUP)?.map(ToString::to_string),
+            power_key: match fields.optional::<&str>(key::POWER_KEY)? {
+                Some(text) => PowerKey::parse(text).ok_or_else(|| fields.error(key::POWER_KEY, Fault::Malformed))?,
+                None => PowerKey::default(),
+            },
         })
     }
 

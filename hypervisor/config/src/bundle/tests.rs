@@ -1,7 +1,7 @@
 use super::*;
 use crate::image::tests::kernel;
 use crate::spec::tests::{payload, vm};
-use crate::spec::{CpuClass, CpuMax, CpuSpec, PayloadKind, VmSpec, key};
+use crate::spec::{CpuClass, CpuMax, CpuSpec, PayloadKind, PowerKey, VmSpec, key};
 use crate::tree::NodeWriter;
 use proptest::prelude::*;
 use std::format;
@@ -300,6 +300,9 @@ prop_compose! {
                 .prop_map(|(priority, budget_us, period_us)| CpuClass::Rt { priority, budget_us, period_us }),
         ],
         group in prop::option::of("[a-z0-9_-]{1,32}"),
+        power_key in prop_oneof![
+            Just(PowerKey::Both), Just(PowerKey::Gpio), Just(PowerKey::Virtio), Just(PowerKey::None)
+        ],
     ) -> VmSpec {
         let memory = memory << 21;
         VmSpec {
@@ -314,6 +317,7 @@ prop_compose! {
             },
             memory_max: extra.map(|extra| memory + extra),
             group,
+            power_key,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Writes the head of a bundle: everything but the payloads' bytes.
 
 use super::{ALIGN, HeaderField, MAGIC, MAX_PAYLOADS, MAX_TREE, VERSION, names};
-use crate::spec::{CpuClass, PayloadKind, PayloadRef, VmSpec, key};
+use crate::spec::{CpuClass, PayloadKind, PayloadRef, PowerKey, VmSpec, key};
 use crate::tree::NodeWriter;
 use alloc::format;
 use alloc::string::ToString;
@@ -120,6 +120,9 @@ fn vm(index: usize, spec: &VmSpec) -> NodeWriter {
     }
     if let Some(group) = &spec.group {
         node = node.property(key::GROUP, group.as_str());
+    }
+    if spec.power_key != PowerKey::default() {
+        node = node.property(key::POWER_KEY, spec.power_key.name());
     }
     match spec.memory_max {
         Some(max) => node.property(key::MEMORY_MAX, max),

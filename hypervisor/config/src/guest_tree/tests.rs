@@ -1,7 +1,7 @@
 use super::*;
 use crate::image::tests::kernel;
-use crate::spec::PayloadKind;
 use crate::spec::tests::{payload, vm};
+use crate::spec::{PayloadKind, PowerKey};
 use dtoolkit::fdt::{Fdt, FdtNode};
 use dtoolkit::{Node, Property};
 use std::collections::BTreeSet;
@@ -66,6 +66,7 @@ fn the_guest_sees_the_virt_map() {
         ("/pl061@9030000", &["compatible", "reg", "interrupts", "#gpio-cells", "gpio-controller", "clock-names"][..]),
         ("/gpio-keys", &["compatible"]),
         ("/gpio-keys/poweroff", &["label", "linux,code"]),
+        ("/virtio_mmio@a003e00", &["compatible", "reg", "interrupts", "dma-coherent"]),
     ] {
         for name in names {
             assert_eq!(bytes(&tree, path, name), bytes(&virt, path, name), "{path} {name}");
@@ -76,6 +77,19 @@ fn the_guest_sees_the_virt_map() {
     // References point at what they should.
     assert_eq!(cells(&tree, "/", "interrupt-parent"), cells(&tree, "/intc", "phandle"));
     assert_eq!(cells(&tree, "/pl031@9010000", "clocks"), cells(&tree, "/apb-pclk", "phandle"));
+}
+
+#[test]
+fn each_power_key_has_its_nodes() {
+    for kind in [PowerKey::Both, PowerKey::Gpio, PowerKey::Virtio, PowerKey::None] {
+        let blob = tree_of(&VmSpec { power_key: kind, ..vm("web") }, &mut sevens);
+        let tree = Fdt::new(&blob).unwrap();
+        let has = |path| tree.find_node(path).is_some();
+        assert_eq!([has("/pl061@9030000"), has("/gpio-keys")], [matches!(kind, PowerKey::Both | PowerKey::Gpio); 2]);
+        assert_eq!(has("/virtio_mmio@a003e00"), matches!(kind, PowerKey::Both | PowerKey::Virtio));
+        assert_eq!(PowerKey::parse(kind.name()), Some(kind));
+    }
+    assert_eq!(PowerKey::parse("acpi"), None);
 }
 
 #[test]

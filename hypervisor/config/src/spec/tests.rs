@@ -21,6 +21,7 @@ pub(crate) fn vm(name: &str) -> VmSpec {
         cpu: CpuSpec::default(),
         memory_max: None,
         group: None,
+        power_key: PowerKey::Both,
     }
 }
 

@@ -4,6 +4,7 @@
 #   merus.script=reboot   print "reboot: up" and restart, always
 #   merus.script=busy     keep every CPU busy for ever; say so once
 #   merus.script=off      print "off: up nproc=N" and power off
+#   merus.script=key      say "key: waits" and wait for a power key
 #   merus.script=share    do checked work and measure the CPU time had from one second of the RTC, which all guests read alike, to another,
 #                         go on working to a third ("had TAG N us ..." or "share: FAILED ..."), then power off
 #   merus.script=work     checked work on every CPU for ever ("work TAG: round N", "work: FAILED ..."), and at the console:
@@ -13,6 +14,7 @@
 #   merus.tag=T           what share and work call themselves
 #   merus.from=S merus.to=S merus.until=S
 #                         the seconds of share
+# A power key that is pressed powers off in `key`, `busy` and the shell; the others end by themselves, or not at all.
 export PATH=/bin HOME=/ TERM=linux
 mkdir -p /proc /sys /dev /tmp
 mount -t proc proc /proc
@@ -52,8 +54,10 @@ load() {
     done
 }
 loaded=
-load /sys/bus/platform/devices/*virtio*/modalias /sys/bus/pci/devices/*/modalias
-load /sys/bus/virtio/devices/*/modalias
+devices() {
+    load /sys/bus/platform/devices/*virtio*/modalias /sys/bus/pci/devices/*/modalias
+    load /sys/bus/virtio/devices/*/modalias
+}
 
 # What was written must have left the UART before the power goes: stty waits for that.
 end() {
@@ -64,7 +68,32 @@ end() {
     while :; do sleep 60; done
 }
 
+# Reads a device's events: 16 bytes of time, type, code, value. A power key (1, 116) that goes down (1) ends it all.
+watch() {
+    while event=$(dd bs=24 count=1 2>/dev/null | hexdump -v -e '/2 "%u "') && [ -n "$event" ]; do
+        case $event in
+            *" 1 116 1 0 ")
+                echo "init: the power key"
+                end poweroff
+                ;;
+        esac
+    done
+}
+
+# Watches what keys there are.
+keys() {
+    devices
+    modprobe evdev 2>/dev/null
+    for event in /dev/input/event*; do
+        [ -c "$event" ] || continue
+        # Opened here: from now on no press is missed.
+        exec 3<"$event"
+        watch <&3 &
+    done
+}
+
 demo() {
+    devices
     uname -a
     online=$(nproc)
     echo "nproc: $online"
@@ -108,7 +137,13 @@ case $script in
         echo "reboot: up"
         end reboot
         ;;
+    key)
+        keys
+        echo "key: waits"
+        while :; do sleep 60; done
+        ;;
     busy)
+        keys
         for cpu in $(seq "$(nproc)"); do
             while :; do dd if=/dev/zero bs=1M count=4 2>/dev/null | sha256sum >/dev/null; done &
         done
@@ -129,6 +164,7 @@ case $script in
         ;;
 esac
 
+keys
 busybox --install -s /bin 2>/dev/null
 # Errors only: later kernel lines would run into the prompt.
 dmesg -n 4
