@@ -41,6 +41,8 @@ impl GuestRam {
         let (first, extent) = self.extents.get(next.checked_sub(1)?)?;
         let offset = at.offset_from(*first)?;
         let left = extent.size().checked_sub(offset).filter(|left| *left != 0)?;
+        // The address is often the guest's choice (a descriptor's, a table's), and what is read there chooses the next.
+        let offset = sync::nospec::below(offset, extent.size());
         Some((extent.start().checked_add(offset)?, left.min(len)))
     }
 }

@@ -8,6 +8,7 @@
 //! | function | besides | where |
 //! |---|---|---|
 //! | [`get`], [`get_mut`] | CSDB: also a CPU that predicts the *results* of instructions does not use a predicted select | everywhere but on the counted exits |
+//! | [`below`] | the same, for a number that is no index | addresses of guest RAM |
 //! | [`get_quick`], [`get_quick_mut`] | nothing | the counted exits. No core that Merus knows predicts the result of a select; CSDB is a NOP there, but one that waits |
 //!
 //! A number that cannot be too large needs none of this: five bits of a syndrome as an index of 32 registers, say.
@@ -39,6 +40,14 @@ fn csdb() {
     unsafe {
         core::arch::asm!("hint #20", options(nostack, preserves_flags));
     }
+}
+
+/// `value`, of which was checked that it is below `bound`, for an offset that a guest chose: also on a wrong path it is below.
+#[inline(always)]
+pub fn below(value: u64, bound: u64) -> u64 {
+    let value = select(value as usize, bound as usize);
+    csdb();
+    value as u64
 }
 
 /// `slice.get(index)` for an index that a guest chose.
@@ -118,6 +127,7 @@ mod tests {
             (usize::MAX - 1, usize::MAX, usize::MAX - 1),
         ] {
             assert_eq!(select(index, len), expected, "{index} of {len}");
+            assert_eq!(below(index as u64, len as u64), expected as u64, "{index} of {len}");
         }
     }
 

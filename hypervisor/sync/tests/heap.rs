@@ -95,6 +95,7 @@ fn no_copy_of_a_guests_seeds_is_left() {
         cpu: config::spec::CpuSpec::default(),
         group: None,
         memory_max: None,
+        power_key: config::spec::PowerKey::default(),
     };
     let mut image = vec![0; 8192];
     image[56..60].copy_from_slice(b"ARM\x64");

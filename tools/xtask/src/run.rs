@@ -171,7 +171,9 @@ fn many_check(ctx: &Ctx, qemu: &Qemu, machine: &Machine, built: &Built) -> Resul
     let mut steps: Vec<Step> = bundle::MANY.iter().map(|(name, _)| up(name)).collect();
     steps.push(step("top --once", &["small*running", "medium*running", "large*running"], 1));
     steps.push(step("list", &["small * 100 ", "medium * 200 ", "large * 400 "], 1));
-    steps.extend(bundle::MANY.iter().map(|(name, _)| step(&format!("stop --force {name}"), &["stopped"], 1)));
+    steps.extend(
+        bundle::MANY.iter().map(|(name, _)| step(&format!("stop {name} --grace 60s"), &["stopped (powered off)"], 1)),
+    );
     let expect =
         Expect { lines: Vec::new(), control: steps, end: End::Control, timeout: MANY_TIMEOUT, ..expected(false) };
     watch(ctx, qemu, machine, built, &expect)
