@@ -75,7 +75,7 @@ fn a_life_by_commands() {
     assert_eq!(good(&server, &["destroy", "web"]), "web: destroyed\n");
     let events = good(&server, &["events"]);
     let events: Vec<&str> = events.lines().map(|line| line.split_once("web: ").unwrap().1).collect();
-    let life = ["created", "started", "paused", "resumed", "reset", "cpu.weight=300", "memory.max=max"];
+    let life = ["being made", "created", "started", "paused", "resumed", "reset", "cpu.weight=300", "memory.max=max"];
     let end = ["asked to power off", "stopped (killed)", "destroyed"];
     assert_eq!(events, [&life[..], &end].concat());
 }
@@ -202,8 +202,8 @@ fn every_look_has_text_and_json() {
     let events = good(&server, &["events", "--json"]);
     let events: Vec<Value> = events.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(
-        (&events[1]["event"], &events[1]["vm"], &events[1]["number"]),
-        (&"started".into(), &"web".into(), &1.into())
+        (&events[2]["event"], &events[2]["vm"], &events[2]["number"]),
+        (&"started".into(), &"web".into(), &2.into())
     );
     let done = json(&server, &["stop", "web", "--force"]);
     assert_eq!((&done["vm"]["state"], &done["vm"]["stopped"]), (&"stopped".into(), &"killed".into()));

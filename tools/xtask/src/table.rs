@@ -97,6 +97,9 @@ pub struct Row {
     /// Beside the defaults'.
     #[serde(default)]
     forbid: Vec<String>,
+    /// Of the defaults' `forbid`, what may come.
+    #[serde(default)]
+    allow: Vec<String>,
     /// Pairs of what to wait for and what to type then.
     #[serde(default)]
     script: Vec<(String, String)>,
@@ -318,6 +321,9 @@ impl Row {
         let name = fill(&self.name);
         ensure!(!name.contains(['{', ' ', '/']), "`{name}` is no name");
         ensure!(self.preload.is_none() || self.load_at.is_none(), "`preload` loads the image itself, `load_at` too");
+        if let Some(text) = self.allow.iter().find(|text| !defaults.forbid.contains(text)) {
+            bail!("`allow` has `{text}`, which is not forbidden");
+        }
         ensure!(self.turns.is_none() || self.icount, "`turns` are of `icount`");
         let memory = self.memory.as_ref().unwrap_or(&defaults.memory);
         let end = match &self.exit {
@@ -350,7 +356,13 @@ impl Row {
             debug_fp: self.debug_fp,
             expect: Expect {
                 lines: self.expect.iter().map(fill).collect(),
-                forbidden: defaults.forbid.iter().chain(&self.forbid).map(fill).collect(),
+                forbidden: defaults
+                    .forbid
+                    .iter()
+                    .filter(|text| !self.allow.contains(text))
+                    .chain(&self.forbid)
+                    .map(fill)
+                    .collect(),
                 constant: self.constant.clone(),
                 between: self
                     .between

@@ -9,6 +9,7 @@ mod show;
 mod soak;
 mod table;
 mod top;
+mod top_detail;
 mod top_screen;
 mod traced;
 

@@ -27,6 +27,11 @@ pub struct Sample {
 }
 
 impl Sample {
+    /// When it was taken, in ns since Merus started.
+    pub fn at_ns(&self) -> u64 {
+        self.machine.now_ns
+    }
+
     pub fn take(client: &mut Client) -> Result<Self, Error> {
         Ok(Self { machine: client.machine()?, pcpus: client.pcpus()?, vms: client.vms()? })
     }
@@ -48,6 +53,7 @@ pub struct PcpuLine {
 #[derive(Debug)]
 pub struct VmLine {
     pub name: String,
+    pub weight: u32,
     pub group: String,
     pub state: String,
     pub vcpus: u32,
@@ -66,6 +72,10 @@ pub struct VmLine {
 #[derive(Debug)]
 pub struct Frame {
     pub title: String,
+    /// The same without the memory.
+    pub head: String,
+    /// Bytes of memory, and those that are free.
+    pub memory: (u64, u64),
     pub pcpus: Vec<PcpuLine>,
     pub vms: Vec<VmLine>,
     interval_ns: u64,
@@ -93,6 +103,7 @@ impl Frame {
             let was = old.vms.iter().find(|o| o.name == v.name && o.ran_ns <= v.ran_ns).unwrap_or(v);
             VmLine {
                 name: v.name.clone(),
+                weight: v.weight,
                 group: v.group.clone().unwrap_or_else(|| "-".into()),
                 state: v.state.to_string(),
                 vcpus: v.vcpus,
@@ -104,18 +115,11 @@ impl Frame {
             }
         };
         let m = &new.machine;
-        let title = format!(
-            "Merus {} on {}: up {} s, {} pCPUs, {} of {} free, {} VMs",
-            m.merus,
-            m.board,
-            now / 1_000_000_000,
-            m.pcpus,
-            bytes(m.memory_free),
-            bytes(m.memory),
-            new.vms.len()
-        );
+        let up = format!("Merus {} on {}: up {} s, {} pCPUs", m.merus, m.board, now / 1_000_000_000, m.pcpus);
+        let head = format!("{up}, {} VMs", new.vms.len());
+        let title = format!("{up}, {} of {} free, {} VMs", bytes(m.memory_free), bytes(m.memory), new.vms.len());
         let (pcpus, vms) = (new.pcpus.iter().map(pcpu).collect(), new.vms.iter().map(vm).collect());
-        let mut frame = Self { title, pcpus, vms, interval_ns };
+        let mut frame = Self { title, head, memory: (m.memory, m.memory_free), pcpus, vms, interval_ns };
         frame.sort(sort);
         frame
     }
@@ -145,7 +149,7 @@ impl Frame {
     fn json(&self) -> Value {
         let pcpu = |p: &PcpuLine| json!({ "number": p.number, "load": p.load, "running": p.running, "ready": p.ready, "steals_per_s": p.steals });
         let vm = |v: &VmLine| {
-            json!({ "name": v.name, "group": v.group, "state": v.state, "vcpus": v.vcpus, "cpu": v.cpu, "steal": v.steal,
+            json!({ "name": v.name, "weight": v.weight, "group": v.group, "state": v.state, "vcpus": v.vcpus, "cpu": v.cpu, "steal": v.steal,
                 "throttled": v.throttled, "memory": v.memory, "exits_per_s": v.exits })
         };
         let (pcpus, vms): (Vec<_>, Vec<_>) = (self.pcpus.iter().map(pcpu).collect(), self.vms.iter().map(vm).collect());

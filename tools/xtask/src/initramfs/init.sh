@@ -7,8 +7,11 @@
 #   merus.script=key      say "key: waits" and wait for a power key
 #   merus.script=share    do checked work and measure the CPU time had from one second of the RTC, which all guests read alike, to another,
 #                         go on working to a third ("had TAG N us ..." or "share: FAILED ..."), then power off
-#   merus.script=work     checked work on every CPU for ever ("work TAG: round N", "work: FAILED ..."), and at the console:
-#                         clock, complaints, panic, rounds (see there)
+#   merus.script=work     checked work on every CPU for ever ("work TAG: up nproc=N", "work TAG: FAILED ..."); at the console:
+#                         more WORD N    "more TAG WORD N" when N more rounds of work are done
+#                         clock          "clock TAG: behind N ms": what the kernel's clock has lost against the RTC since the start
+#                         complaints     "complaints TAG: N", and the kernel's lines about stalls, lock-ups and clocks
+#                         panic, off     as they say
 #   (none)                a shell; leaving it powers off
 #   merus.cpus=N          demo fails unless N CPUs are online
 #   merus.tag=T           what share and work call themselves
@@ -128,6 +131,80 @@ share() {
     awk -v rtc=$rtc -v tag="$tag" -v to="$to" -v until="$until" -f /share.awk
 }
 
+# Rounds of work whose result is known: the hash of 256 KiB of zeros.
+rounds() {
+    count=0
+    while hash=$(sha256sum /tmp/piece) && [ "${hash%% *}" = "$known" ]; do
+        count=$((count + 1))
+        echo $count >/tmp/rounds.$1
+    done
+    echo "work $tag: FAILED sha256 ($hash)"
+}
+complaint="rcu: INFO|soft lockup|hard LOCKUP|unstable|blocked for more|backwards|clock skew|WARNING|BUG"
+known=8a39d2abd3999ab73c34db2476849cddf303ce389b35826850f9a700589b4a90
+
+done_by_all() {
+    sum=0
+    for file in /tmp/rounds.*; do
+        # It may be read between its making and its filling.
+        read -r count <$file && sum=$((sum + count))
+    done
+}
+
+# What the kernel's clock is behind the RTC, in hundredths of a second: looked at when a second of the RTC begins.
+behind() {
+    read -r before <$rtc
+    now=$before
+    while [ "$now" = "$before" ]; do
+        read -r now <$rtc
+    done
+    read -r up idle </proc/uptime
+    # "12.34" without its dot, and without a zero before what is left.
+    up=${up%.*}${up#*.}
+    behind=$((now * 100 - ${up#0}))
+}
+
+work() {
+    dd if=/dev/zero of=/tmp/piece bs=64k count=4 2>/dev/null
+    # A time that jumps is to be complained of.
+    echo 2 >/proc/sys/kernel/watchdog_thresh
+    behind
+    start=$behind
+    cpu=$(nproc)
+    while [ "$cpu" -gt 0 ]; do
+        rounds $cpu &
+        cpu=$((cpu - 1))
+    done
+    echo "work $tag: up nproc=$(nproc)"
+    while read -r command word number; do
+        case $command in
+            more)
+                done_by_all
+                goal=$((sum + number))
+                while [ "$sum" -lt "$goal" ]; do
+                    sleep 0.1
+                    done_by_all
+                done
+                echo "more $tag $word $number"
+                ;;
+            clock)
+                behind
+                echo "clock $tag: behind $(((behind - start) * 10)) ms"
+                ;;
+            complaints)
+                dmesg | grep -E "$complaint"
+                echo "complaints $tag: $(dmesg | grep -cE "$complaint")"
+                ;;
+            panic)
+                echo c >/proc/sysrq-trigger
+                ;;
+            off)
+                return
+                ;;
+        esac
+    done <"$tty"
+}
+
 case $script in
     demo)
         demo
@@ -156,6 +233,10 @@ case $script in
         ;;
     share)
         share
+        end poweroff
+        ;;
+    work)
+        work
         end poweroff
         ;;
     ?*)
