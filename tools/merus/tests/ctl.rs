@@ -125,6 +125,11 @@ fn without_merus_there_is_advice() {
     };
     let (code, message) = run(&["list"]);
     assert!(code == Some(3) && message.contains("no target/merus/control.sock here; start Merus"), "{message}");
+    // What is wrong with the words is told first.
+    let (code, message) = run(&["set", "web"]);
+    assert!(code == Some(2) && message.contains("no setting is given"), "{message}");
+    let (code, message) = run(&["stop", "web", "--grace", "1m"]);
+    assert!(code == Some(2) && message.contains("write 10s or 500ms"), "{message}");
     let (code, message) = run(&["list", "--connect", "unix:nothing.sock"]);
     assert!(code == Some(3) && message.contains("unix:nothing.sock: there is no such socket"), "{message}");
     let (code, message) = run(&["list", "--connect", "serial:/dev/null"]);

@@ -192,7 +192,8 @@ pub fn group(s: &mut Session, name: &str) -> Result<(), Error> {
     Ok(())
 }
 
-pub fn set(s: &mut Session, group: Option<&str>, words: &[String]) -> Result<(), Error> {
+/// What is to be set to what: all words are read before the first is set.
+pub fn settings(group: Option<&str>, words: &[String]) -> Result<(Target, Vec<(String, String)>), Error> {
     let (target, words) = match (group, words) {
         (Some(group), words) => (Target::Group(group.into()), words),
         (None, [vm, words @ ..]) if !vm.contains('=') => (Target::Vm(vm.clone()), words),
@@ -201,8 +202,12 @@ pub fn set(s: &mut Session, group: Option<&str>, words: &[String]) -> Result<(),
     if words.is_empty() {
         return Err(Error::Usage("no setting is given; write KEY=VALUE such as cpu.weight=200".into()));
     }
-    // All are read before the first is set.
     let settings = words.iter().map(|word| setting(word)).collect::<Result<Vec<_>, _>>().map_err(Error::Usage)?;
+    Ok((target, settings))
+}
+
+pub fn set(s: &mut Session, group: Option<&str>, words: &[String]) -> Result<(), Error> {
+    let (target, settings) = settings(group, words)?;
     for (key, value) in &settings {
         s.client.done(&Call::Set { target: target.clone(), key: key.clone(), value: value.clone() })?;
     }

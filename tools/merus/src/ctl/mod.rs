@@ -38,13 +38,20 @@ Exit status:
 #[command(after_help = EXIT_CODES)]
 pub struct Ctl {
     /// Where the control channel is: unix:PATH, tcp:HOST:PORT or serial:DEVICE[,BAUD] [default: unix:target/merus/control.sock]
-    #[arg(long, global = true, env = "MERUS_CONNECT", value_name = "ADDRESS", hide_env_values = true)]
+    #[arg(
+        long,
+        global = true,
+        help_heading = "Options of every command",
+        env = "MERUS_CONNECT",
+        value_name = "ADDRESS",
+        hide_env_values = true
+    )]
     connect: Option<Address>,
     /// Print JSON
-    #[arg(long, global = true)]
+    #[arg(long, global = true, help_heading = "Options of every command")]
     json: bool,
     /// How long to wait for an answer, and for what a command waits for
-    #[arg(long, global = true, value_name = "SECONDS", default_value = "10", value_parser = seconds)]
+    #[arg(long, global = true, help_heading = "Options of every command", value_name = "SECONDS", default_value = "10", value_parser = seconds)]
     timeout: Duration,
     #[command(subcommand)]
     command: Command,
@@ -263,7 +270,12 @@ fn say(text: &str) {
 
 /// Runs a command.
 pub fn run(ctl: &Ctl) -> ExitCode {
-    match connect(ctl).and_then(|session| execute(session, &ctl.command)) {
+    // What is wrong with the words is told before anything is connected.
+    let words = match &ctl.command {
+        Command::Set { group, words } => act::settings(group.as_deref(), words).map(|_| ()),
+        _ => Ok(()),
+    };
+    match words.and_then(|()| connect(ctl)).and_then(|session| execute(session, &ctl.command)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let code = error.exit_code();
@@ -283,7 +295,7 @@ fn connect(ctl: &Ctl) -> Result<Session, Error> {
         None if Path::new(DEFAULT_SOCKET).exists() => Address::Unix(DEFAULT_SOCKET.into()),
         None => {
             return Err(Error::Connect {
-                address: "merus ctl".into(),
+                address: "no control channel".into(),
                 why: format!("no --connect, no MERUS_CONNECT, and no {DEFAULT_SOCKET} here"),
                 remedy: "start Merus with `cargo xtask run` in this directory, or say where it is, such as --connect tcp:HOST:PORT",
             });
@@ -336,7 +348,8 @@ fn duration(text: &str) -> Result<Duration, String> {
         (Some(ms), _) => {
             ms.parse().map(Duration::from_millis).map_err(|_| format!("\"{text}\" is no time; write 500ms"))
         }
-        (None, rest) => seconds(rest.unwrap_or(text)),
+        (None, rest) => seconds(rest.unwrap_or(text))
+            .map_err(|_| format!("\"{text}\" is no time; write 10s or 500ms, at most a day")),
     }
 }
 
