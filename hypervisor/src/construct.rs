@@ -7,6 +7,7 @@ use crate::machine::{CpuOps, Machine, Memory, TablePages};
 use crate::placing;
 use crate::power::PowerKeys;
 use crate::slots::MAX_ENTITIES;
+use crate::stolen::StolenTime;
 use addr::{Address, BLOCK_SIZE, Ipa, Pa, Span};
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -250,6 +251,7 @@ fn put_together(
     let mut env = machine.env;
     env.trng = entropy.is_some();
     let memory: Arc<dyn GuestMemory> = Arc::new(GuestRamAccess(ram.clone()));
+    env.stolen_time = Some(map::PV_TIME_BASE);
     let window = |base: Ipa, size: u64| Span::new(base, size).ok_or("a window of the map wraps");
     let mut vm = Vm::new(Parts {
         id: number.0,
@@ -290,10 +292,12 @@ fn put_together(
     }
     let allowed = placing::allowed(spec.cpu.affinity.as_deref());
     let class = placing::class_of(spec.cpu.class).unwrap_or_default();
+    let stolen = StolenTime::new(machine, account, spec.vcpus, &space).inspect_err(|_| space.destroy(&mut pages))?;
     Ok(Guest {
         vm,
         space,
         ram,
+        stolen,
         traces: crate::observe::traces(machine, spec.vcpus),
         reporting: AtomicBool::new(false),
         spec,
@@ -535,6 +539,7 @@ pub fn dismantle(machine: &Machine, guest: &Arc<Guest>) {
     for (_, extent) in guest.ram.extents() {
         memory.take_back(guest.account, *extent);
     }
+    memory.take_back_pages(guest.account, guest.stolen.memory());
     memory.frames.uncharge(guest.account, guest.records);
     let _ = memory.frames.close_account(guest.account);
     drop(memory);

@@ -4,6 +4,7 @@ use crate::console;
 use crate::console::VmSink;
 use crate::machine::{Machine, machine};
 use crate::power::PowerKeys;
+use crate::stolen::StolenTime;
 use ::console::SourceId;
 use addr::Ipa;
 use alloc::sync::Arc;
@@ -22,7 +23,7 @@ use sched::{Affinity, Class, EntityId};
 use sync::SpinLock;
 use trace::VcpuTrace;
 use vgic::VcpuId;
-use vm::{SpiLine, StopReason, Vcpu, Vm, VmId, Waker};
+use vm::{Shown, SpiLine, StopReason, Vcpu, Vm, VmId, Waker};
 
 /// The guest's serial port.
 pub type GuestUart = Pl011<SpiLine, VmSink>;
@@ -35,6 +36,8 @@ pub struct Guest {
     pub space: GuestSpace,
     /// What stands behind its RAM.
     pub ram: GuestRam,
+    /// What it is shown of the time that others had its pCPUs.
+    pub stolen: StolenTime,
     /// What it was made from.
     pub spec: VmSpec,
     /// Its number.
@@ -132,6 +135,8 @@ pub struct Runner {
     pub state: GuestState,
     /// The pCPU that keeps its deadlines.
     pub timers_on: usize,
+    /// What it has been shown of its stolen time.
+    pub shown: Shown,
 }
 
 /// How a VM's vCPUs are reached from inside `vm`.

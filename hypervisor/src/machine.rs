@@ -117,6 +117,15 @@ impl Memory {
         }
         Err(MemoryError::OutOfMemory)
     }
+    /// `count` pages in a row, visible to EL2; not zeroed yet.
+    pub fn pages(&mut self, account: AccountId, count: usize) -> Result<Dirty, MemoryError> {
+        let pages = self.frames.alloc_pages(account, count)?;
+        if self.make_visible(pages.span()) {
+            return Ok(pages);
+        }
+        self.take_back_pages(account, pages.span());
+        Err(MemoryError::OutOfMemory)
+    }
     /// Whole blocks of Merus' own, visible to EL2, for the heap.
     fn own_blocks(&mut self, count: usize) -> Result<Vec<Dirty>, MemoryError> {
         self.guest_ram(AccountId::HOST, (count as u64).saturating_mul(BLOCK_SIZE))
@@ -129,10 +138,11 @@ impl Memory {
         }
     }
     /// Pages come back. Other pages of their block may be somebody's, so it is unmapped with the last of them.
-    fn take_back_pages(&mut self, account: AccountId, at: Pa, pages: usize) {
+    pub fn take_back_pages(&mut self, account: AccountId, pages: Span<Pa>) {
         // A page that is not this account's stays where it is; the frames' own invariants are tested.
-        let freed = self.frames.free_pages(account, at, pages).is_ok();
-        let block = Span::new(at, PAGE_SIZE).and_then(|page| page.align_outwards(BLOCK_SIZE));
+        let count = (pages.size() / PAGE_SIZE) as usize;
+        let freed = self.frames.free_pages(account, pages.start(), count).is_ok();
+        let block = Span::new(pages.start(), PAGE_SIZE).and_then(|page| page.align_outwards(BLOCK_SIZE));
         if let Some(block) = block.filter(|block| freed && self.frames.is_free_block(block.start())) {
             let _ = self.map.unmap_blocks(block);
         }
@@ -170,14 +180,7 @@ pub struct TablePages<'a> {
 
 impl FrameSource for TablePages<'_> {
     fn take(&mut self, pages: usize) -> Option<Pa> {
-        let mut memory = self.memory.lock();
-        let mut dirty = memory.frames.alloc_pages(self.account, pages).ok()?;
-        let span = dirty.span();
-        if !memory.make_visible(span) {
-            memory.take_back_pages(self.account, span.start(), pages);
-            return None;
-        }
-        drop(memory);
+        let mut dirty = self.memory.lock().pages(self.account, pages).ok()?;
         struct Plain;
         impl Scrub for Plain {
             fn zero(&mut self, span: Span<Pa>) {
@@ -188,7 +191,9 @@ impl FrameSource for TablePages<'_> {
         dirty.into_clean().ok().map(|span| span.start())
     }
     fn give(&mut self, at: Pa, pages: usize) {
-        self.memory.lock().take_back_pages(self.account, at, pages);
+        if let Some(pages) = Span::new(at, pages as u64 * PAGE_SIZE) {
+            self.memory.lock().take_back_pages(self.account, pages);
+        }
     }
 }
 

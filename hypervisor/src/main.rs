@@ -8,6 +8,7 @@
 //! | [`run`] | one pCPU's life |
 //! | [`interrupts`] | physical interrupts |
 //! | [`observe`], [`report`] | what is noted while tracing is on; what is said of it |
+//! | [`stolen`] | the memory in which a VM reads for how long its vCPUs waited |
 //! | [`hw`], [`guest`] | the pCPU as `vm` sees it; a VM as the kernel sees it |
 //! | [`console`], [`time`], [`fatal`] | the UART, the counter, the end |
 #![no_std]
@@ -38,6 +39,7 @@ mod shell;
 mod slots;
 mod smp;
 mod start;
+mod stolen;
 mod time;
 mod uploads;
 

@@ -19,7 +19,7 @@ use proto::Refusal;
 use sched::{
     AdmissionError, Affinity, Class, EntityId, Error, GroupId, Max, RT_MAX_PERCENT, Rt, Stolen, VmId, Weight, admit_rt,
 };
-use vm::Vcpu;
+use vm::{Shown, Vcpu};
 
 /// How often a pCPU is looked for that stays empty until its partition is there.
 const TRIES: usize = 3;
@@ -84,6 +84,7 @@ fn admit_one(machine: &Machine, guest: &Arc<Guest>, vcpu: u32, class: Class) -> 
             vcpu: Vcpu::new(vcpu),
             state: GuestState::reset(map::vcpu_mpidr(vcpu)),
             timers_on: home,
+            shown: Shown::default(),
         }));
         let Ok(record) = Stolen::new(&machine.shares, id, share_of(guest)) else { continue };
         let record = record.allow(*guest.allowed.lock());

@@ -238,6 +238,9 @@ impl Cpu {
         };
         let guest = runner.guest.clone();
         let index = runner.vcpu.index;
+        if let Some(ns) = runner.shown.grows_to(pick.stolen_ns) {
+            guest.stolen.show(index, ns);
+        }
         // Since when it has the pCPU, while tracing is on.
         let since = machine.tracing().then(|| observe::begins(machine, &guest, index, pick.ready_ns));
         let ended = match self.switch_to(&mut runner) {
@@ -384,6 +387,8 @@ impl Cpu {
                 Next::Resume => {}
                 Next::Fold(_) => {}
                 Next::Yield => {
+                    // What it waits for may be another CPU's to do, and the hint is for that one too.
+                    sync::relax();
                     self.favour_sibling(&guest, index);
                     break Ended::Put(Why::Yielded);
                 }

@@ -327,6 +327,7 @@ fn workarounds(firmware: Option<Firmware>) -> Env {
         },
         workaround_3: ask_firmware(firmware, ids::ARCH_WORKAROUND_3),
         trng: false,
+        stolen_time: None,
     }
 }
 

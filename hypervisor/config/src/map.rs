@@ -46,6 +46,10 @@ pub const VIRTIO_SLOTS: u32 = 32;
 pub const VIRTIO_SPI: u32 = 16;
 /// The power key's: the last, so that it stays where it is when others come, which begin at the first.
 pub const VIRTIO_KEY_SLOT: u32 = VIRTIO_SLOTS - 1;
+/// The records of stolen time, which a guest can only read: Arm DEN 0057, and where `virt` has them.
+pub const PV_TIME_BASE: Ipa = Ipa::new(0x090a_0000);
+/// Room for them in bytes: 64 a vCPU, in whole pages.
+pub const PV_TIME_SIZE: u64 = 0x1_0000;
 /// Where guest RAM begins.
 pub const RAM_BASE: Ipa = Ipa::new(0x4000_0000);
 /// The most RAM that fits between [`RAM_BASE`] and the windows that `virt` has from 256 GiB upwards.
@@ -95,10 +99,32 @@ pub fn redistributors(vcpus: u32) -> Option<Span<Ipa>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::vec::Vec;
 
     #[test]
     fn affinities_follow_virt() {
         assert_eq!([0, 1, 15, 16, 63].map(vcpu_mpidr), [0, 1, 15, 0x100, 0x30f]);
+    }
+
+    /// No two windows overlap, whatever a VM has of them.
+    #[test]
+    fn windows_keep_apart() {
+        let most = redistributors(crate::spec::MAX_VCPUS).unwrap();
+        let fixed = [
+            (GICD_BASE, GICD_SIZE),
+            (GICC_BASE, GICC_SIZE),
+            (PL011_BASE, PL011_SIZE),
+            (PL031_BASE, PL031_SIZE),
+            (PL061_BASE, PL061_SIZE),
+            (PV_TIME_BASE, PV_TIME_SIZE),
+            (VIRTIO_BASE, VIRTIO_SIZE * VIRTIO_SLOTS as u64),
+            (RAM_BASE, RAM_MAX),
+        ];
+        let all: Vec<_> = fixed.into_iter().map(|(at, size)| Span::new(at, size).unwrap()).chain([most]).collect();
+        for (n, one) in all.iter().enumerate() {
+            assert!(all.iter().skip(n + 1).all(|other| !one.overlaps(other)), "{one:?}");
+        }
+        assert!(PV_TIME_SIZE >= 64 * u64::from(crate::spec::MAX_VCPUS));
     }
 
     #[test]

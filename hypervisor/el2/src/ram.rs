@@ -199,7 +199,7 @@ pub fn load_entry(at: Pa) -> u64 {
     unsafe { (at.as_u64() as *const u64).read_volatile() }
 }
 
-/// Stores a 64-bit entry of a table page, after every store before it.
+/// Stores an aligned 64-bit word, an entry of a table page or what a guest reads, after every store before it.
 #[inline]
 pub fn store_entry(at: Pa, value: u64) {
     check(at, 8);

@@ -6,7 +6,7 @@ use crate::tlb::{self, VmTlb};
 use crate::world::Space;
 use addr::{Ipa, PAGE_SIZE, Pa, Span};
 use memory::Prepared;
-use stage2::{Attrs, Geometry, MapError, OutOfTables, Stage2, Tables, VmidAllocator, VmidSlot, Vmids, Walk};
+use stage2::{Attrs, Geometry, MapError, OutOfTables, Rights, Stage2, Tables, VmidAllocator, VmidSlot, Vmids, Walk};
 use sync::{Rank, SpinLock};
 
 /// Where pages for tables come from, charged to the VM that asks.
@@ -62,6 +62,13 @@ impl GuestSpace {
     /// Maps guest RAM: an extent that was zeroed and cleaned for a guest, and nothing else. One that is no declared RAM is refused
     /// as [`MapError::OutsidePa`].
     pub fn map_ram(&self, extent: Prepared, source: &mut dyn FrameSource) -> Result<(), MapError> {
+        self.map(&extent, Attrs::RAM, source)
+    }
+    /// Maps memory that Merus writes and the guest can only load from; otherwise as [`Self::map_ram`].
+    pub fn map_read_only(&self, extent: Prepared, source: &mut dyn FrameSource) -> Result<(), MapError> {
+        self.map(&extent, Attrs { rights: Rights::READ, ..Attrs::RAM }, source)
+    }
+    fn map(&self, extent: &Prepared, attrs: Attrs, source: &mut dyn FrameSource) -> Result<(), MapError> {
         let (span, pa) = (extent.at(), extent.memory().start());
         if !ram::is_declared(pa, span.size()) {
             return Err(MapError::OutsidePa);
@@ -70,7 +77,7 @@ impl GuestSpace {
         let Some(stage2) = tables.as_mut() else { return Err(MapError::OutOfTables) };
         let root = self.root;
         let mut tlb = VmTlb::new(&self.slot, move |vmid| u64::from(vmid.as_u16()) << 48 | root.as_u64(), self.errata);
-        stage2.map(span, pa, Attrs::RAM, &mut RealTables { source, line: 0 }, &mut tlb)
+        stage2.map(span, pa, attrs, &mut RealTables { source, line: 0 }, &mut tlb)
     }
     /// Whether `ipa` is mapped, and to what.
     pub fn walk(&self, ipa: Ipa) -> Walk {

@@ -67,6 +67,8 @@ pub struct Pick {
     pub slice_end: Option<u64>,
     /// How long it was Ready before, in ns; 0 for one that was Running already.
     pub ready_ns: u64,
+    /// How long it has been Ready or Throttled in all its life, in ns: what was stolen from it.
+    pub stolen_ns: u64,
 }
 
 /// Why a vCPU leaves the pCPU.

@@ -107,7 +107,7 @@ pub(crate) const ORIGIN: VTime = 1 << 110;
 pub struct Stats {
     /// Time as Running.
     pub ran_ns: u64,
-    /// Time as Ready: what a guest calls steal time.
+    /// Time as Ready.
     pub waited_ns: u64,
     /// Time as Throttled.
     pub throttled_ns: u64,
@@ -121,6 +121,15 @@ pub struct Stats {
     pub wake_last_ns: u64,
     /// The longest of those.
     pub wake_max_ns: u64,
+}
+
+impl Stats {
+    /// What a guest calls steal time, in ns: it had something to do, and others had the pCPU or its own share was used up. Time
+    /// as Held (its VM is paused) is none of it.
+    #[inline]
+    pub fn stolen_ns(&self) -> u64 {
+        self.waited_ns.saturating_add(self.throttled_ns)
+    }
 }
 
 /// The record of one vCPU in a queue.

@@ -131,7 +131,9 @@ impl RunQueue {
     /// pool becomes Throttled here, so a `None` may come with a [`Self::next_event`].
     pub fn pick(&mut self, now: u64) -> Option<Pick> {
         if let Some(slot) = self.running {
-            return Some(Pick { id: self.slab.get(slot)?.id, slice_end: self.slice_end, ready_ns: 0 });
+            let entity = self.slab.get(slot)?;
+            let (id, stolen_ns) = (entity.id, entity.stats.stolen_ns());
+            return Some(Pick { id, slice_end: self.slice_end, ready_ns: 0, stolen_ns });
         }
         if self.throttled.len() != 0 {
             self.release_due(now);
@@ -164,7 +166,7 @@ impl RunQueue {
             entity.stats.wake_max_ns = entity.stats.wake_max_ns.max(waited);
         }
         entity.stats.switches = entity.stats.switches.saturating_add(u64::from(resident != Some(entity.id)));
-        let id = entity.id;
+        let (id, stolen_ns) = (entity.id, entity.stats.stolen_ns());
         self.running = Some(slot);
         self.slab.expect(slot);
         self.charged = now;
@@ -173,7 +175,7 @@ impl RunQueue {
             None => self.end_of(slot, now, self.ready_count() != 0),
         };
         self.publish(now);
-        Some(Pick { id, slice_end: self.slice_end, ready_ns })
+        Some(Pick { id, slice_end: self.slice_end, ready_ns, stolen_ns })
     }
 
     /// The running vCPU leaves the pCPU. Returns the state it is in now, which may be Ready where Blocked or Off was asked

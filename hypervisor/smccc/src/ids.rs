@@ -1,7 +1,7 @@
 //! Function identifiers and status values, with the names of the documents they are from. Nothing else.
 //!
 //! Arm DEN 0028 (SMCCC) 1.2; Arm DEN 0022 (PSCI) issue D, "PSCI function prototypes" and "Return error codes";
-//! Arm DEN 0098 (TRNG firmware interface) 1.0.
+//! Arm DEN 0098 (TRNG firmware interface) 1.0; Arm DEN 0057 (Paravirtualized Time for Arm-based Systems) issue A, "Function identifiers".
 
 /// Bit 30 of an identifier: the 64-bit convention.
 pub const SMC64: u32 = 1 << 30;
@@ -98,11 +98,19 @@ pub const NO_ENTROPY: i64 = -3;
 /// The UUID of Merus' TRNG back end.
 pub const TRNG_UUID: u128 = 0xc97a9d5b_3325_4221_8842_1b6a8773ea38;
 
+// Paravirtualised time, in the range of standard hypervisor services.
+/// PV_TIME_FEATURES.
+pub const PV_TIME_FEATURES: u32 = 0xc500_0020;
+/// PV_TIME_ST.
+pub const PV_TIME_ST: u32 = 0xc500_0021;
+
 // The vendor-specific hypervisor range.
 /// MERUS_FEATURES.
 pub const VENDOR_FEATURES: u32 = 0x8600_0000;
-/// Which vendor calls exist: only MERUS_FEATURES itself, bit 0.
-pub const VENDOR_FEATURE_BITS: u64 = 1;
+/// MERUS_YIELD.
+pub const VENDOR_YIELD: u32 = 0x8600_0001;
+/// Which vendor calls exist: MERUS_FEATURES itself, bit 0, and MERUS_YIELD, bit 1.
+pub const VENDOR_FEATURE_BITS: u64 = 3;
 /// UID query of the range.
 pub const VENDOR_UID: u32 = 0x8600_ff01;
 /// Revision query of the range.
@@ -112,4 +120,4 @@ pub const MERUS_UID: u128 = 0xe9e84a8b_a15b_4f02_b37f_f2b05bda0d8f;
 /// Major revision of the vendor calls.
 pub const VENDOR_MAJOR: u64 = 1;
 /// Minor revision of the vendor calls.
-pub const VENDOR_MINOR: u64 = 0;
+pub const VENDOR_MINOR: u64 = 1;

@@ -3,8 +3,8 @@
 //! # How a call is served
 //! 1. [`fast`] answers whatever needs no state of the VM (versions, features, workarounds) without any lock. It is a small
 //!    match, because a version query is how the cost of a hypercall is measured.
-//! 2. [`Fast::Stateful`]: build a [`Call`]. [`Call::is_trng`] goes to [`trng::handle`] with the VM's [`entropy::Entropy`];
-//!    everything else goes to [`psci::Psci::handle`] under the VM's lock. Both are total: any register content gets an answer.
+//! 2. [`Fast::Stateful`]: build a [`Call`]. [`Call::is_trng`] goes to [`trng::handle`] with the VM's [`entropy::Entropy`],
+//!    [`Call::is_pv_time`] to [`pv_time::handle`], [`Call::is_yield`] to the scheduler; everything else goes to [`psci::Psci::handle`] under the VM's lock. All are total: any register content gets an answer.
 //! 3. The [`psci::Outcome`] says what happens to the caller and to other vCPUs; this crate runs nothing itself.
 //!
 //! # Registers
@@ -30,8 +30,10 @@
 //! | 0x8400_000A | PSCI_FEATURES | [`fast`] |
 //! | 0x8400_0012, 0xC400_0012 | SYSTEM_RESET2: architectural warm reset only | [`psci`] |
 //! | 0x8400_0050 to 0x8400_0053, 0xC400_0053 | TRNG_VERSION (1.0), _FEATURES, _GET_UUID, _RND | [`trng`], where [`Env::trng`] |
-//! | 0xC500_0020, 0xC500_0021 | PV_TIME_FEATURES, PV_TIME_ST (stolen time) | not supported yet |
+//! | 0xC500_0020 | PV_TIME_FEATURES, where [`Env::stolen_time`] | [`fast`] |
+//! | 0xC500_0021 | PV_TIME_ST: where the caller's record of stolen time is | [`pv_time`] |
 //! | 0x8600_0000 | MERUS_FEATURES: x0 = bit mask of the vendor calls 0x8600_0000 to 0x8600_001F that exist | [`fast`] |
+//! | 0x8600_0001 | MERUS_YIELD: the caller waits for another vCPU; what a WFE does where it traps; x0 = 0 | the caller of this crate, by [`Call::is_yield`] |
 //! | 0x8600_FF01 | UID of the vendor range: [`ids::MERUS_UID`] | [`fast`] |
 //! | 0x8600_FF03 | revision of the vendor range: x0 = major, x1 = minor | [`fast`] |
 //! | all others | | NOT_SUPPORTED (-1) |
@@ -41,7 +43,8 @@
 //! 64-bit convention. The immediate of the instruction, which SMCCC wants zero, is the caller's business.
 //!
 //! # References
-//! Arm DEN 0028 (SMCCC) 1.2; Arm DEN 0022 (PSCI) issue D; Arm DEN 0098 (TRNG firmware interface) 1.0.
+//! Arm DEN 0028 (SMCCC) 1.2; Arm DEN 0022 (PSCI) issue D; Arm DEN 0098 (TRNG firmware interface) 1.0;
+//! Arm DEN 0057 (Paravirtualized Time for Arm-based Systems) issue A.
 #![no_std]
 #![forbid(unsafe_code)]
 #![cfg_attr(
@@ -61,9 +64,12 @@ extern crate std;
 pub mod entropy;
 pub mod ids;
 pub mod psci;
+pub mod pv_time;
 #[cfg(test)]
 mod tests;
 pub mod trng;
+
+use addr::Ipa;
 
 /// The result registers x0 to x3.
 pub type Regs = [u64; 4];
@@ -95,6 +101,8 @@ pub struct Env {
     pub workaround_3: Workaround,
     /// Whether the VM has a source of entropy at all; without one the whole TRNG service is not supported.
     pub trng: bool,
+    /// Where the record of stolen time of vCPU 0 is, the others' behind it; `None` where the VM has none.
+    pub stolen_time: Option<Ipa>,
 }
 
 impl Env {
@@ -142,6 +150,7 @@ fn fast_others(function: u32, arg: u32, env: &Env) -> Fast {
             Some(Workaround::Unknown) | None => status(ids::NOT_SUPPORTED),
         },
         ids::PSCI_FEATURES => status(psci::feature(arg)),
+        ids::PV_TIME_FEATURES => status(pv_time::feature(arg, env)),
         ids::MIGRATE_INFO_TYPE => value(ids::MIGRATE_NOT_NEEDED),
         ids::VENDOR_FEATURES => value(ids::VENDOR_FEATURE_BITS),
         ids::VENDOR_UID => Fast::Return(words(ids::MERUS_UID)),
@@ -150,10 +159,12 @@ fn fast_others(function: u32, arg: u32, env: &Env) -> Fast {
     }
 }
 
-/// SMCCC_ARCH_FEATURES, which speaks of the Arm architecture calls only (SMCCC 1.2, "SMCCC_ARCH_FEATURES").
+/// SMCCC_ARCH_FEATURES, which speaks of the Arm architecture calls only (SMCCC 1.2, "SMCCC_ARCH_FEATURES"), and by which
+/// stolen time is found (DEN 0057, "PV_TIME_FEATURES").
 fn arch_feature(function: u32, env: &Env) -> i64 {
     match function {
         ids::SMCCC_VERSION | ids::ARCH_FEATURES => ids::SUCCESS,
+        ids::PV_TIME_FEATURES => pv_time::feature(function, env),
         _ => match env.workaround(function) {
             Some(Workaround::FirmwareHas) => ids::SUCCESS,
             Some(Workaround::NotNeeded) => ids::WORKAROUND_UNAFFECTED,
@@ -187,6 +198,16 @@ impl Call {
     #[inline]
     pub fn is_trng(&self) -> bool {
         matches!(self.function & !ids::SMC64, ids::TRNG_VERSION..=ids::TRNG_LAST)
+    }
+    /// Whether it is MERUS_YIELD, which succeeds: the caller gives way to others, its VM's first.
+    #[inline]
+    pub fn is_yield(&self) -> bool {
+        self.function == ids::VENDOR_YIELD
+    }
+    /// Whether [`pv_time::handle`] serves it.
+    #[inline]
+    pub fn is_pv_time(&self) -> bool {
+        self.function == ids::PV_TIME_ST
     }
 }
 

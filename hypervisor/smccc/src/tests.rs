@@ -10,7 +10,7 @@ use crate::{
     entropy::{Entropy, NoEntropy},
     fast, ids,
     psci::{Outcome, Psci},
-    trng,
+    pv_time, trng,
 };
 
 const RAM: core::ops::Range<u64> = 0x4000_0000..0x5000_0000;
@@ -43,6 +43,12 @@ fn call(psci: &mut Psci, caller: usize, env: &Env, x0: u64, args: [u64; 6]) -> R
     if call.is_trng() {
         return Ok(trng::handle(&call, env, &mut Counting(0)));
     }
+    if call.is_yield() {
+        return Ok([0; 4]);
+    }
+    if call.is_pv_time() {
+        return Ok(pv_time::handle(caller as u32, &call, env));
+    }
     match psci.handle(caller, &call, in_ram) {
         Outcome::Return(regs) | Outcome::Start { result: regs, .. } => Ok(regs),
         other => Err(other),
@@ -64,7 +70,9 @@ const EVERYTHING: Env = Env {
     workaround_2: Workaround::NotNeeded,
     workaround_3: Workaround::FirmwareHas,
     trng: true,
+    stolen_time: Some(RECORDS),
 };
+const RECORDS: Ipa = Ipa::new(0x90a_0000);
 
 #[test]
 fn versions_are_what_the_documents_say() {
@@ -80,7 +88,7 @@ fn versions_are_what_the_documents_say() {
 
 #[test]
 fn a_status_reads_the_same_in_w0_and_x0() {
-    for function in [0x8400_0010u32, 0xc400_0010, 0x8000_0002, 0xc000_0002, 0x8600_0001, 0, u32::MAX, 0xc500_0020] {
+    for function in [0x8400_0010u32, 0xc400_0010, 0x8000_0002, 0xc000_0002, 0x8600_0002, 0, u32::MAX, 0xc500_0020] {
         assert_eq!(x0(&Env::default(), function, 0), -1, "{function:#x}");
     }
 }
@@ -115,7 +123,7 @@ fn discovery_of_workarounds_agrees_with_the_calls() {
 }
 
 /// The table in the crate's text, as a list.
-const LISTED: [u32; 27] = [
+const LISTED: [u32; 30] = [
     0x8000_0000,
     0x8000_0001,
     0x8000_8000,
@@ -140,7 +148,10 @@ const LISTED: [u32; 27] = [
     0x8400_0052,
     0x8400_0053,
     0xc400_0053,
+    0xc500_0020,
+    0xc500_0021,
     0x8600_0000,
+    0x8600_0001,
     0x8600_ff01,
     0x8600_ff03,
 ];
@@ -158,7 +169,11 @@ fn interesting() -> impl Iterator<Item = u32> {
 /// Whether a call of `function` answers anything but NOT_SUPPORTED.
 fn exists(function: u32) -> bool {
     // An argument for which each discovery call has a positive answer.
-    let arg = if function == ids::TRNG_FEATURES { ids::TRNG_VERSION } else { ids::SMCCC_VERSION };
+    let arg = match function {
+        ids::TRNG_FEATURES => ids::TRNG_VERSION,
+        ids::PV_TIME_FEATURES => ids::PV_TIME_ST,
+        _ => ids::SMCCC_VERSION,
+    };
     let answer = call(&mut one_vcpu(), 0, &EVERYTHING, function.into(), [arg.into(), 0, 0, 0, 0, 0]);
     answer.is_err() || answer.is_ok_and(|r| r[0] != u64::MAX)
 }
@@ -197,8 +212,8 @@ fn the_vendor_range_says_who_it_is() {
     // e9e84a8b-a15b-4f02-b37f-f2b05bda0d8f, byte 0 in the low bits of w0.
     let uid = [0x8b4a_e8e9, 0x024f_5ba1, 0xb0f2_7fb3, 0x8f0d_da5b];
     assert_eq!(fast(0x8600_ff01, 0, &env), Fast::Return(uid));
-    assert_eq!(fast(0x8600_ff03, 0, &env), Fast::Return([1, 0, 0, 0]));
-    assert_eq!(fast(0x8600_0000, 0, &env), Fast::Return([1, 0, 0, 0]));
+    assert_eq!(fast(0x8600_ff03, 0, &env), Fast::Return([1, 1, 0, 0]));
+    assert_eq!(fast(0x8600_0000, 0, &env), Fast::Return([0b11, 0, 0, 0]));
 }
 
 fn draw(function: u32, bits: u64) -> Regs {
@@ -235,6 +250,38 @@ fn without_entropy_nothing_is_made_up() {
     for function in [0x8400_0050u32, 0x8400_0051, 0x8400_0052, 0x8400_0053, 0xc400_0053] {
         assert_eq!(x0(&Env::default(), function, 64), -1, "{function:#x}");
     }
+}
+
+/// As Linux looks for it: SMCCC_ARCH_FEATURES on PV_TIME_FEATURES, that on PV_TIME_ST, and then PV_TIME_ST on each CPU.
+#[test]
+fn stolen_time_is_found_where_a_vm_has_it() {
+    for (function, arg) in
+        [(ids::ARCH_FEATURES, 0xc500_0020u32), (0xc500_0020, 0xc500_0020), (0xc500_0020, 0xc500_0021)]
+    {
+        assert_eq!(x0(&EVERYTHING, function, arg.into()), 0, "{function:#x} {arg:#x}");
+        assert_eq!(x0(&EVERYTHING, function, u64::from(arg) | 1 << 32), 0, "the argument is w1");
+        assert_eq!(x0(&Env::default(), function, arg.into()), -1, "{function:#x} {arg:#x}");
+    }
+    // The call itself is none of the Arm architecture's, and others are none of this interface's.
+    assert_eq!(x0(&EVERYTHING, ids::ARCH_FEATURES, 0xc500_0021), -1);
+    for other in [0xc500_0022u32, 0x8500_0020, 0x8500_0021, 0x8000_0000, 0] {
+        assert_eq!(x0(&EVERYTHING, 0xc500_0020, other.into()), -1, "{other:#x}");
+    }
+    assert_eq!(x0(&Env::default(), 0xc500_0021, 0), -1);
+}
+
+#[test]
+fn each_vcpu_has_a_record_of_its_own() {
+    let mut psci = one_vcpu();
+    for caller in 0..64 {
+        let regs = call(&mut psci, caller, &EVERYTHING, 0xc500_0021, [u64::MAX; 6]).unwrap();
+        assert_eq!(regs, [0x90a_0000 + 64 * caller as u64, 0, 0, 0]);
+        assert_eq!(pv_time::stolen_at(caller as u32), 64 * caller as u64 + 8);
+    }
+    for (vcpus, size) in [(1, 0x1000), (64, 0x1000), (65, 0x2000), (128, 0x2000)] {
+        assert_eq!(pv_time::window(RECORDS, vcpus), addr::Span::new(RECORDS, size));
+    }
+    assert_eq!(pv_time::window(Ipa::new(u64::MAX - 0xfff), 65), None);
 }
 
 proptest! {

@@ -5,7 +5,7 @@ use crate::machine::Vm;
 use crate::vcpu::Vcpu;
 use guest_smccc::entropy::NoEntropy;
 use guest_smccc::psci::Outcome;
-use guest_smccc::{Call, Fast, Regs, fast, trng};
+use guest_smccc::{Call, Fast, Regs, fast, pv_time, trng};
 
 /// NOT_SUPPORTED.
 const UNKNOWN: Regs = [u64::MAX, 0, 0, 0];
@@ -59,6 +59,13 @@ fn stateful<H: Hw>(vm: &Vm, vcpu: &mut Vcpu, hw: &mut H) -> Next {
             None => trng::handle(&call, &vm.parts.env, &mut NoEntropy),
         };
         return answer(vcpu, regs);
+    }
+    if call.is_yield() {
+        answer(vcpu, [0; 4]);
+        return Next::Yield;
+    }
+    if call.is_pv_time() {
+        return answer(vcpu, pv_time::handle(vcpu.index, &call, &vm.parts.env));
     }
     let ram = vm.parts.ram;
     let outcome = vm.psci.lock().handle(vcpu.index as usize, &call, |entry| ram.contains(entry));

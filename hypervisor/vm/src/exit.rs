@@ -157,7 +157,7 @@ fn abort<H: Hw>(vm: &Vm, vcpu: &mut Vcpu, hw: &mut H, fault: &Fault) -> Next {
         return Next::Resume;
     }
     // Where a permission fault was is for stage 1 to say. If that says nothing any more the guest tries again, and faults by its
-    // new tables. No permission is ever missing today, so each place gets the same answer.
+    // new tables. What it may only read (its stolen time) is nobody's to write, so each place gets the same answer.
     let refused = matches!(fault.status, FaultStatus::Permission { .. });
     if refused && walk::place(hw, &vcpu.frame, fault) == Place::Changed {
         return Next::Resume;

@@ -9,6 +9,7 @@
 //! | [`Port`] | what others ask of a vCPU: look at your interrupts, hold still, stop |
 //! | [`VgicPort`], [`SpiLine`] | the interrupt controller behind its lock, and a device's wire into it |
 //! | [`Stage1`], [`Probe`] | the guest's own translation, where an abort has to be told from it |
+//! | [`Shown`] | when a vCPU's stolen time is written to its record |
 //! | [`debug`], [`timer`] | trapped registers that live with the vCPU |
 //!
 //! Nothing here touches hardware: the pCPU is a [`Hw`], other pCPUs are a [`Waker`], and time comes from the pCPU. The whole
@@ -40,6 +41,7 @@ mod machine;
 mod mmio;
 mod port;
 mod quick;
+mod stolen;
 mod sysreg;
 #[cfg(test)]
 mod tests;
@@ -52,6 +54,7 @@ pub use exit::{Hw, Next, StopReason, handle};
 pub use machine::{BuildError, DeviceHandle, Life, Parts, Vm, VmId, Waker};
 pub use port::{Port, Requests};
 pub use quick::quick;
+pub use stolen::Shown;
 pub use vcpu::{ExitCounts, Vcpu};
 pub use walk::{Probe, Stage1};
 pub use wires::{SpiLine, VgicPort};

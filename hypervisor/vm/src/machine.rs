@@ -11,6 +11,7 @@ use core::sync::atomic::{AtomicU8, Ordering};
 use guest_smccc::Env;
 use guest_smccc::entropy::Drbg;
 use guest_smccc::psci::Psci;
+use guest_smccc::pv_time;
 use sync::SpinLock;
 use trap::PstateFeatures;
 use vgic::VcpuId;
@@ -110,7 +111,7 @@ pub(crate) struct Fixed {
 pub enum BuildError {
     /// A device's window overlaps another, RAM or the interrupt controller.
     Window(BusError),
-    /// A device's window overlaps RAM or the interrupt controller.
+    /// A device's window overlaps RAM, the interrupt controller or the records of stolen time.
     Taken(Ipa),
 }
 
@@ -151,8 +152,10 @@ impl Vm {
     }
     /// Puts a device on the bus.
     pub fn attach(&mut self, window: Span<Ipa>, device: DeviceHandle) -> Result<(), BuildError> {
-        let fixed = [self.parts.ram, self.parts.gicd, self.parts.gicr];
-        if let Some(taken) = fixed.iter().find(|f| f.overlaps(&window)) {
+        let vcpus = u32::try_from(self.vcpus()).unwrap_or(u32::MAX);
+        let stolen = self.parts.env.stolen_time.and_then(|first| pv_time::window(first, vcpus));
+        let mut fixed = [self.parts.ram, self.parts.gicd, self.parts.gicr].into_iter().chain(stolen);
+        if let Some(taken) = fixed.find(|f| f.overlaps(&window)) {
             return Err(BuildError::Taken(taken.start()));
         }
         self.bus.insert(window, device).map_err(BuildError::Window)

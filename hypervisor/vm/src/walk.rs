@@ -82,8 +82,7 @@ pub(crate) enum Place {
 
 /// Where `fault` was: HPFAR_EL2's word where the architecture writes it, else what stage 1 says now.
 ///
-/// No fault that becomes a device access comes here, and of today's maps no other needs it: RAM is all mapped, with all
-/// permissions.
+/// No fault that becomes a device access comes here; of today's maps only the records of stolen time lack a permission.
 pub(crate) fn place<H: Hw>(hw: &mut H, frame: &GuestFrame, fault: &Fault) -> Place {
     match (fault.ipa, fault.va) {
         (FaultIpa::Known(ipa), _) => Place::At(ipa),

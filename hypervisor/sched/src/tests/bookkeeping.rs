@@ -353,6 +353,35 @@ fn time_is_either_run_or_waited() {
     assert_eq!(stats.iter().map(|s| s.ran_ns).sum::<u64>(), now);
 }
 
+/// What was stolen is told with the pick that ends it; time as Held, while a VM is paused, is none of it, nor is sleep.
+#[test]
+fn a_pause_is_not_stolen() {
+    let mut queue = ready(&[100]);
+    let id = EntityId(0);
+    assert_eq!(queue.pick(5_000).unwrap().stolen_ns, 5_000);
+    queue.put(id, 6_000, Why::Preempted).unwrap();
+    assert_eq!(queue.hold(id, 7_000), Ok(RunState::Held));
+    assert!(queue.unhold(id, 900_000).unwrap().is_some());
+    assert_eq!(queue.pick(902_000).unwrap().stolen_ns, 5_000 + 1_000 + 2_000);
+    assert_eq!(queue.pick(903_000).unwrap().stolen_ns, 8_000, "of one that runs already");
+    queue.clear_wake(id);
+    assert_eq!(queue.put(id, 904_000, Why::Blocked), Ok(RunState::Blocked));
+    assert!(matches!(queue.wake(id, 990_000), Wake::Enqueued(_)));
+    assert_eq!(queue.pick(990_500).unwrap().stolen_ns, 8_500);
+    // Its VM's reset does not take it back.
+    queue.put(id, 991_000, Why::Stopped).unwrap();
+    queue.reset(id).unwrap();
+    queue.start(id, 995_000).unwrap();
+    assert_eq!(queue.pick(996_000).unwrap().stolen_ns, 9_500);
+}
+
+/// A share that is used up is as much stolen time as another one's turn.
+#[test]
+fn what_a_maximum_keeps_back_is_stolen() {
+    let stats = crate::Stats { waited_ns: 3, throttled_ns: 4, blocked_ns: 100, ran_ns: 100, ..crate::Stats::default() };
+    assert_eq!(stats.stolen_ns(), 7);
+}
+
 /// Two queues of one machine; the first has a vCPU of a VM of its own for each weight, all Ready from time 0.
 fn pair(weights: &[u32]) -> [RunQueue; 2] {
     let first = ready(weights);

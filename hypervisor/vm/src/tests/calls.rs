@@ -36,6 +36,24 @@ fn a_call_answers_in_x0_to_x3_and_leaves_the_rest() {
 }
 
 #[test]
+fn a_call_gives_way_as_a_wfe_does() {
+    let mut m = TestMachine::new(2);
+    assert_eq!(m.hvc(1, [ids::VENDOR_YIELD.into(), 1, 2, 3]), (Next::Yield, [0; 4]));
+}
+
+#[test]
+fn each_vcpu_is_told_where_its_stolen_time_is() {
+    let first = config::map::PV_TIME_BASE;
+    let mut m = TestMachine::with(3, |parts| parts.env.stolen_time = Some(first));
+    for n in 0..3 {
+        let (next, regs) = m.hvc(n, [ids::PV_TIME_ST.into(), 0, 0, 0]);
+        assert_eq!((next, regs), (Next::Resume, [first.as_u64() + 64 * u64::from(n), 0, 0, 0]));
+    }
+    let mut without = TestMachine::new(1);
+    assert_eq!(without.hvc(0, [ids::PV_TIME_ST.into(), 0, 0, 0]), (Next::Resume, UNKNOWN));
+}
+
+#[test]
 fn another_immediate_is_nobodys() {
     let mut m = TestMachine::new(1);
     for raw in [hvc_exit(1), hvc_exit(0xffff), smc_exit(7)] {

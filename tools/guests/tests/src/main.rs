@@ -13,11 +13,13 @@ mod fuzz;
 mod hello;
 mod hostile;
 mod loads;
+mod lock;
 mod no_eoi;
 mod pauth;
 mod power;
 mod priorities;
 mod psci_calls;
+mod pv_time;
 mod registers;
 mod sgi;
 mod share;
@@ -56,6 +58,9 @@ static TESTS: &[Test] = &[
     guest_test!("aarch32", aarch32::aarch32),
     guest_test!("no-eoi", no_eoi::no_eoi),
     guest_test!("gpio", power::gpio),
+    guest_test!("pv-time", pv_time::pv_time),
+    guest_test!("pv-time-reset", pv_time::reset, alone),
+    guest_test!("lock", lock::lock, alone),
     guest_test!("power", power::power, alone),
     guest_test!("sys-ops", sys_ops::sys_ops, alone),
     guest_test!("fuzz-sysreg", fuzz::fuzz_sysreg, alone),

@@ -23,7 +23,7 @@ fn batch() -> u64 {
 }
 
 /// Sleeps until the physical counter has that value: the others are not kept from starting.
-fn sleep_until(end: u64) {
+pub fn sleep_until(end: u64) {
     gic::init();
     gic::enable(0, TIMER);
     while Timer::Physical.now() < end {

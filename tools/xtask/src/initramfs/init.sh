@@ -12,6 +12,7 @@
 #                         clock          "clock TAG: behind N ms": what the kernel's clock has lost against the RTC since the start
 #                         complaints     "complaints TAG: N", and the kernel's lines about stalls, lock-ups and clocks
 #                         panic, off     as they say
+#   merus.script=steal    keep busy for a while, print what the kernel says of stolen time ("stat: steal N of M ticks"), then power off
 #   (none)                a shell; leaving it powers off
 #   merus.cpus=N          demo fails unless N CPUs are online
 #   merus.tag=T           what share and work call themselves
@@ -226,6 +227,13 @@ case $script in
         done
         echo "busy: up nproc=$(nproc)"
         while :; do sleep 60; done
+        ;;
+    steal)
+        dmesg | grep 'stolen time' || echo "steal: FAILED the kernel has not found it"
+        until read -r up _ </proc/uptime && [ "${up%.*}" -ge 1 ]; do :; done
+        read -r _ user nice system idle iowait irq softirq steal _ </proc/stat
+        echo "stat: steal $steal of $((user + nice + system + idle + iowait + irq + softirq + steal)) ticks"
+        end poweroff
         ;;
     off)
         echo "off: up nproc=$(nproc)"
