@@ -24,6 +24,7 @@ static END: AtomicU64 = AtomicU64::new(0);
 static WAIT: AtomicU32 = AtomicU32::new(0);
 static WORK: AtomicU64 = AtomicU64::new(0);
 static HOLD: AtomicU64 = AtomicU64::new(0);
+static PATIENCE: AtomicU64 = AtomicU64::new(0);
 
 const WFE: u32 = 0;
 const CALL: u32 = 1;
@@ -53,8 +54,16 @@ fn wait_by_wfe(ticket: u32) {
 }
 
 fn wait_by_call(ticket: u32) {
+    let patience = PATIENCE.load(Ordering::Relaxed);
+    let mut waited = 0;
     while SERVED.0.load(Ordering::Acquire) != ticket {
-        psci::call(YIELD, [0; 3]);
+        if waited < patience {
+            waited += 1;
+            cpu::relax();
+        } else {
+            waited = 0;
+            psci::call(YIELD, [0; 3]);
+        }
     }
 }
 
@@ -96,6 +105,7 @@ fn part(cpus: usize, end: u64) -> u64 {
 pub fn lock() {
     WORK.store(argument("work", 10_000), Ordering::Relaxed);
     HOLD.store(argument("hold", 1_000), Ordering::Relaxed);
+    PATIENCE.store(argument("patience", 0), Ordering::Relaxed);
     let (from, length) = (ticks(1000 * argument("from", 200)), ticks(1000 * argument("for", 200)));
     let gap = ticks(20_000);
     let alone = argument("alone", 2) as usize;
