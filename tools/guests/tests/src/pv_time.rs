@@ -38,8 +38,8 @@ pub fn pv_time() {
     }
     check_eq!(psci::call(FEATURES, [ARCH_FEATURES.into(), 0, 0]), -1, "PV_TIME_FEATURES of another call");
     cpu::on_all(|cpu| RECORDS[cpu].store(record(), Ordering::Relaxed));
-    for cpu in 0..cpu::count() {
-        let at = RECORDS[cpu].load(Ordering::Relaxed);
+    for (cpu, record) in RECORDS.iter().enumerate().take(cpu::count()) {
+        let at = record.load(Ordering::Relaxed);
         check_eq!(at, RECORDS[0].load(Ordering::Relaxed) + RECORD * cpu as u64, "the record of CPU {cpu}");
         check_eq!(mmio::read64(at), 0, "revision and attributes of CPU {cpu}");
         (16..RECORD).step_by(8).for_each(|n| _ = check_eq!(mmio::read64(at + n), 0, "byte {n} of CPU {cpu}'s record"));
@@ -91,7 +91,7 @@ fn grows() {
     });
     let took = (now() - start) * 1_000_000 / frequency() * 1000;
     check_eq!(BACKWARDS.load(Ordering::Relaxed), 0, "how often stolen time went back");
-    let all: u64 = (0..cpu::count()).map(|cpu| STOLEN[cpu].load(Ordering::Relaxed)).sum();
+    let all: u64 = STOLEN.iter().take(cpu::count()).map(|time| time.load(Ordering::Relaxed)).sum();
     println!("pv-time: {} us stolen from {} CPUs in {} us", all / 1000, cpu::count(), took / 1000);
     let most = took * cpu::count() as u64;
     check!(all <= most, "{all} ns of {most} were stolen");
