@@ -6,7 +6,8 @@
 //!
 //! Who waits for the lock does as Linux does: SEVL, then WFE and a load-acquire exclusive by turns, so that the store that
 //! frees the lock ends the WFE. QEMU never traps a WFE (it takes it for a YIELD). So there, with `wait=call`, the call MERUS_YIELD
-//! stands in for the WFE of the second part, in which it would trap: what Merus does about it is the same.
+//! stands in for the WFE of the second part, in which it would trap: what Merus does about it is the same. `patience=` looks come
+//! before each call: where the CPU has FEAT_TWED a WFE traps only after a delay, in which a lock that is held by one who runs is freed.
 
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use guest_rt::timer::{Timer, ticks};
