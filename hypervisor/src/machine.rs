@@ -253,8 +253,6 @@ pub struct Machine {
     pub traced: AtomicBool,
     /// Stay when the last VM has ended.
     pub stay: bool,
-    /// Push waiting vCPUs to other pCPUs at the end of a slice.
-    pub push: bool,
     /// Look at the RAM of a VM that has ended: a test of Merus, which must not get over it.
     pub look_back: bool,
 }

@@ -264,9 +264,8 @@ impl Cpu {
         let (state, given) = {
             let mut sched = self.shared.sched.lock();
             let state = sched.queue.put(id, now, why);
-            // Whoever waits here beside it may be served sooner by another pCPU. Off unless asked for: it starves a vCPU for
-            // seconds (`el1-smp-max-4v-2p` shows it). Idle pCPUs steal all the same; weights hold within a pCPU.
-            let several = machine.push && sched.queue.ready_count() > 1 && machine.pcpus.len() > 1;
+            // Whoever waits here beside it may be served sooner by another pCPU.
+            let several = sched.queue.ready_count() > 1 && machine.pcpus.len() > 1;
             (state, if several { sched.queue.shed(now) } else { None })
         };
         if let Some((stolen, to)) = given {

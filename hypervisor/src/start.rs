@@ -276,7 +276,6 @@ fn assemble(
         wanting: AtomicU32::new(0),
         traced: AtomicBool::new(false),
         stay: words("merus.idle=stay"),
-        push: words("merus.push=on"),
         look_back: words("merus.die=ended"),
     });
     machine.set_tracing(words("merus.trace=on"));

@@ -150,6 +150,8 @@ pub(crate) struct Entity {
     pub stop_pending: bool,
     /// To be Held when it is put.
     pub hold_pending: bool,
+    /// It was given to this queue by another's end of slice, and has not run since: it stays until it has.
+    pub pushed: bool,
     /// When it was woken, if it has not run since.
     pub woken: Option<u64>,
     /// When it came into its state.
@@ -182,6 +184,7 @@ impl Entity {
             start_pending: false,
             stop_pending: false,
             hold_pending: false,
+            pushed: false,
             woken: None,
             since: 0,
             start,

@@ -1,4 +1,4 @@
-//! The fair class of one queue: its virtual time, who is eligible, what a stretch of service costs.
+//! The fair class of one queue: its virtual time, who comes and leaves, who is eligible.
 //!
 //! The virtual time is the mean of the virtual starts of all fair vCPUs that are Ready or Running here, weighted by their
 //! effective weights; `rest` keeps what the division left over, so it is exact. It follows that somebody is always
@@ -7,14 +7,13 @@
 //! Starts are kept relative to the queue's `offset`; start + offset is the machine's virtual time. So a queue can be
 //! brought nearer to the others by changing one number.
 use crate::{
-    MIN_RUN, SLICE,
+    SLICE,
     calls::Enqueued,
     class::Class,
     entity::{ORIGIN, Pace, RunState},
     moves::WINDOW,
-    pcpu::{ALONE, Running, View, within},
+    pcpu::within,
     queue::RunQueue,
-    shares::{LIMITED, Shares},
     tree::{Tree, VTime},
 };
 
@@ -27,10 +26,10 @@ pub(crate) struct Fair {
     pub tree: Tree,
     /// The virtual time, and the sum of weight x (start - now), which is less than the load.
     pub now: VTime,
-    rest: i128,
+    pub rest: i128,
     /// How many are Ready or Running, and the sum of their weights.
     pub count: u32,
-    load: u64,
+    pub load: u64,
     inverse: Pace,
     /// From this queue's virtual time to the machine's.
     pub offset: i128,
@@ -55,7 +54,7 @@ impl Fair {
     }
 
     /// Moves the virtual time so that the weighted lags, which have changed by `by`, are nothing again in sum.
-    fn settle(&mut self, by: i128) {
+    pub fn settle(&mut self, by: i128) {
         let sum = self.rest.saturating_add(by);
         let load = i128::from(self.load);
         if (0..load).contains(&sum) {
@@ -95,11 +94,6 @@ impl Fair {
         }
     }
 
-    /// The sum of the weights.
-    pub fn load(&self) -> u64 {
-        self.load
-    }
-
     /// The mean weight.
     pub fn mean(&self) -> Pace {
         Pace::of(self.load.checked_div(self.count.into()).unwrap_or(0))
@@ -115,7 +109,7 @@ impl Fair {
 }
 
 /// Weight x (start - now). A ns of lag is 2^44 of it at any weight: what vCPUs are apart fits.
-fn moment(weight: u64, start: VTime, now: VTime) -> i128 {
+pub(crate) fn moment(weight: u64, start: VTime, now: VTime) -> i128 {
     i128::from(weight).wrapping_mul(start.wrapping_sub(now).cast_signed())
 }
 
@@ -176,10 +170,15 @@ impl RunQueue {
     pub(crate) fn join(&mut self, slot: u32, start: VTime, near: Option<VTime>, now: u64) {
         let Some(vm) = self.slab.get(slot).map(|e| e.vm) else { return };
         self.shares.runs(vm, true);
-        self.reweigh_uncounted(slot);
         if self.fair.count == 1 {
             self.company(now);
         }
+        self.seat(slot, start, near);
+    }
+
+    /// As `join`, for one that is among its VM's runnable ones already: it only changes its queue.
+    pub(crate) fn seat(&mut self, slot: u32, start: VTime, near: Option<VTime>) {
+        self.reweigh_uncounted(slot);
         // As far from the others as this one's or their own slices can have brought it.
         let mean = if self.fair.count == 0 { 0 } else { self.fair.mean().virtual_time(WINDOW) };
         let Some(entity) = self.slab.get_mut(slot) else { return };
@@ -191,8 +190,14 @@ impl RunQueue {
 
     /// Counts a fair vCPU no more.
     pub(crate) fn leave(&mut self, slot: u32, now: u64) {
+        let Some(vm) = self.slab.get(slot).map(|e| e.vm) else { return };
+        self.shares.runs(vm, false);
+        self.unseat(slot, now);
+    }
+
+    /// As `leave`, for one that only changes its queue: if it were not counted meanwhile, its siblings would be charged too little.
+    pub(crate) fn unseat(&mut self, slot: u32, now: u64) {
         let Some(entity) = self.slab.get(slot) else { return };
-        self.shares.runs(entity.vm, false);
         self.fair.sub(entity.pace.weight, entity.start);
         if self.fair.count == 1 {
             self.shares.pcpus.contend(false, self.fair.now, now);
@@ -200,10 +205,10 @@ impl RunQueue {
     }
 
     /// The only fair vCPU here is about to get company: what it used while nobody had to share is forgotten.
-    fn company(&mut self, now: u64) {
+    pub(crate) fn company(&mut self, now: u64) {
         let own = self.fair.absolute(self.fair.now);
         if let Some(reference) = self.shares.pcpus.reference() {
-            let inverse = self.fair.inverse();
+            let inverse = self.fair.inverse().max(self.shares.pcpus.grain());
             self.shift(within(own, reference, Pace { weight: 0, inverse }.virtual_time(LAG)));
         }
         let own = self.fair.absolute(self.fair.now);
@@ -282,142 +287,6 @@ impl RunQueue {
         let other = self.fair.tree.best_until(&self.slab, self.fair.now).or_else(|| self.fair.tree.first(&self.slab));
         self.insert_fair(slot);
         other
-    }
-
-    /// Counts the running vCPU's service up to `now`. A request that is served is followed by the next.
-    pub(crate) fn charge(&mut self, now: u64) {
-        let Some(slot) = self.running else { return };
-        let from = self.charged;
-        let ran = now.saturating_sub(from);
-        self.charged = from.max(now);
-        // A maximum that is new counts from here on.
-        let limited = self.slab.get(slot).is_some_and(|e| e.seen.0 & LIMITED != 0);
-        if self.fair.count == 1 && self.slab.get(slot).is_some_and(|e| e.is_fair()) {
-            // Nobody waited for it: the weight that it has now is as good for all the time as any, and what others reckon with.
-            self.reweigh(slot);
-        }
-        let shares = &*self.shares;
-        let Some(entity) = self.slab.get_mut(slot) else { return };
-        entity.stats.ran_ns = entity.stats.ran_ns.saturating_add(ran);
-        match entity.class {
-            Class::Fair => {}
-            Class::Rt(_) => {
-                entity.budget = entity.budget.saturating_sub(i64::try_from(ran).unwrap_or(i64::MAX));
-                return;
-            }
-            Class::Partition => return,
-        }
-        if limited {
-            if ran > entity.grant {
-                shares.overrun(entity, ran.saturating_sub(entity.grant));
-            }
-            entity.grant = entity.grant.saturating_sub(ran);
-        }
-        let step = entity.span(ran);
-        entity.start = entity.start.saturating_add(step);
-        if entity.pace.service(entity.node.deadline.saturating_sub(entity.start)) == 0 {
-            entity.node.deadline = entity.start.saturating_add(entity.span(SLICE));
-        }
-        if self.fair.count == 1 {
-            self.fair.now = entity.start;
-            self.sync(from, now);
-        } else {
-            let weight = entity.pace.weight;
-            self.fair.settle(i128::from(weight).wrapping_mul(step.cast_signed()));
-        }
-        self.reweigh(slot);
-    }
-
-    /// Alone since before others had to share: what was used up to then counts for nothing, and from then on as theirs.
-    fn sync(&mut self, from: u64, now: u64) {
-        if let Some((floor, since)) = self.shares.pcpus.floor(self.pcpu, from) {
-            let pace = Pace { weight: 0, inverse: self.fair.inverse() };
-            let to = floor.saturating_add(pace.virtual_time(now.saturating_sub(since)));
-            self.shift(self.fair.absolute(self.fair.now).max(to));
-        }
-        let Some((sync, since)) = self.shares.pcpus.sync().filter(|(_, since)| *since > from) else { return };
-        let pace = Pace { weight: 0, inverse: self.fair.inverse() };
-        let after = pace.virtual_time(now.saturating_sub(since));
-        let then = self.fair.absolute(self.fair.now).saturating_sub(after);
-        self.shift(within(then, sync, pace.virtual_time(ALONE)).saturating_add(after));
-    }
-
-    /// Gives a counted vCPU, which is in no tree, the weight that it has now. What it used or is owed stays, in ns.
-    pub(crate) fn reweigh(&mut self, slot: u32) {
-        let Some(entity) = self.slab.get(slot) else { return };
-        if entity.seen == self.shares.words(entity) {
-            return;
-        }
-        let before = (entity.pace.weight, entity.start);
-        self.fair.load = self.fair.load.saturating_sub(before.0);
-        self.reweigh_uncounted(slot);
-        let Some(entity) = self.slab.get(slot) else { return };
-        let after = moment(entity.pace.weight, entity.start, self.fair.now);
-        self.fair.load = self.fair.load.saturating_add(entity.pace.weight);
-        if self.fair.count == 1 {
-            (self.fair.now, self.fair.rest) = (entity.start, 0);
-        } else {
-            self.fair.settle(after.saturating_sub(moment(before.0, before.1, self.fair.now)));
-        }
-    }
-
-    /// The same for one that is not counted.
-    pub(crate) fn reweigh_uncounted(&mut self, slot: u32) {
-        let Some(entity) = self.slab.get_mut(slot) else { return };
-        let words = self.shares.words(entity);
-        if entity.seen == words {
-            return;
-        }
-        entity.seen = words;
-        let (old, new) = (entity.pace, Shares::pace(words));
-        if old == new {
-            return;
-        }
-        let now = self.fair.now;
-        let request = new.virtual_time(old.service(entity.node.deadline.saturating_sub(entity.start)));
-        let lag = |distance: VTime| new.virtual_time(old.service(distance));
-        entity.start = match entity.start.checked_sub(now) {
-            Some(ahead) => now.saturating_add(lag(ahead)),
-            None => now.saturating_sub(lag(now.saturating_sub(entity.start))),
-        };
-        entity.node.deadline = entity.start.saturating_add(request);
-        entity.pace = new;
-    }
-
-    /// When the running vCPU has to leave: it will have been served what it asked for, if `others` are Ready; or it will
-    /// have used up what it was granted.
-    pub(crate) fn end_of(&self, slot: u32, now: u64, others: bool) -> Option<u64> {
-        let entity = self.slab.get(slot)?;
-        match entity.class {
-            Class::Partition => return None,
-            Class::Rt(_) => return Some(now.saturating_add(u64::try_from(entity.budget).unwrap_or(0))),
-            Class::Fair => {}
-        }
-        let granted = (entity.seen.0 & LIMITED != 0).then(|| now.saturating_add(entity.grant));
-        if !others {
-            return granted;
-        }
-        let left = entity.pace.service(entity.node.deadline.saturating_sub(entity.start));
-        let served = now.saturating_add(left.max(MIN_RUN));
-        Some(granted.map_or(served, |g| g.min(served)))
-    }
-
-    /// Tells the other queues how this one stands.
-    pub(crate) fn publish(&mut self, now: u64) {
-        let entity = self.running.and_then(|slot| self.slab.get(slot));
-        let (class, vm) = (entity.map(|e| e.class), entity.map_or(0, |e| e.vm));
-        let (running, inverse) = match class {
-            None => (Running::Idle, 0),
-            Some(Class::Fair) => (Running::Fair, self.fair.inverse()),
-            Some(Class::Rt(rt)) => (Running::Rt(rt.priority), 0),
-            Some(Class::Partition) => (Running::Owner, 0),
-        };
-        let view = View { running, owned: self.owner.is_some(), load: self.fair.count };
-        let vtime = self.fair.absolute(self.fair.now);
-        self.shares.pcpus.publish(self.pcpu, vtime, now, inverse, vm, view);
-        if self.fair.count > 1 {
-            self.shares.pcpus.refer(vtime, now);
-        }
     }
 }
 

@@ -6,20 +6,19 @@ use crate::{
     calls::{Enqueued, Error, Stolen},
     class::{Affinity, Class},
     entity::{Entity, EntityId, Pace, RunState, Stats},
-    fair::LAG,
     pcpu::View,
     queue::RunQueue,
     shares::{Shares, VmId},
     tree::VTime,
 };
 
-/// A queue whose virtual time is this much ahead of another's, in ns of the service of the vCPU in question, is given it.
-const GAP: u64 = SLICE / 2;
+/// Who runs elsewhere is this much further ahead than who would have to wait here, in ns of the latter's service, before it is
+/// displaced: less than that is what a slice each makes of vCPUs that are served alike.
+const GAP: u64 = SLICE;
 /// A queue gives one vCPU away in this time at most, in ns.
 const BETWEEN: u64 = SLICE;
-/// No contended queue is further than this behind or ahead of all others, in ns of the service of its mean vCPU (or four
-/// slices of the lightest vCPU that a queue would give away, if that is more): a gap that moves cannot close (affinities, a
-/// vCPU that would need two pCPUs) grows no larger.
+/// No contended queue is further than this behind or ahead of all others, in ns of the service of the lightest queue's mean vCPU:
+/// a gap that moves cannot close (affinities, a vCPU that would need two pCPUs) grows no larger.
 pub(crate) const WINDOW: u64 = 16 * SLICE;
 
 impl Shares {
@@ -62,13 +61,13 @@ impl RunQueue {
     /// For the idle pCPU `by`: takes the Ready vCPU that is furthest behind of the fair ones that may run there. The one
     /// whose registers may still be loaded here stays.
     pub fn steal(&mut self, by: usize, now: u64) -> Option<Stolen> {
-        let slot = self.candidate(Affinity::only(by).0)?;
+        let slot = self.candidate(Affinity::only(by).0, None)?;
         self.take_slot(slot, now)
     }
 
-    /// At the end of a slice, after `put`: gives a vCPU to the pCPU that is furthest ahead of this one, if it is ahead by
-    /// more than half a slice of that vCPU's. It is to be received there, with this queue's lock free; if that is refused,
-    /// here again. At most one in the time of a slice. Costs O(pCPUs + log n).
+    /// At the end of a slice, after `put`: gives a vCPU that is due to the pCPU whose running one is furthest ahead, if that one
+    /// has had more than who would have to wait here. It is to be received there, with this queue's lock free, and runs there
+    /// next; if it is refused, here again. At most one in the time of a slice. Costs O(pCPUs + log n).
     pub fn shed(&mut self, now: u64) -> Option<(Stolen, usize)> {
         if self.fair.count < 2 {
             return None;
@@ -76,54 +75,72 @@ impl RunQueue {
         let own = self.fair.absolute(self.fair.now);
         let mask = self.fair.tree.reach(&self.slab);
         let mut best: Option<(VTime, usize)> = None;
-        // The slowest and the fastest of the other contended queues, and the lightest vCPU that one of them would give.
+        // The slowest and the fastest of the other contended queues, and the lightest mean vCPU of all.
         let mut range: Option<(VTime, VTime)> = None;
-        let mut lightest = 0;
+        let mut grain = self.fair.mean().inverse;
+        self.shares.pcpus.offer(self.pcpu, grain);
         for pcpu in (0..self.shares.pcpus.len()).filter(|p| *p != self.pcpu) {
             let Some(time) = self.shares.time_of(pcpu, now) else { continue };
             if self.shares.pcpus.load_of(pcpu).is_some_and(|(load, _)| load > 1) {
+                grain = grain.max(self.shares.pcpus.offered(pcpu));
                 range = Some(range.map_or((time, time), |(low, high)| (low.min(time), high.max(time))));
-                lightest = lightest.max(self.shares.pcpus.offered(pcpu));
             } else {
-                self.shares.pcpus.lift(pcpu, time, own, now);
+                self.shares.pcpus.lift(pcpu, time, own, grain, now);
             }
-            if mask & Affinity::only(pcpu).0 != 0 && time > own && best.is_none_or(|(b, _)| time > b) {
+            if mask & Affinity::only(pcpu).0 != 0 && best.is_none_or(|(b, _)| time > b) {
                 best = Some((time, pcpu));
             }
         }
-        let found = best.and_then(|(_, pcpu)| self.candidate(Affinity::only(pcpu).0));
-        let offer = found.and_then(|slot| self.slab.get(slot)).map_or(0, |e| e.pace.inverse);
-        self.shares.pcpus.offer(self.pcpu, offer);
         if let Some((low, high)) = range {
-            let span = |ns, inverse| Pace { weight: 0, inverse }.virtual_time(ns);
-            let window = span(WINDOW, self.fair.mean().inverse).max(span(LAG, lightest.max(offer)));
+            let window = Pace { weight: 0, inverse: grain }.virtual_time(WINDOW);
             self.shift(own.clamp(low.saturating_sub(window), high.saturating_add(window)));
         }
+        self.shares.pcpus.set_grain(grain);
         let (time, pcpu) = best?;
-        let own = self.fair.absolute(self.fair.now);
-        let slot = found?;
         if now.saturating_sub(self.shed_at) < BETWEEN {
             return None;
         }
-        let entity = self.slab.get(slot)?;
-        let there =
-            self.shares.pcpus.load_of(pcpu).map_or(0, |(_, inverse)| (1_u64 << 63).checked_div(inverse).unwrap_or(0));
-        // One that wants more than half of both pCPUs is as far behind there: the others have to go.
-        let too_much = entity.pace.weight.saturating_mul(2) > self.fair.load().saturating_add(there);
-        // Those that stay are fewer, and go ahead faster: not so fast that they are too far ahead after a slice.
-        let rest = Pace::of(self.fair.load().saturating_sub(entity.pace.weight));
-        let gap = entity.span(GAP).max(rest.virtual_time(GAP));
-        if too_much || time.saturating_sub(own) < gap {
+        let there = self.fair.relative(time);
+        let slot = self.due(pcpu, there)?;
+        self.shed_at = now;
+        let mut given = self.take_slot(slot, now)?;
+        given.entity.pushed = true;
+        Some((given, pcpu))
+    }
+
+    /// Who is to go to `pcpu`, where somebody runs who has come to `there` (in this queue's time).
+    fn due(&mut self, pcpu: usize, there: VTime) -> Option<u32> {
+        let kept = self.kept();
+        let first = self.fair.tree.best_until(&self.slab, self.fair.now)?;
+        let goes = |e: &Entity| !e.pushed && e.allowed.has(pcpu);
+        if let Some(kept) = kept.and_then(|s| self.slab.get(s))
+            && Some(first) != self.kept()
+            && self.slab.get(first).is_some_and(goes)
+            && there.saturating_sub(kept.start) >= kept.span(GAP)
+        {
+            // `first` displaces the one there, and who has just run here goes on.
+            return Some(first);
+        }
+        // `first` runs here. Others are due there if they are a slice late by its time: seldom, so the earliest is looked at first.
+        let late = |e: &Entity| there.saturating_sub(e.start) >= e.span(SLICE);
+        if !self.fair.tree.first(&self.slab).and_then(|s| self.slab.get(s)).is_some_and(late) {
             return None;
         }
-        self.shed_at = now;
-        Some((self.take_slot(slot, now)?, pcpu))
+        self.fair.tree.remove(&mut self.slab, first);
+        let second = self.candidate(Affinity::only(pcpu).0, Some(first));
+        self.insert_fair(first);
+        second.filter(|s| self.slab.get(*s).is_some_and(|e| goes(e) && late(e)))
+    }
+
+    /// The one whose registers are still here, if it is Ready.
+    fn kept(&self) -> Option<u32> {
+        let kept = self.resident.and_then(|id| self.slab.find(id));
+        kept.filter(|s| self.slab.get(*s).is_some_and(|e| e.state == RunState::Ready && e.is_fair()))
     }
 
     /// The one furthest behind that the pCPUs of `mask` may take now.
-    fn candidate(&mut self, mask: u128) -> Option<u32> {
-        let kept = self.resident.and_then(|id| self.slab.find(id));
-        let kept = kept.filter(|s| self.slab.get(*s).is_some_and(|e| e.state == RunState::Ready && e.is_fair()));
+    fn candidate(&mut self, mask: u128, besides: Option<u32>) -> Option<u32> {
+        let kept = self.kept().filter(|k| Some(*k) != besides);
         if let Some(kept) = kept {
             self.fair.tree.remove(&mut self.slab, kept);
         }
@@ -147,7 +164,12 @@ impl RunQueue {
     }
 
     pub(crate) fn take_slot(&mut self, slot: u32, now: u64) -> Option<Stolen> {
-        self.detach(slot, now);
+        if self.slab.get(slot).is_some_and(|e| e.state == RunState::Ready && e.is_fair()) {
+            self.fair.tree.remove(&mut self.slab, slot);
+            self.unseat(slot, now);
+        } else {
+            self.detach(slot, now);
+        }
         let mut entity = self.forget(slot)?;
         entity.start = self.fair.absolute(entity.start);
         entity.node.deadline = self.fair.absolute(entity.node.deadline);
@@ -178,11 +200,17 @@ impl RunQueue {
         };
         match state {
             RunState::Ready => {
+                if self.fair.count == 1 {
+                    self.company(now);
+                }
+                // That may have made the queue's time another of the machine's.
                 let start = self.fair.relative(start);
-                let near = self.floor();
-                self.join(slot, start, near, now);
+                if let Some(entity) = self.slab.get_mut(slot) {
+                    (entity.start, entity.node.deadline) = (start, self.fair.relative(deadline));
+                }
+                self.seat(slot, start, self.floor());
                 self.insert_fair(slot);
-                Ok(Some(self.effect(slot, now)))
+                Ok(Some(self.directed(slot, now)))
             }
             RunState::Throttled => {
                 self.throttled.insert(&mut self.slab, slot, until, 0);
@@ -190,6 +218,17 @@ impl RunQueue {
             }
             RunState::Off | RunState::Running | RunState::Blocked | RunState::Held | RunState::Stopped => Ok(None),
         }
+    }
+
+    /// What the arrival of `slot` from another queue means for the pCPU. One that was pushed here runs next: that is why it came.
+    fn directed(&mut self, slot: u32, now: u64) -> Enqueued {
+        let effect = self.effect(slot, now);
+        if self.next.is_some() || self.slab.get(slot).is_none_or(|e| !e.pushed) {
+            return effect;
+        }
+        self.next = Some((slot, None));
+        let fair = self.running.and_then(|r| self.slab.get(r)).is_none_or(Entity::is_fair);
+        Enqueued { preempt: effect.preempt || fair, ..effect }
     }
 
     /// Says on which pCPUs a vCPU may run. `Ok(false)`: not here any more; once it is not Running and not resident, `take`

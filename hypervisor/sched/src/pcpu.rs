@@ -93,6 +93,7 @@ pub(crate) struct Pcpus {
     ended: AtomicU64,
     /// The virtual time of one that has, of late.
     reference: Instant,
+    grain: AtomicU64,
 }
 
 /// How far a vCPU that had a pCPU to itself may be behind or ahead of the contended queues when it gets company, in ns.
@@ -111,6 +112,7 @@ impl Pcpus {
             sync: Instant::default(),
             ended: AtomicU64::new(0),
             reference: Instant::default(),
+            grain: AtomicU64::new(0),
         }
     }
 
@@ -166,6 +168,15 @@ impl Pcpus {
         self.reference.store(vtime, now);
     }
 
+    /// The lightest mean vCPU of a contended queue, as a `Pace::inverse`.
+    pub fn set_grain(&self, grain: u64) {
+        self.grain.store(grain, Relaxed);
+    }
+
+    pub fn grain(&self) -> u64 {
+        self.grain.load(Relaxed)
+    }
+
     /// Where the contended queues are, if there are any.
     pub fn reference(&self) -> Option<VTime> {
         (self.contended.load(Relaxed) != 0).then(|| self.reference.load().0)
@@ -178,9 +189,9 @@ impl Pcpus {
 
     /// A contended queue at `own` found `pcpu`, whose vCPU is alone, at `time`: what that is behind by more than four slices
     /// is not owed to it. It cannot use more than a pCPU.
-    pub fn lift(&self, pcpu: usize, time: VTime, own: VTime, now: u64) {
+    pub fn lift(&self, pcpu: usize, time: VTime, own: VTime, grain: u64, now: u64) {
         let Some(other) = self.all.get(pcpu) else { return };
-        let lag = Pace { weight: 0, inverse: other.pace.load(Relaxed) }.virtual_time(2 * ALONE);
+        let lag = Pace { weight: 0, inverse: other.pace.load(Relaxed).max(grain) }.virtual_time(crate::fair::LAG);
         if time.saturating_add(lag) < own {
             other.floor.store(own.saturating_sub(lag), now);
         }

@@ -84,6 +84,13 @@ impl RunQueue {
         if self.running == Some(slot) {
             return Err(Error::State(RunState::Running));
         }
+        if self.slab.get(slot).is_some_and(|e| e.state == RunState::Ready && e.is_fair()) {
+            self.fair.tree.remove(&mut self.slab, slot);
+            self.leave(slot, now);
+            if let Some(entity) = self.slab.get_mut(slot) {
+                entity.become_at(RunState::Stopped, now);
+            }
+        }
         self.take_slot(slot, now).ok_or(Error::NotHere)
     }
 
@@ -160,6 +167,7 @@ impl RunQueue {
         let entity = self.slab.get_mut(slot)?;
         let ready_ns = now.saturating_sub(entity.since);
         entity.become_at(RunState::Running, now);
+        entity.pushed = false;
         if let Some(woken) = entity.woken.take() {
             let waited = now.saturating_sub(woken);
             entity.stats.wake_last_ns = waited;

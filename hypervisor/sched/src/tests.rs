@@ -2,6 +2,8 @@
 mod bookkeeping;
 mod classes;
 mod fairness;
+mod histories;
+mod loom;
 mod machine;
 mod maxima;
 mod races;

@@ -1,10 +1,13 @@
 //! A simulated machine: several queues, vCPUs with a behaviour, and a kernel that makes the calls as the crate's table says.
 use std::{collections::BTreeMap, sync::Arc, vec::Vec};
 
-use crate::{Affinity, Class, Enqueued, EntityId, RunQueue, RunState, Shares, Stolen, VmId, Wake, Why};
+use crate::{Affinity, Class, Enqueued, EntityId, RunQueue, RunState, Shares, Stolen, VmId, Wake, Why, place};
 
 /// What a vCPU does: runs for some time, then sleeps for some. For ever running: (u64::MAX, 0).
 pub type Behaviour = std::boxed::Box<dyn FnMut(u64) -> (u64, u64)>;
+
+/// Slept for so long, a vCPU has not slept but spins: it gives way to a sibling, or anybody.
+pub const YIELD: u64 = u64::MAX;
 
 /// Runs for ever.
 pub fn busy() -> Behaviour {
@@ -22,6 +25,7 @@ pub struct Guest {
     left: u64,
     sleep: u64,
     home: usize,
+    vm: u16,
     /// When it wakes, if it sleeps.
     wakes: Option<u64>,
     /// When the burst began, and the longest from that to its end.
@@ -38,9 +42,13 @@ pub struct Machine {
     on: Vec<Option<(u32, u64)>>,
     pub moves: u64,
     pub steals: u64,
+    pub placed: u64,
     pub slices: u64,
     /// A put comes this much after the slice's end at most.
     pub late: u64,
+    /// A kick arrives this much after it was sent at most.
+    pub latency: u64,
+    kicks: Vec<Option<u64>>,
     seed: u64,
     wakes: std::collections::BTreeSet<(u64, u32)>,
 }
@@ -52,7 +60,22 @@ impl Machine {
         let on = (0..pcpus).map(|_| None).collect();
         let guests = BTreeMap::new();
         let wakes = Default::default();
-        Self { shares, queues, guests, now: 0, on, moves: 0, steals: 0, slices: 0, late: 0, seed: 1, wakes }
+        Self {
+            shares,
+            queues,
+            guests,
+            now: 0,
+            on,
+            moves: 0,
+            steals: 0,
+            placed: 0,
+            slices: 0,
+            late: 0,
+            latency: 0,
+            kicks: std::vec![None; pcpus],
+            seed: 1,
+            wakes,
+        }
     }
 
     pub fn random(&mut self, below: u64) -> u64 {
@@ -75,7 +98,7 @@ impl Machine {
         }
         queue.start(EntityId(id), self.now).unwrap();
         let (left, sleep) = behaviour(self.now);
-        self.guests.insert(id, Guest { behaviour, left, sleep, home, wakes: None, began: self.now, longest: 0 });
+        self.guests.insert(id, Guest { behaviour, left, sleep, home, vm, wakes: None, began: self.now, longest: 0 });
     }
 
     pub fn ran(&self, id: u32) -> u64 {
@@ -94,7 +117,12 @@ impl Machine {
     /// What the kernel does about an arrival on `pcpu`.
     fn enqueued(&mut self, pcpu: usize, effect: Enqueued) {
         if effect.preempt && self.on[pcpu].is_some() {
-            self.put(pcpu, Why::Preempted);
+            if self.latency == 0 {
+                self.preempt(pcpu);
+            } else {
+                let at = self.now + self.random(self.latency);
+                self.kicks[pcpu] = Some(self.kicks[pcpu].map_or(at, |before| before.min(at)));
+            }
         }
         if self.on[pcpu].is_none() {
             self.dispatch(pcpu);
@@ -104,6 +132,46 @@ impl Machine {
             if self.on[idle].is_none() {
                 self.dispatch(idle);
             }
+        }
+    }
+
+    /// A kick has come: what runs is put, and the queue picks again.
+    fn preempt(&mut self, pcpu: usize) {
+        self.kicks[pcpu] = None;
+        if self.on[pcpu].is_some() {
+            self.put(pcpu, Why::Preempted);
+            self.push(pcpu);
+        }
+        if self.on[pcpu].is_none() {
+            self.dispatch(pcpu);
+        }
+    }
+
+    /// The kernel's look for a pCPU that runs a woken vCPU sooner.
+    fn sooner(&mut self, id: u32, home: usize) -> bool {
+        let queue = &mut self.queues[home];
+        let (Some(allowed), Some(class)) = (queue.affinity(EntityId(id)), queue.class(EntityId(id))) else {
+            return false;
+        };
+        let shares = &self.shares;
+        let found = place(|p| shares.view(p), self.on.len(), home, allowed, class, false);
+        let Some(to) = found.filter(|to| *to != home) else { return false };
+        let Ok(stolen) = self.queues[home].take(EntityId(id), self.now) else { return false };
+        self.placed += 1;
+        let effect = self.receive(stolen, to);
+        self.enqueued(to, effect);
+        true
+    }
+
+    /// After each `put` that leaves others waiting, as the kernel does it.
+    fn push(&mut self, pcpu: usize) {
+        if self.queues[pcpu].ready_count() < 2 {
+            return;
+        }
+        if let Some((stolen, to)) = self.queues[pcpu].shed(self.now) {
+            self.moves += 1;
+            let effect = self.receive(stolen, to);
+            self.enqueued(to, effect);
         }
     }
 
@@ -141,21 +209,23 @@ impl Machine {
     /// The end of a slice.
     fn turn(&mut self, pcpu: usize) {
         self.put(pcpu, Why::Preempted);
-        let shed = self.queues[pcpu].shed(self.now);
-        self.dispatch(pcpu);
-        if let Some((stolen, to)) = shed {
-            self.moves += 1;
-            let effect = self.receive(stolen, to);
-            self.enqueued(to, effect);
+        self.push(pcpu);
+        if self.on[pcpu].is_none() {
+            self.dispatch(pcpu);
         }
     }
 
-    /// The next thing to happen on `pcpu`: its time, 0 for the end of a burst or 1 for its timer.
+    /// The next thing to happen on `pcpu`: its time, 0 for the end of a burst, 1 for its timer, 2 for a kick.
     fn next_on(&self, pcpu: usize) -> (u64, u8) {
         let queue = &self.queues[pcpu];
         let timer = queue.slice_end().unwrap_or(u64::MAX).min(queue.next_event().unwrap_or(u64::MAX));
         let burst = self.on[pcpu].map_or(u64::MAX, |(id, since)| since.saturating_add(self.guests[&id].left));
-        if burst <= timer { (burst, 0) } else { (timer.max(self.now), 1) }
+        let kick = self.kicks[pcpu].unwrap_or(u64::MAX);
+        match burst.min(timer) {
+            first if kick < first => (kick.max(self.now), 2),
+            _ if burst <= timer => (burst, 0),
+            _ => (timer.max(self.now), 1),
+        }
     }
 
     /// Goes on until `end`, with a look at the machine after each event.
@@ -186,10 +256,10 @@ impl Machine {
                 at += self.random(self.late);
             }
             self.now = self.now.max(at);
-            if what == 0 {
-                self.sleep(pcpu);
-            } else {
-                self.timer(pcpu);
+            match what {
+                0 => self.sleep(pcpu),
+                1 => self.timer(pcpu),
+                _ => self.preempt(pcpu),
             }
             look(self);
         }
@@ -208,14 +278,44 @@ impl Machine {
 
     fn sleep(&mut self, pcpu: usize) {
         let (id, _) = self.on[pcpu].unwrap();
-        self.put(pcpu, Why::Blocked);
         let now = self.now;
+        if self.guests[&id].sleep == YIELD {
+            if !self.queues[pcpu].contended() {
+                // Not trapped: nobody waits.
+                let guest = self.guests.get_mut(&id).unwrap();
+                (guest.left, guest.sleep) = (guest.behaviour)(now);
+                guest.began = now;
+                self.on[pcpu] = Some((id, now));
+                return;
+            }
+            let vm = self.guests[&id].vm;
+            let siblings: Vec<u32> =
+                self.guests.iter().filter(|(s, g)| g.vm == vm && **s != id).map(|(s, _)| *s).collect();
+            let first = siblings.iter().position(|s| *s > id).unwrap_or(0);
+            for n in 0..siblings.len() {
+                if self.queues[pcpu].yield_to(EntityId(siblings[(first + n) % siblings.len()]), now) == Ok(true) {
+                    break;
+                }
+            }
+            self.put(pcpu, Why::Yielded);
+            let guest = self.guests.get_mut(&id).unwrap();
+            (guest.left, guest.sleep) = (guest.behaviour)(now);
+            self.push(pcpu);
+            if self.on[pcpu].is_none() {
+                self.dispatch(pcpu);
+            }
+            return;
+        }
+        self.put(pcpu, Why::Blocked);
         let guest = self.guests.get_mut(&id).unwrap();
         guest.longest = guest.longest.max(now - guest.began);
         let wakes = now + guest.sleep;
         guest.wakes = Some(wakes);
         self.wakes.insert((wakes, id));
-        self.dispatch(pcpu);
+        self.push(pcpu);
+        if self.on[pcpu].is_none() {
+            self.dispatch(pcpu);
+        }
     }
 
     fn wake(&mut self, id: u32) {
@@ -226,7 +326,8 @@ impl Machine {
         guest.began = now;
         let home = guest.home;
         match self.queues[home].wake(EntityId(id), now) {
-            Wake::Enqueued(effect) => self.enqueued(home, effect),
+            Wake::Enqueued(effect) if effect.preempt || !self.sooner(id, home) => self.enqueued(home, effect),
+            Wake::Enqueued(_) => {}
             other => panic!("{other:?}"),
         }
     }

@@ -31,16 +31,6 @@ fn machine(pcpus: usize, groups: &[u32], vms: &[Spec], behaviour: impl Fn(u16, u
     machine
 }
 
-/// The effective weight of a vCPU of each VM.
-fn effective(groups: &[u32], vms: &[Spec]) -> Vec<f64> {
-    let sum = |group: u16| vms.iter().filter(|v| v.1 == Some(group)).map(|v| f64::from(v.0)).sum::<f64>();
-    let whole = |v: &Spec| match v.1 {
-        Some(g) => f64::from(groups[usize::from(g)]) * f64::from(v.0) / sum(g),
-        None => f64::from(v.0),
-    };
-    vms.iter().map(|v| whole(v) / f64::from(v.2)).collect()
-}
-
 /// What each VM should have of `pcpus`: in proportion to the effective weights, but no vCPU more than one.
 fn shares_of(pcpus: usize, groups: &[u32], vms: &[Spec]) -> Vec<f64> {
     let mut sums: BTreeMap<u16, f64> = BTreeMap::new();
@@ -128,13 +118,13 @@ fn one_percent_over_a_hundred_slices() {
     assert_eq!(bad, 0);
 }
 
-/// Queues that keep step exchange nothing: caches do not suffer for weights that are met anyway.
+/// Queues that keep step exchange next to nothing: caches do not suffer for weights that are met anyway.
 #[test]
 #[cfg_attr(miri, ignore = "a long simulation; short ones are run")]
-fn nothing_moves_where_nothing_has_to() {
+fn little_moves_where_nothing_has_to() {
     let vms = [Spec(100, None, 4), Spec(200, None, 4), Spec(400, None, 8)];
     let (worst, moves) = error(4, &[], &vms, 1_000, 50_000);
-    assert!(worst < 0.002 && moves == 0.0, "{worst} {moves}");
+    assert!(worst < 0.002 && moves < 0.03, "{worst} {moves}");
 }
 
 /// Weights that no arrangement meets without moves: one a slice and queue at most, whatever the weights.
@@ -229,10 +219,10 @@ mod random {
     use super::*;
 
     proptest! {
-        // Always the same cases: the bound is what was measured with them, not a theorem.
+        // Always the same cases: across queues the bound is what was measured, not a theorem.
         #![proptest_config(ProptestConfig {
             rng_seed: proptest::test_runner::RngSeed::Fixed(4),
-            ..ProptestConfig::with_cases(24)
+            ..ProptestConfig::with_cases(96)
         })]
 
         /// Random machines, VMs and groups, over 100 slices of the least vCPU.
@@ -248,11 +238,7 @@ mod random {
                 vms.iter().map(|(w, g, n)| Spec(*w, Some(*g).filter(|g| usize::from(*g) < groups.len()), *n)).collect();
             prop_assume!(vms.iter().map(|v| v.2).sum::<u32>() as usize >= pcpus);
             let (worst, moves) = error(pcpus, &groups, &vms, 100, late);
-            // A light vCPU among heavy ones gains or loses slices of its own when they have to move; see the crate's text.
-            let of = effective(&groups, &vms);
-            let ratio = of.iter().fold(0.0, |a, b| f64::max(a, *b)) / of.iter().fold(f64::MAX, |a, b| f64::min(a, *b));
-            let bound = if pcpus == 1 || ratio <= 4.0 { 0.012 } else { 0.3 };
-            prop_assert!(worst <= bound, "{} with weights in a ratio of {}", worst, ratio);
+            prop_assert!(worst <= 0.01, "{} off", worst);
             prop_assert!(moves <= 1.0, "{} moves a slice", moves);
         }
     }
