@@ -37,6 +37,8 @@ const ZERO_STEP: u64 = 128 << 10;
 const SET_STEP: u64 = 512 << 10;
 /// Bytes copied and checked without a look at the clock.
 const COPY_STEP: usize = 32 << 10;
+/// What a VM takes beside its RAM at least, in bytes: translation tables, and Merus' records of it.
+const LEAST_BESIDE_RAM: u64 = 32 << 10;
 /// Bytes of the heap that Merus' records of a VM take at most, without its vCPUs, and with the guest tree that is made for its start.
 const HEAP_A_VM: usize = 128 << 10;
 /// Bytes of the heap that each of its vCPUs takes at most.
@@ -140,7 +142,8 @@ fn with_entities(
     };
     drop(memory);
     let heap = crate::HEAP.used();
-    let made = assemble(machine, request, layout, first, account, &extents);
+    let made = assemble(machine, request, layout, first, account, &extents)
+        .map_err(|refusal| starved(machine, account).unwrap_or(refusal));
     let own = crate::HEAP.used().saturating_sub(heap) as u64;
     let made = made.and_then(|mut guest| {
         // Merus' own records of the VM are charged to it as well.
@@ -193,6 +196,18 @@ pub fn no_memory(machine: &Machine, memory: &Memory, error: MemoryError, asked: 
         _ => (memory.frames.free_bytes(), "the machine".to_string()),
     };
     Refusal::NoMemory { asked, left, of }
+}
+
+/// The refusal of a VM whose account has no room for more than its RAM, if that is so: its limit may leave none for translation tables.
+fn starved(machine: &Machine, account: memory::AccountId) -> Option<Refusal> {
+    let mut memory = machine.memory.lock();
+    match memory.frames.charge(account, LEAST_BESIDE_RAM) {
+        Ok(()) => {
+            memory.frames.uncharge(account, LEAST_BESIDE_RAM);
+            None
+        }
+        Err(error) => Some(no_memory(machine, &memory, error, LEAST_BESIDE_RAM)),
+    }
 }
 
 /// Fills `into` from byte `at` of a payload; `None`: it is not there.

@@ -361,7 +361,8 @@ impl fmt::Display for Refusal {
             Self::NameTaken(name) => write!(f, "there is a VM \"{name}\" already; destroy it, or take another name"),
             Self::State { is } => write!(f, "the VM is {is}"),
             Self::NoMemory { asked, left, of } => {
-                write!(f, "{asked} bytes of memory asked for, {left} left in {of}; ask for less, or destroy a VM")
+                let remedy = if of.ends_with("memory.max") { "raise that" } else { "destroy a VM" };
+                write!(f, "{asked} bytes of memory asked for, {left} left in {of}; ask for less, or {remedy}")
             }
             Self::Limit { what, most } => write!(f, "no more than {most} {what}"),
             Self::Spec(SpecFault { key, why }) => write!(f, "key {key}: {why}"),

@@ -34,7 +34,7 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 /// What begins the line of an error that Merus does not survive.
@@ -401,16 +401,15 @@ pub fn run(
         tail.push_back(rest);
     }
     log_file.flush()?;
-    // Whatever still waits for a line gives up.
+    // Whatever still waits for a line gives up; a command whose answer has come ends well, though the machine is gone.
     drop(console);
-    let result = match decided {
-        Some(Err(why)) => Err(why),
-        _ if talk.take().is_some_and(|talk| !talk.is_finished()) && !expect.control.is_empty() => {
-            Err("it ended before all commands on the control line were done".to_owned())
-        }
-        Some(result) => result,
+    let result = match (decided, talk.take().map(JoinHandle::join)) {
+        (Some(Err(why)), _) => Err(why),
+        (_, Some(Ok(Err(why)))) => Err(format!("it ended before all commands on the control line were done: {why}")),
+        (_, Some(Err(_))) => Err("the control line's commands broke this program".to_owned()),
+        (Some(result), _) => result,
         // Its output has ended, so it has exited or is about to.
-        None => watch.ended(child.0.wait()?.code()),
+        (None, _) => watch.ended(child.0.wait()?.code()),
     };
     drop(child);
     Ok(Outcome { result, tail: tail.into(), said: told, took: start.elapsed() })

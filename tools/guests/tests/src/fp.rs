@@ -88,6 +88,17 @@ fn pattern(cpu: usize, round: u64) -> Registers {
     registers
 }
 
+/// Loads the pattern of a CPU and a round, does something, and looks: the first word that is not as it was.
+pub fn kept(cpu: usize, round: u64, meanwhile: impl FnOnce()) -> Option<(usize, u64)> {
+    let want = pattern(cpu, round);
+    load(&want);
+    meanwhile();
+    let mut found = Registers([0; 66]);
+    store(&mut found);
+    let wrong = found.0.iter().zip(&want.0).position(|(got, want)| got != want)?;
+    Some((wrong, found.0[wrong]))
+}
+
 static READY: cpu::Barrier = cpu::Barrier::new();
 static AGAIN: AtomicBool = AtomicBool::new(false);
 

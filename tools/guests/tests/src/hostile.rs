@@ -13,11 +13,13 @@
 //! | `wfi-storm` | WFI, WFE and YIELD with an interrupt pending, so that none of them waits |
 //! | `timer-storm` | sleeps until the next of two timers' interrupts, a few microseconds each |
 //! | `psci-storm` | calls of all kinds, other CPUs on and off |
+//! | `hvc-garbage` | HVC and SMC with random immediates, function numbers and arguments |
 //! | `reset-storm` | SYSTEM_RESET |
 //! | `set-way` | cache maintenance by set and way, its caches switched off and on |
 
+use core::sync::atomic::{AtomicUsize, Ordering};
 use guest_rt::mmio::{self, GICD, GICR, NO_DEVICE, NO_MEMORY, UART};
-use guest_rt::sysreg::{Encoding, execute, isb, sync_code};
+use guest_rt::sysreg::{Encoding, isb, sync_code};
 use guest_rt::timer::{ENABLE, Timer, now, ticks};
 use guest_rt::vectors::{self, expect};
 use guest_rt::{cpu, fdt, gic, mrs, msr, println, psci, run};
@@ -42,6 +44,7 @@ pub fn hostile() {
         "wfi-storm" => wfi_storm,
         "timer-storm" => timer_storm,
         "psci-storm" => psci_storm,
+        "hvc-garbage" => hvc_garbage,
         "reset-storm" => reset_storm,
         "set-way" => set_way,
         _ => {
@@ -55,8 +58,21 @@ pub fn hostile() {
         // The other CPUs are what it plays with.
         work(0);
     }
-    cpu::on_all(work);
+    WORK.store(work as usize, Ordering::Release);
+    cpu::on_all(begin);
     println!("test hostile: FAILED: {how} came to an end");
+}
+
+/// What all CPUs do.
+static WORK: AtomicUsize = AtomicUsize::new(0);
+
+fn begin(cpu: usize) {
+    if cpu != 0 {
+        gic::init_cpu();
+    }
+    // SAFETY: `hostile` stored one of its functions.
+    let work: fn(usize) = unsafe { core::mem::transmute(WORK.load(Ordering::Acquire)) };
+    work(cpu);
 }
 
 /// The start of a sequence of random numbers.
@@ -128,22 +144,50 @@ fn mmio_storm(cpu: usize) {
     }
 }
 
+/// How many instructions a storm chooses from. They are written once: QEMU translates what was written over again each time.
+const PREPARED: usize = WORDS / 2;
+
+/// Writes so many instructions, each with a `ret` behind it; the address of the first.
+fn prepare(cpu: usize, mut instruction: impl FnMut() -> u32) -> u64 {
+    const RET: u32 = 0xd65f_03c0;
+    let at = scratch(cpu);
+    for n in 0..PREPARED as u64 {
+        mmio::write32(at + 8 * n, instruction());
+        mmio::write32(at + 8 * n + 4, RET);
+    }
+    sync_code(at, 8 * PREPARED as u64);
+    at
+}
+
+/// Executes one of them.
+fn execute_prepared(at: u64, random: u64, x0: u64, x1: u64) {
+    let at = at + 8 * (random >> 48) % (8 * PREPARED as u64);
+    // SAFETY: an instruction that changes x0 to x17 and system state, and a `ret`; a fault is stepped over.
+    unsafe {
+        core::arch::asm!("blr {at}", at = in(reg) at, inout("x0") x0 => _, inout("x1") x1 => _, clobber_abi("C"));
+    }
+}
+
 fn sysreg_storm(cpu: usize) {
     run!("msr daifset, #0xf");
     let mut random = seed(cpu);
+    let at = prepare(cpu, || {
+        loop {
+            random = next(random);
+            let encoding = Encoding::from_index((random >> 16) as u32 & 0x7fff);
+            // Half of them where the registers of EL1 and EL0 are.
+            let encoding =
+                if random & 1 == 0 { Encoding { op0: 3, op1: 3 * (encoding.op1 & 1), ..encoding } } else { encoding };
+            match random & 2 {
+                0 => return encoding.read_instruction(),
+                _ if ours(encoding) => {}
+                _ => return encoding.write_instruction(),
+            }
+        }
+    });
     loop {
         random = next(random);
-        let encoding = Encoding::from_index((random >> 16) as u32 & 0x7fff);
-        // Half of them where the registers of EL1 and EL0 are.
-        let encoding =
-            if random & 1 == 0 { Encoding { op0: 3, op1: 3 * (encoding.op1 & 1), ..encoding } } else { encoding };
-        let _ = expect(|| {
-            if random & 2 == 0 {
-                execute(encoding.read_instruction(), 0, 0);
-            } else if !ours(encoding) {
-                execute(encoding.write_instruction(), next(random.rotate_left(23)), 0);
-            }
-        });
+        let _ = expect(|| execute_prepared(at, random, next(random.rotate_left(23)), 0));
     }
 }
 
@@ -193,7 +237,10 @@ fn wfi_storm(cpu: usize) {
     Timer::Virtual.set_cval(0);
     Timer::Virtual.set_ctl(ENABLE);
     loop {
-        run!("wfi\nwfi\nwfi\nwfi\nsev\nwfe\nyield\nwfi\nsevl\nwfe");
+        // QEMU completes a WFI that would not wait without asking for traps, and takes its time for each of these: more of them,
+        // and its instruction clock would hardly go on.
+        (0..1000).for_each(|_| run!("nop"));
+        run!("wfi\nsev\nwfe\nyield\nwfi\nsevl\nwfe");
     }
 }
 
@@ -257,7 +304,7 @@ fn psci_storm(cpu: usize) {
             // Any function at all that does not end or reset the VM.
             2 => {
                 let function = random as u32 & 0xff00_ffff;
-                if !matches!(function & 0xbfff_ffff, 0x8400_0002 | 0x8400_0008 | 0x8400_0009 | 0x8400_0012) {
+                if !ends(function) {
                     psci::call(function, [next(random), random, 0]);
                 }
             }
@@ -266,6 +313,43 @@ fn psci_storm(cpu: usize) {
                 let function = FUNCTIONS[random as usize & 7];
                 psci::call(function, [next(random), NO_MEMORY | random & 3, 0]);
             }
+        }
+    }
+}
+
+/// Whether a call of that number ends or resets the VM, or turns this CPU off: the one thing that the storms leave out.
+fn ends(function: u32) -> bool {
+    matches!(function & 0xbfff_ffff, psci::CPU_OFF | psci::SYSTEM_OFF | psci::SYSTEM_RESET | 0x8400_000e | 0x8400_0012)
+}
+
+fn hvc_garbage(cpu: usize) {
+    // HVC #0 and SMC #0 with an immediate of 16 bits in bits 20:5.
+    const HVC: u32 = 0xd400_0002;
+    const SMC: u32 = 0xd400_0003;
+    run!("msr daifset, #0xf");
+    // A pending interrupt: whatever waits comes back at once.
+    gic::enable(cpu, Timer::Virtual.intid());
+    Timer::Virtual.set_cval(0);
+    Timer::Virtual.set_ctl(ENABLE);
+    let mut random = seed(cpu);
+    let at = prepare(cpu, || {
+        random = next(random);
+        let immediate = if random & 1 << 40 == 0 { 0 } else { (random >> 44) as u32 & 0xffff };
+        (if random & 1 << 41 == 0 { HVC } else { SMC }) | immediate << 5
+    });
+    loop {
+        random = next(random);
+        // Any number, or one of a service that there is: the owners of SMCCC, fast and slow, 32 and 64 bits.
+        let function = match random >> 62 {
+            0 => random as u32,
+            1 => 0x8400_0000 | random as u32 & 0x4000_007f,
+            2 => 0x8600_0000 | random as u32 & 0x4000_ff3f,
+            _ => random as u32 & 0xff00_003f,
+        };
+        if !ends(function) {
+            // The upper half is none of a 32-bit function's business.
+            let x0 = u64::from(function) | (random >> 8) << 60;
+            let _ = expect(|| execute_prepared(at, random.rotate_left(13), x0, next(random)));
         }
     }
 }

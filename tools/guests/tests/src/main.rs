@@ -12,6 +12,9 @@ mod fp;
 mod fuzz;
 mod hello;
 mod hostile;
+mod isolation;
+mod isolation_between;
+mod isolation_memory;
 mod loads;
 mod lock;
 mod no_eoi;
@@ -71,6 +74,11 @@ static TESTS: &[Test] = &[
     guest_test!("period", share::period, alone),
     guest_test!("trace", trace::trace, alone),
     guest_test!("hostile", hostile::hostile, alone),
+    guest_test!("isolation-state", isolation::state, alone),
+    guest_test!("isolation-interrupts", isolation_between::interrupts, alone),
+    guest_test!("isolation-tlb", isolation_between::tlb, alone),
+    guest_test!("leaves", isolation_memory::leaves, alone),
+    guest_test!("looks", isolation_memory::looks, alone),
     guest_test!("victim", victim::victim, alone),
 ];
 

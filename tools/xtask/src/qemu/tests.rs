@@ -207,3 +207,11 @@ fn a_prompt_without_newline_is_answered() {
     let outcome = run_fake("prompt", "printf '# '; read line; echo got $line", &expect);
     assert_eq!(outcome.result, Ok(()));
 }
+
+#[test]
+fn the_warning_about_timers_is_left_out_and_other_errors_are_not() {
+    let warning = "qemu-system-aarch64: warning: icount sleep disabled and no active timers\n";
+    let err = format!("one\n{warning}two");
+    let all: Vec<u8> = super::lines::chunks(std::io::empty(), std::io::Cursor::new(err)).iter().flatten().collect();
+    assert_eq!(String::from_utf8_lossy(&all), "one\ntwo\n");
+}
