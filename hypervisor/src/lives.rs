@@ -264,12 +264,19 @@ impl Cpu {
 
     /// A VM could not be made, or is not wanted any more.
     pub fn refuse(&mut self, guest: &Arc<Guest>, why: String) {
-        console::say!("refused: vm \"{}\": {why}", guest.spec.name);
         let cancelled = guest.cancelled.load(Ordering::Acquire);
+        // One that had run was met in the middle of a reset.
+        match cancelled && guest.resets.load(Ordering::Relaxed) != 0 {
+            true => console::say!("vm \"{}\" ended: killed", guest.spec.name),
+            false => console::say!("refused: vm \"{}\": {why}", guest.spec.name),
+        }
         let number = guest.number;
         construct::dismantle(self.machine, guest);
         self.is_news(if cancelled { News::Ended(number, StopKind::Killed) } else { News::Failed(number, why) });
         if self.machine.alive.fetch_sub(1, Ordering::AcqRel) == 1 && !self.machine.stay {
+            if cancelled {
+                crate::fatal::halt(self.machine.firmware);
+            }
             crate::fatal::fatal(format_args!("no VM could be started"));
         }
     }

@@ -126,9 +126,10 @@ impl Cpu {
     /// For ever.
     pub fn run(&mut self) -> ! {
         loop {
-            // First of all: whoever asks from here on is seen below, or makes the next guest leave at once.
-            self.shared.resched.store(false, Ordering::SeqCst);
+            // What these wake is picked below: no reason for whoever is picked to leave again.
             interrupts::poll(self);
+            // Whoever asks from here on is seen below, or makes the next guest leave at once.
+            self.shared.resched.store(false, Ordering::SeqCst);
             self.evictions();
             self.step_work();
             if self.shared.manage_due.swap(false, Ordering::SeqCst) {

@@ -174,7 +174,7 @@ impl Control {
         }
         for record in self.registry.iter_mut().filter(|r| r.kill_at.is_some_and(|at| at <= now)) {
             (record.kill_at, record.key_up_at) = (None, None);
-            if matches!(record.state, VmState::Running | VmState::Paused) {
+            if matches!(record.state, VmState::Running | VmState::Resetting | VmState::Paused) {
                 record.state = VmState::Stopping;
                 record.killed = true;
                 host.kill(record.number);
@@ -329,7 +329,8 @@ impl Control {
             return Ok(Answer::Done);
         }
         match record.state {
-            VmState::Running | VmState::Paused | VmState::Created | VmState::Creating => {}
+            // One that resets itself again and again is hardly ever met running.
+            VmState::Running | VmState::Resetting | VmState::Paused | VmState::Created | VmState::Creating => {}
             is => return Err(Refusal::State { is }),
         }
         record.state = VmState::Stopping;

@@ -19,7 +19,7 @@
 //! | Running | `Reset`, or the guest's own reset | Resetting |
 //! | Resetting | restarted | Running |
 //! | Running | `Stop` with a grace | Running, asked to power off; killed when the grace is over |
-//! | Running, Paused, Created, Creating | `Stop` without | Stopping |
+//! | Running, Resetting, Paused, Created, Creating | `Stop` without | Stopping |
 //! | any with memory | ended | Stopped |
 //! | Stopped | `Start` | Creating, to start at once |
 //! | Created, Stopped | `Destroy` | (absent) |

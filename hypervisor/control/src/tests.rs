@@ -246,6 +246,21 @@ fn a_life_from_create_to_destroy() {
 }
 
 #[test]
+fn one_that_resets_for_ever_can_be_killed() {
+    let (mut c, mut h) = (control(), Fake::default());
+    let n = VmNumber(0);
+    c.call(&mut h, Call::Create(new_vm("web"))).unwrap();
+    c.made(1, n);
+    c.call(&mut h, Call::Start { vm: vm("web") }).unwrap();
+    c.resetting(n);
+    assert_eq!(c.call(&mut h, Call::Stop { vm: vm("web"), grace_ms: 0 }), Ok(Answer::Done));
+    c.restarted(2, n);
+    assert_eq!(state(&mut c, &mut h, "web"), VmState::Stopping, "a reset that was on its way does not bring it back");
+    c.ended(3, n, StopKind::Killed);
+    assert_eq!(state(&mut c, &mut h, "web"), VmState::Stopped(StopKind::Killed));
+}
+
+#[test]
 fn one_that_is_being_made_can_be_told_to_run_then_once() {
     let (mut c, mut h) = (control(), Fake::default());
     c.call(&mut h, Call::Create(new_vm("web"))).unwrap();
