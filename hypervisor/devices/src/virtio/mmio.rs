@@ -18,7 +18,7 @@ use alloc::sync::Arc;
 use bus::{AccessError, AccessSize, GuestMemory, IrqLine, MmioDevice, Offset};
 use sync::nospec;
 
-use super::queue::Queue;
+use super::queue::{Queue, Segment};
 use super::spec::*;
 use super::{Broken, Device, Stop};
 use state::Registers;
@@ -46,6 +46,8 @@ pub struct Mmio<D: Device, I: IrqLine> {
     irq: I,
     memory: Arc<dyn GuestMemory>,
     queues: Box<[Queue]>,
+    /// For the chain of a step.
+    room: Box<[Segment]>,
     registers: Registers,
     /// The level the wire has, so that the wire is called for changes only.
     driven: bool,
@@ -59,8 +61,9 @@ impl<D: Device, I: IrqLine> Mmio<D, I> {
     pub fn new(device: D, irq: I, memory: Arc<dyn GuestMemory>) -> Self {
         irq.set_level(false);
         let queues = device.queues().iter().map(|limits| Queue::new(*limits)).collect();
+        let room = Queue::room(device.queues());
         let registers = Registers::default();
-        Self { device, irq, memory, queues, registers, driven: false, quiet: false, stats: Stats::default() }
+        Self { device, irq, memory, queues, room, registers, driven: false, quiet: false, stats: Stats::default() }
     }
 
     /// The device.
@@ -127,7 +130,7 @@ impl<D: Device, I: IrqLine> Mmio<D, I> {
         }
         let Some(queue) = self.queues.get_mut(number).filter(|queue| queue.due) else { return };
         (queue.due, queue.stalled) = (false, false);
-        let Some(mut ring) = queue.ring(&*self.memory, self.registers.features) else { return };
+        let Some(mut ring) = queue.ring(&mut self.room, &*self.memory, self.registers.features) else { return };
         let result = self.device.serve(number, &mut ring);
         let interrupt = ring.wants_interrupt();
         match result {

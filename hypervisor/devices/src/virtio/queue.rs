@@ -107,16 +107,17 @@ pub struct Queue {
     pub(super) due: bool,
     /// Its last step met a page that was not there.
     pub(super) stalled: bool,
-    /// The parts of the chain that was looked at last: room for the longest.
-    pub(super) segments: Box<[Segment]>,
 }
 
 impl Queue {
-    /// A queue that the driver has not set up. Allocates.
+    /// A queue that the driver has not set up.
     pub fn new(limits: Limits) -> Self {
-        let none = Segment { at: Ipa::new(0), size: 0, write: false };
-        let segments = vec![none; usize::from(limits.chain)].into();
-        Self { limits, state: State::new(limits.size), due: false, stalled: false, segments }
+        Self { limits, state: State::new(limits.size), due: false, stalled: false }
+    }
+    /// Room for the parts of the longest chain of any of `queues`: one step at a time uses it. Allocates.
+    pub fn room(queues: &[Limits]) -> Box<[Segment]> {
+        let longest = queues.iter().map(|limits| limits.chain).max().unwrap_or(0);
+        vec![Segment { at: Ipa::new(0), size: 0, write: false }; usize::from(longest)].into()
     }
     /// What the device allows in it.
     pub fn limits(&self) -> Limits {
@@ -139,8 +140,13 @@ impl Queue {
         (*next_avail, *next_used, *told, *ready) = (0, 0, 0, true);
         Ok(())
     }
-    /// For one step with `features` agreed on; `None` where the driver has not set it up.
-    pub fn ring<'a>(&'a mut self, memory: &'a dyn GuestMemory, features: u64) -> Option<Ring<'a>> {
-        if self.state.ready { Some(Ring::new(self, memory, features)) } else { None }
+    /// For one step with `features` agreed on, and [`Queue::room`] for a chain; `None` where the driver has not set it up.
+    pub fn ring<'a>(
+        &'a mut self,
+        room: &'a mut [Segment],
+        memory: &'a dyn GuestMemory,
+        features: u64,
+    ) -> Option<Ring<'a>> {
+        if self.state.ready { Some(Ring::new(self, room, memory, features)) } else { None }
     }
 }

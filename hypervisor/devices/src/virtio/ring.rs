@@ -34,6 +34,8 @@ pub const STEP: u32 = 32;
 /// A queue during one step.
 pub struct Ring<'a> {
     queue: &'a mut Queue,
+    /// The parts of the chain that was looked at last.
+    room: &'a mut [Segment],
     memory: &'a dyn GuestMemory,
     features: u64,
     budget: u32,
@@ -48,8 +50,13 @@ struct Descriptor {
 }
 
 impl<'a> Ring<'a> {
-    pub(super) fn new(queue: &'a mut Queue, memory: &'a dyn GuestMemory, features: u64) -> Self {
-        Self { queue, memory, features, budget: STEP }
+    pub(super) fn new(
+        queue: &'a mut Queue,
+        room: &'a mut [Segment],
+        memory: &'a dyn GuestMemory,
+        features: u64,
+    ) -> Self {
+        Self { queue, room, memory, features, budget: STEP }
     }
 
     /// The next chain that the driver has made available; `None`: there is none, and the driver will notify of the next. Nothing
@@ -83,7 +90,7 @@ impl<'a> Ring<'a> {
 
     /// The parts of the chain that was looked at last: those to read first.
     pub fn segments(&self, chain: &Chain) -> &[Segment] {
-        self.queue.segments.get(..chain.segments).unwrap_or_default()
+        self.room.get(..chain.segments).unwrap_or_default()
     }
 
     /// Fills `into` from byte `at` of what the driver wrote into the chain that was looked at last.
@@ -227,7 +234,7 @@ impl<'a> Ring<'a> {
             return Err(Broken::Outside(d.at).into());
         }
         self.memory.pin(d.at, d.size.into())?;
-        let slot = self.queue.segments.get_mut(chain.segments).ok_or(Broken::TooLong)?;
+        let slot = self.room.get_mut(chain.segments).ok_or(Broken::TooLong)?;
         *slot = Segment { at: d.at, size: d.size, write };
         chain.segments = chain.segments.wrapping_add(1);
         let bytes = if write { &mut chain.writable } else { &mut chain.readable };

@@ -107,13 +107,13 @@ fn a_flood_is_served_in_bounded_steps() {
 #[test]
 fn chains_are_completed_in_any_order() {
     let (b, [mut d, _]) = echo(ALL, 4);
-    let mut queue = Queue::new(ECHO);
+    let (mut queue, mut room) = (Queue::new(ECHO), Queue::room(&[ECHO]));
     queue.state = b.device.save_queue(0);
     for head in 0..3 {
         d.descriptor(d.desc, head, (DATA + u64::from(head), 1, DESC_WRITE, 0));
         d.offer(head);
     }
-    let mut ring = queue.ring(&*b.ram, ALL).unwrap();
+    let mut ring = queue.ring(&mut room, &*b.ram, ALL).unwrap();
     let mut take = || -> Chain {
         let mut chain = ring.peek().unwrap().unwrap();
         let at = Ipa::new(ring.segments(&chain)[0].at.as_u64());
