@@ -106,13 +106,11 @@ impl Guest {
             let Some(slot) = machine.slot(id) else { continue };
             usage.exits = usage.exits.saturating_add(slot.counts.lock().total());
             let home = slot.home.load(Ordering::Acquire);
-            let stats = machine.pcpus.get(home).and_then(|pcpu| pcpu.sched.lock().queue.stats(id));
-            if let Some(stats) = stats {
-                let slept = crate::time::ns(slot.slept.load(Ordering::Relaxed));
-                usage.ran_ns = usage.ran_ns.saturating_add(stats.ran_ns.saturating_sub(slept));
-                usage.waited_ns = usage.waited_ns.saturating_add(stats.waited_ns);
-                usage.throttled_ns = usage.throttled_ns.saturating_add(stats.throttled_ns);
-            }
+            let (_, stats) = crate::rows::now(machine, id, home);
+            let slept = crate::time::ns(slot.slept.load(Ordering::Relaxed));
+            usage.ran_ns = usage.ran_ns.saturating_add(stats.ran_ns.saturating_sub(slept));
+            usage.waited_ns = usage.waited_ns.saturating_add(stats.waited_ns);
+            usage.throttled_ns = usage.throttled_ns.saturating_add(stats.throttled_ns);
         }
         usage
     }

@@ -76,7 +76,7 @@ impl Cpu {
         let mut host = Machinery { cpu: self };
         control.poll(&mut host);
         let mut answered = 0;
-        while answered < AT_ONCE && line::room() >= line::TO_SEND / 2 {
+        while answered < AT_ONCE && line::has_room() {
             let Some(byte) = line::next() else { break };
             channel.receive(control, &mut host, byte);
             answered += usize::from(!channel.wants_input());
@@ -152,7 +152,7 @@ impl Host for Machinery<'_> {
             now_ns: self.now_ns(),
             counter_hz: el2::timer::frequency(),
             tracing: machine.tracing(),
-            line_rate: 0,
+            line_rate: line::rate(),
             bad_frames: 0,
         }
     }
@@ -253,7 +253,7 @@ impl Host for Machinery<'_> {
     fn vcpu(&self, vm: VmNumber, vcpu: u32) -> Option<VcpuRow> {
         let machine = Machinery::machine(self);
         let guest = machine.guest(vm)?;
-        Some(rows::vcpu(machine, &guest, vcpu))
+        Some(rows::vcpu(self.cpu, &guest, vcpu))
     }
     fn pcpu(&self, number: u32) -> Option<PcpuRow> {
         rows::pcpu(Machinery::machine(self), number)

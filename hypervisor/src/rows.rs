@@ -3,39 +3,63 @@
 use crate::console;
 use crate::guest::Guest;
 use crate::machine::Machine;
+use crate::run::Cpu;
 use alloc::string::ToString;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
 use proto::{ExitRow, LogRow, Page, PcpuRow, TraceRow, VcpuRow, VcpuState};
-use sched::RunState;
-use trace::{Cursor, Read, Reason};
+use sched::{EntityId, RunState, Stats};
+use trace::{Cursor, Read, Reason, Snapshot, Span};
 use vm::ExitCounts;
 
-/// One vCPU. What it has counted since it last left a pCPU is not in it.
-pub fn vcpu(machine: &Machine, guest: &Guest, index: u32) -> VcpuRow {
+/// The state of a vCPU, and what it has used until now.
+pub fn now(machine: &Machine, id: EntityId, home: usize) -> (VcpuState, Stats) {
+    let Some(pcpu) = machine.pcpus.get(home) else { return (VcpuState::Off, Stats::default()) };
+    let mut sched = pcpu.sched.lock();
+    let queue = &mut sched.queue;
+    let idle = pcpu.idle.load(Ordering::SeqCst);
+    // One that has its pCPU for long is charged for it when somebody asks. (Not one that dozes: its sleep is not known yet.)
+    let charged =
+        queue.state(id) == Some(RunState::Running) && !idle && queue.refresh(id, crate::time::now_ns()).is_ok();
+    let state = match queue.state(id) {
+        // It dozes, or Merus would not notice if it slept.
+        Some(RunState::Running) if idle => VcpuState::Native,
+        Some(RunState::Running) if queue.native_wfi() && (queue.owner().is_some() || !machine.crowded()) => {
+            VcpuState::Native
+        }
+        Some(RunState::Running) => VcpuState::Running,
+        Some(RunState::Ready) => VcpuState::Ready,
+        Some(RunState::Blocked) => VcpuState::Blocked,
+        Some(RunState::Throttled) => VcpuState::Throttled,
+        Some(RunState::Held) => VcpuState::Held,
+        Some(RunState::Stopped) => VcpuState::Stopped,
+        Some(RunState::Off) | None => VcpuState::Off,
+    };
+    let stats = queue.stats(id).unwrap_or_default();
+    drop(sched);
+    if charged {
+        machine.kick(home);
+    }
+    (state, stats)
+}
+
+/// One vCPU, as `cpu` sees it. The exits since it last left a pCPU are not in it.
+pub fn vcpu(cpu: &Cpu, guest: &Guest, index: u32) -> VcpuRow {
+    let machine = cpu.machine;
     let id = guest.entity(index);
     let slot = machine.slot(id);
     let home = slot.map_or(0, |slot| slot.home.load(Ordering::Acquire));
-    let (state, stats) = match machine.pcpus.get(home) {
-        Some(pcpu) => {
-            let sched = pcpu.sched.lock();
-            (sched.queue.state(id), sched.queue.stats(id).unwrap_or_default())
-        }
-        None => (None, sched::Stats::default()),
-    };
+    let (mut state, stats) = now(machine, id, home);
+    // One that only looks on while its pCPU answers this has not lost it.
+    if state == VcpuState::Ready && cpu.resident.as_ref().is_some_and(|(resident, ..)| *resident == id) {
+        let native = cpu.company.native && (cpu.company.owned || !machine.crowded());
+        state = if native { VcpuState::Native } else { VcpuState::Running };
+    }
     let slept = slot.map_or(0, |slot| crate::time::ns(slot.slept.load(Ordering::Relaxed)));
     let counts = slot.map(|slot| *slot.counts.lock()).unwrap_or_default();
     VcpuRow {
         index,
-        state: match state {
-            Some(RunState::Ready) => VcpuState::Ready,
-            Some(RunState::Running) => VcpuState::Running,
-            Some(RunState::Blocked) => VcpuState::Blocked,
-            Some(RunState::Throttled) => VcpuState::Throttled,
-            Some(RunState::Held) => VcpuState::Held,
-            Some(RunState::Stopped) => VcpuState::Stopped,
-            Some(RunState::Off) | None => VcpuState::Off,
-        },
+        state,
         pcpu: home as u32,
         ran_ns: stats.ran_ns.saturating_sub(slept),
         waited_ns: stats.waited_ns,
@@ -44,20 +68,28 @@ pub fn vcpu(machine: &Machine, guest: &Guest, index: u32) -> VcpuRow {
         wake_max_ns: stats.wake_max_ns,
         switches: stats.switches,
         moves: stats.moves,
-        interrupts: 0,
+        interrupts: guest.vm.vgic().lock().injected(index),
         exits: exits(guest, index, &counts),
+        spans: spans(guest, index),
     }
+}
+
+fn histogram(name: &str, snapshot: &Snapshot) -> Option<ExitRow> {
+    let ticks = snapshot.buckets.iter().map(|count| u32::try_from(*count).unwrap_or(u32::MAX)).collect();
+    let row = ExitRow { reason: name.to_string(), count: snapshot.count(), ticks };
+    (row.count != 0).then_some(row)
+}
+
+/// Stretches of time, where tracing was on.
+fn spans(guest: &Guest, index: u32) -> Vec<ExitRow> {
+    let Some(traced) = guest.traces.get(index as usize) else { return Vec::new() };
+    Span::ALL.iter().filter_map(|span| histogram(span.name(), &traced.spans(*span)?.snapshot())).collect()
 }
 
 /// Exits by reason: by the finer reasons of the histograms where tracing was on, else by those that are always counted.
 fn exits(guest: &Guest, index: u32, counts: &ExitCounts) -> Vec<ExitRow> {
     if let Some(traced) = guest.traces.get(index as usize) {
-        let row = |reason: Reason| {
-            let snapshot = traced.exits(reason)?.snapshot();
-            let ticks = snapshot.buckets.iter().map(|count| u32::try_from(*count).unwrap_or(u32::MAX)).collect();
-            let row = ExitRow { reason: reason.name().to_string(), count: snapshot.count(), ticks };
-            (row.count != 0).then_some(row)
-        };
+        let row = |reason: Reason| histogram(reason.name(), &traced.exits(reason)?.snapshot());
         return Reason::ALL.iter().copied().filter_map(row).collect();
     }
     let always = [

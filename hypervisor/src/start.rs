@@ -17,7 +17,7 @@ use boot::stage1::{Stage1, page_from_heap};
 use config::board::{self, Board, Gic};
 use config::bundle::Bundle;
 use config::seed::Seed;
-use config::spec::{Machine as Offer, VmSpec, admit, faults};
+use config::spec::{GroupSpec, Machine as Offer, VmSpec, admit, faults};
 use control::{Control, MAX_GROUPS, MAX_VMS};
 use core::sync::atomic::{AtomicBool, AtomicU32};
 use el2::PcpuAnchor;
@@ -97,7 +97,7 @@ pub fn first(info: BootInfo, mut map: Stage1) -> ! {
         common.errata.names()
     );
     die_if_told(&board, &mut map);
-    let specs = specs(bundle, common.mpidrs.len(), frames.free_bytes());
+    let (specs, groups) = specs(bundle, common.mpidrs.len(), frames.free_bytes());
     attach_line(board.control, &mut map);
     let machine = assemble(&mut board, env, common, frames, map, bundle, firmware);
     for intid in [machine.uart_intid, machine.line_intid].into_iter().flatten() {
@@ -105,7 +105,7 @@ pub fn first(info: BootInfo, mut map: Stage1) -> ! {
     }
     smp::release();
     let mut cpu = Cpu::new(machine, &machine.pcpus[0], own, redistributor);
-    begin(&mut cpu, specs);
+    begin(&mut cpu, specs, groups);
     cpu.run()
 }
 
@@ -204,17 +204,17 @@ fn frames(info: &BootInfo, board: &Board, bundle: &[u8]) -> Frames {
     frames
 }
 
-/// The VMs that the bundle asks for, checked.
-fn specs(bundle: &[u8], cpus: usize, free: u64) -> Vec<VmSpec> {
+/// The VMs and groups that the bundle asks for, checked.
+fn specs(bundle: &[u8], cpus: usize, free: u64) -> (Vec<VmSpec>, Vec<GroupSpec>) {
     let parsed = match Bundle::parse(bundle) {
         Ok(parsed) => parsed,
         Err(error) => refuse("the bundle is refused", error),
     };
-    let specs = match parsed.vms_unchecked() {
-        Ok(specs) => specs,
+    let (specs, groups) = match parsed.vms_unchecked().and_then(|specs| Ok((specs, parsed.groups_unchecked()?))) {
+        Ok(found) => found,
         Err(error) => refuse("the bundle is refused", error),
     };
-    let found = faults(&specs);
+    let found = faults(&specs, &groups);
     if let Some((last, others)) = found.split_last() {
         others.iter().for_each(|fault| say!("the bundle is refused: {fault}"));
         refuse("the bundle is refused", last);
@@ -222,7 +222,7 @@ fn specs(bundle: &[u8], cpus: usize, free: u64) -> Vec<VmSpec> {
     if let Err(error) = admit(&specs, Offer { cpus: cpus as u32, free_memory: free }) {
         refuse("the bundle is refused", error);
     }
-    specs
+    (specs, groups)
 }
 
 fn assemble(
@@ -330,12 +330,18 @@ fn workarounds(firmware: Option<Firmware>) -> Env {
     }
 }
 
-/// Begins every VM's construction on this pCPU.
-fn begin(cpu: &mut Cpu, specs: Vec<VmSpec>) {
+/// Makes the groups, and begins every VM's construction on this pCPU.
+fn begin(cpu: &mut Cpu, specs: Vec<VmSpec>, groups: Vec<GroupSpec>) {
     let machine = cpu.machine;
     let count = specs.len();
     let mut refused = 0;
     let mut management = machine.management.lock();
+    for group in groups {
+        let name = group.name.clone();
+        if let Err(why) = management.control.boot_group(&mut Machinery { cpu }, group) {
+            say!("refused: group \"{name}\": {why}");
+        }
+    }
     for spec in specs {
         let name = spec.name.clone();
         if let Err(why) = management.control.boot(&mut Machinery { cpu }, spec) {

@@ -4,8 +4,10 @@
 //! reads from a bundle. Neither trusts the other.
 
 mod fault;
+mod group;
 mod power;
 pub use fault::{Bytes, Fault};
+pub use group::GroupSpec;
 pub use power::{POWER_KEY_FORM, PowerKey};
 
 use crate::image::{self, GuestLayout};
@@ -19,6 +21,8 @@ use core::fmt;
 pub const MAX_VCPUS: u32 = 64;
 /// The most VMs of one bundle.
 pub const MAX_VMS: usize = 64;
+/// The most groups of one bundle, and of one machine.
+pub const MAX_GROUPS: usize = 64;
 /// The most characters of a VM's name.
 pub const MAX_NAME: usize = 32;
 /// The most bytes of a command line: Linux keeps 2048 with the NUL at its end (arm64's `COMMAND_LINE_SIZE`).
@@ -70,7 +74,9 @@ pub mod key {
     pub const MEMORY_MAX: &str = "memory.max";
     /// The power keys that it has.
     pub const POWER_KEY: &str = "power-key";
-    /// All of them.
+    /// Those of a group.
+    pub const OF_GROUP: [&str; 4] = [NAME, CPU_WEIGHT, CPU_MAX, MEMORY_MAX];
+    /// Those of a VM.
     pub const ALL: [&str; 13] = [
         NAME,
         KERNEL,
@@ -216,11 +222,33 @@ pub struct VmSpec {
     pub power_key: PowerKey,
 }
 
+/// Whose a setting is.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Owner {
+    /// The VM of this name.
+    Vm(String),
+    /// The group of this name.
+    Group(String),
+    /// It is about all of them.
+    All,
+}
+
+/// Where in a list of VMs and groups a fault is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// The VM of this index.
+    Vm(usize),
+    /// The group of this index.
+    Group(usize),
+    /// All of them.
+    Whole,
+}
+
 /// A setting that is refused: whose, which one and why.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SpecError {
-    /// The VM's name; empty where it is about the VMs as a whole.
-    pub vm: String,
+    /// Whose it is.
+    pub owner: Owner,
     /// The setting, one of [`key::ALL`]; empty where no single one is at fault.
     pub key: &'static str,
     /// What is wrong and what to do.
@@ -229,8 +257,11 @@ pub struct SpecError {
 
 impl fmt::Display for SpecError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if !self.vm.is_empty() {
-            write!(f, "vm \"{}\": ", self.vm)?;
+        match &self.owner {
+            Owner::Vm(name) | Owner::Group(name) if name.is_empty() => {}
+            Owner::Vm(name) => write!(f, "vm \"{name}\": ")?,
+            Owner::Group(name) => write!(f, "group \"{name}\": ")?,
+            Owner::All => {}
         }
         if !self.key.is_empty() {
             write!(f, "key {}: ", self.key)?;
@@ -244,7 +275,7 @@ impl core::error::Error for SpecError {}
 impl VmSpec {
     /// An error about one of this VM's settings.
     pub fn error(&self, key: &'static str, fault: Fault) -> SpecError {
-        SpecError { vm: self.name.to_string(), key, fault }
+        SpecError { owner: Owner::Vm(self.name.to_string()), key, fault }
     }
 
     /// All that is wrong with this VM taken by itself, in the order of [`key::ALL`].
@@ -291,14 +322,14 @@ impl VmSpec {
     }
 }
 
-/// All that is wrong with these VMs, each taken by itself and all together.
-pub fn faults(vms: &[VmSpec]) -> Vec<SpecError> {
-    faults_by_vm(vms).into_iter().map(|(_, fault)| fault).collect()
+/// All that is wrong with these VMs and groups, each taken by itself and all together.
+pub fn faults(vms: &[VmSpec], groups: &[GroupSpec]) -> Vec<SpecError> {
+    faults_by_place(vms, groups).into_iter().map(|(_, fault)| fault).collect()
 }
 
-/// As [`faults`], each with the index of the VM that has it; `None` where it is about the VMs as a whole.
-pub fn faults_by_vm(vms: &[VmSpec]) -> Vec<(Option<usize>, SpecError)> {
-    let whole = |fault| (None, SpecError { vm: String::new(), key: "", fault });
+/// As [`faults`], each with its place.
+pub fn faults_by_place(vms: &[VmSpec], groups: &[GroupSpec]) -> Vec<(Place, SpecError)> {
+    let whole = |fault| (Place::Whole, SpecError { owner: Owner::All, key: "", fault });
     let mut found = Vec::new();
     if vms.is_empty() {
         found.push(whole(Fault::NoVms));
@@ -307,11 +338,12 @@ pub fn faults_by_vm(vms: &[VmSpec]) -> Vec<(Option<usize>, SpecError)> {
         found.push(whole(Fault::TooManyVms));
     }
     for (index, vm) in vms.iter().enumerate() {
-        found.extend(vm.faults().into_iter().map(|fault| (Some(index), fault)));
+        found.extend(vm.faults().into_iter().map(|fault| (Place::Vm(index), fault)));
         if vms.iter().take(index).any(|other| other.name == vm.name) {
-            found.push((Some(index), vm.error(key::NAME, Fault::NameTaken)));
+            found.push((Place::Vm(index), vm.error(key::NAME, Fault::NameTaken)));
         }
     }
+    group::faults(vms, groups, &mut found);
     found
 }
 

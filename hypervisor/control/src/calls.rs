@@ -8,7 +8,9 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use config::setting::Setting;
-use config::spec::{self, CpuSpec, Fault, POWER_KEY_FORM, PayloadKind, PayloadRef, PowerKey, SpecError, VmSpec, key};
+use config::spec::{
+    self, CpuSpec, Fault, GroupSpec, POWER_KEY_FORM, PayloadKind, PayloadRef, PowerKey, SpecError, VmSpec, key,
+};
 use proto::{Answer, Call, EventKind, GroupRow, NewVm, ObjectRow, Page, Payload, Refusal, Reply, SpecFault, Target};
 use proto::{VmRow, VmState};
 
@@ -137,11 +139,17 @@ impl Control {
         })
     }
 
-    /// Puts the boot bundle's VM into the books, to run at once, and begins to make it.
-    pub fn boot(&mut self, host: &mut impl Host, spec: VmSpec) -> Result<(), Refusal> {
-        if let Some(group) = &spec.group {
-            self.make_group(host, group)?;
+    /// Makes one of the boot bundle's groups.
+    pub fn boot_group(&mut self, host: &mut impl Host, spec: GroupSpec) -> Result<(), Refusal> {
+        if let Some(error) = spec.faults().into_iter().next() {
+            return Err(fault(error));
         }
+        let GroupSpec { name, weight, cpu_max, memory_max } = spec;
+        self.add_group(host, Group { name, weight, cpu_max, memory_max })
+    }
+
+    /// Puts the boot bundle's VM into the books, to run at once, and begins to make it. Its group has to be there.
+    pub fn boot(&mut self, host: &mut impl Host, spec: VmSpec) -> Result<(), Refusal> {
         self.admit(host, spec, Origin::Boot, Origin::Boot, true)
     }
 
@@ -397,13 +405,20 @@ impl Control {
         if self.registry.group(name).is_some() {
             return Ok(Answer::Done);
         }
+        self.add_group(
+            host,
+            Group { name: name.into(), weight: spec::DEFAULT_WEIGHT, cpu_max: None, memory_max: None },
+        )?;
+        Ok(Answer::Done)
+    }
+
+    fn add_group(&mut self, host: &mut impl Host, group: Group) -> Result<(), Refusal> {
         if self.registry.groups.len() >= MAX_GROUPS {
             return Err(Refusal::Limit { what: "groups".into(), most: MAX_GROUPS as u64 });
         }
-        let group = Group { name: name.into(), weight: spec::DEFAULT_WEIGHT, cpu_max: None, memory_max: None };
         host.group(self.registry.groups.len(), &group)?;
         self.registry.groups.push(group);
-        Ok(Answer::Done)
+        Ok(())
     }
 
     fn group_row(&self, host: &impl Host, index: usize, group: &Group) -> GroupRow {

@@ -9,7 +9,7 @@ use proto::{Hash, StopKind, VmState};
 /// The most VMs, running or not.
 pub const MAX_VMS: usize = 256;
 /// The most groups.
-pub const MAX_GROUPS: usize = 64;
+pub const MAX_GROUPS: usize = config::spec::MAX_GROUPS;
 
 /// Where a VM's payload comes from, so that it can be made again.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

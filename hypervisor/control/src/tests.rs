@@ -136,6 +136,7 @@ impl Host for Fake {
             moves: 0,
             interrupts: 0,
             exits: vec![ExitRow { reason: "x".repeat(20), count: u64::MAX, ticks: vec![u32::MAX; 32] }; 5],
+            spans: Vec::new(),
         })
     }
     fn pcpu(&self, number: u32) -> Option<PcpuRow> {
@@ -467,6 +468,54 @@ fn talk(c: &mut Control, h: &mut Fake, bytes: &[u8]) -> Vec<(u32, Reply)> {
         assert!(channel.wants_input());
     }
     replies
+}
+
+#[test]
+fn an_upload_that_is_too_large_or_nothing_or_one_too_many_is_refused() {
+    let (mut c, mut h) = (control(), Fake::default());
+    let mut put = |n: usize, size: u64| {
+        let hash = Hash([u8::try_from(n).unwrap(); 32]);
+        c.call(&mut h, Call::Put { hash, size, name: "k".into() })
+    };
+    assert!(matches!(put(0, u64::MAX), Err(Refusal::NoMemory { asked: u64::MAX, .. })));
+    assert!(matches!(put(0, 0), Err(Refusal::Malformed(_))));
+    for n in 0..MAX_OBJECTS {
+        assert_eq!(put(n, 100), Ok(Answer::Uploaded(0)));
+    }
+    assert!(matches!(put(200, 100), Err(Refusal::Limit { most: 64, .. })));
+    // One that is there already may be asked for all the same, but not with another length.
+    assert_eq!((put(3, 100), put(3, 101)), (Ok(Answer::Uploaded(0)), Err(Refusal::Hash)));
+    let beyond = Call::Chunk { hash: Hash([3; 32]), offset: u64::MAX, bytes: Bytes(vec![0; 2]) };
+    assert_eq!(c.call(&mut h, beyond), Err(Refusal::Offset { expected: 0 }));
+}
+
+/// A frame of any version, with a message that only that version knows.
+fn frame_of(version: u16, id: u32) -> Vec<u8> {
+    let mut plain = b"MC".to_vec();
+    plain.extend(version.to_le_bytes());
+    plain.extend(id.to_le_bytes());
+    plain.extend(3_u16.to_le_bytes());
+    plain.extend([0xee, 0x00, 0xee]);
+    plain.extend(crc32fast::hash(&plain).to_le_bytes());
+    // COBS: each zero byte becomes the distance to the next one.
+    let parts = plain.split(|byte| *byte == 0).flat_map(|part| [&[part.len() as u8 + 1], part].concat());
+    [&[0], &parts.collect::<Vec<u8>>()[..], &[0]].concat()
+}
+
+#[test]
+fn another_version_is_answered_by_its_number_and_nothing_is_done() {
+    let (mut c, mut h) = (control(), Fake::default());
+    let mut stream = Vec::new();
+    for version in [0, VERSION + 1, u16::MAX] {
+        stream.extend(frame_of(version, 70_000 + u32::from(version)));
+    }
+    encode(6, &Call::Machine, &mut stream).unwrap();
+    let replies = talk(&mut c, &mut h, &stream);
+    let mine = Err(Refusal::Version { ours: VERSION });
+    let versions = [0, VERSION + 1, u16::MAX].map(|version| (70_000 + u32::from(version), mine.clone()));
+    assert_eq!(&replies[..3], &versions);
+    let Ok(Answer::Machine(row)) = &replies[3].1 else { panic!() };
+    assert_eq!((row.bad_frames, h.told.len()), (0, 0));
 }
 
 #[test]

@@ -122,7 +122,7 @@ pub struct MachineRow {
     pub counter_hz: u64,
     /// Whether tracing is on.
     pub tracing: bool,
-    /// The control channel's own rate in bits a second, 0 where it has none.
+    /// Bytes that the control channel has brought or taken in its busiest second so far, 0 before the first one is over.
     pub line_rate: u32,
     /// Frames that were refused since Merus started.
     pub bad_frames: u64,
@@ -176,7 +176,7 @@ pub enum VcpuState {
     Ready,
     /// Has one.
     Running,
-    /// Has one, and sleeps on it in WFI.
+    /// Has one to itself: it sleeps there in its WFI now, or may do so without being noticed; that sleep counts as `ran_ns`.
     Native,
     /// Waits for an interrupt.
     Blocked,
@@ -223,10 +223,13 @@ pub struct VcpuRow {
     pub switches: u64,
     /// How often it went to another pCPU.
     pub moves: u64,
-    /// Interrupts injected.
+    /// Interrupts injected: put into a list register as pending. One that was not taken before its vCPU left the pCPU counts again.
     pub interrupts: u64,
     /// Exits by reason, those that happened.
     pub exits: Vec<ExitRow>,
+    /// Stretches of time by what the vCPU did (`guest`, `blocked`, `wake`: the latency of wake-ups, `steal`, `throttled`), in ticks as
+    /// `exits`. Empty unless tracing was on when the VM was made.
+    pub spans: Vec<ExitRow>,
 }
 
 /// A pCPU.

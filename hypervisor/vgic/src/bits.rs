@@ -86,13 +86,22 @@ const WORDS: usize = 16;
 
 /// A set of INTIDs below 1024. Its first member is found without a scan, because a summary has one bit a word.
 #[derive(Clone, Debug)]
+#[repr(C)]
 pub(crate) struct IntidSet {
+    /// How many were shown to the guest. Beside the first word, so that one instruction loads or stores both: the common flush
+    /// counts at the price of an addition.
+    pub(crate) shown: u64,
     words: [u64; WORDS],
     summary: u16,
 }
 
 impl IntidSet {
-    pub(crate) const EMPTY: Self = Self { words: [0; WORDS], summary: 0 };
+    pub(crate) const EMPTY: Self = Self { shown: 0, words: [0; WORDS], summary: 0 };
+
+    /// Takes all out.
+    pub(crate) fn clear(&mut self) {
+        *self = Self { shown: self.shown, ..Self::EMPTY };
+    }
 
     #[inline]
     pub(crate) fn insert(&mut self, intid: u32) {

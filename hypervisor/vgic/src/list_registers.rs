@@ -153,6 +153,11 @@ impl Vgic {
         self.fold_live(vcpu, hw);
     }
 
+    /// How many interrupts were put into the vCPU's list registers as pending. One that was taken back and put in again counts twice.
+    pub fn injected(&self, vcpu: VcpuId) -> u64 {
+        self.vcpus.get(vcpu as usize).map_or(0, |v| v.want.shown)
+    }
+
     /// A maintenance interrupt while the vCPU is loaded. The flush before the next entry does the rest.
     pub fn maintenance(&mut self, vcpu: VcpuId, hw: &mut impl ListRegs) {
         let Some(v) = self.vcpus.get(vcpu as usize) else { return };

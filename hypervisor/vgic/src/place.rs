@@ -1,7 +1,7 @@
 //! Writes the list registers of a flush for which everything fits: each INTID that has news by itself, without a look at the
 //! registers of the others. What does not fit is `overflow`'s business.
 
-use crate::irq::{ACTIVE, ENABLED, HW, Irq, LR_HW, LR_STATE, RESIDENT};
+use crate::irq::{ACTIVE, ENABLED, HW, Irq, LR_HW, LR_PENDING, LR_STATE, RESIDENT};
 use crate::list_registers::ListRegs;
 use crate::state::Vcpu;
 use crate::{FIRST_SPI, TIMER_PPI};
@@ -11,6 +11,7 @@ use crate::{FIRST_SPI, TIMER_PPI};
 #[inline]
 pub(crate) fn place_new(v: &mut Vcpu, me: u8, hw: &mut impl ListRegs) -> bool {
     let Some(mut low) = v.want.low().filter(|_| !v.overflow && !v.release) else { return false };
+    let mut shown = v.want.shown;
     while low != 0 {
         let intid = low.trailing_zeros();
         let Some(irq) = v.private.get_mut(intid as usize) else { break };
@@ -46,8 +47,10 @@ pub(crate) fn place_new(v: &mut Vcpu, me: u8, hw: &mut impl ListRegs) -> bool {
             *held = value;
         }
         hw.write(k as usize, value);
+        shown = shown.wrapping_add(1);
         low &= low.wrapping_sub(1);
     }
+    v.want.shown = shown;
     v.want.set_low(low);
     low == 0
 }
@@ -110,6 +113,7 @@ pub(crate) fn store(v: &mut Vcpu, k: u32, value: u64, hw: &mut impl ListRegs) {
     if let Some(slot) = v.lr.get_mut(k as usize)
         && *slot != value
     {
+        v.want.shown = v.want.shown.wrapping_add(u64::from(value & LR_PENDING & !*slot != 0));
         *slot = value;
         hw.write(k as usize, value);
     }

@@ -2,7 +2,6 @@
 
 use alloc::vec::Vec;
 
-use crate::bits::IntidSet;
 use crate::irq::{ACTIVE, ANY, EDGE, ENABLED, FIRED, HW, Irq, LATCH, LEVEL, NONE, SOFT};
 use crate::state::{Residency, Vcpu};
 use crate::{VcpuSet, Vgic};
@@ -153,7 +152,7 @@ impl Vgic {
         self.forwarding = state.forwarding;
         for (n, (v, s)) in self.vcpus.iter_mut().zip(&state.vcpus).enumerate() {
             (v.vmcr, v.ap0r, v.ap1r, v.asleep) = (s.vmcr, s.ap0r, s.ap1r, s.asleep);
-            v.want = IntidSet::EMPTY;
+            v.want.clear();
             for (irq, s) in v.private.iter_mut().zip(&s.private) {
                 *irq = restore_irq(s, n as u8);
             }

@@ -6,6 +6,7 @@ use proto::{
     Answer, Call, ConsolePart, Decoder, EventRow, FrameError, GroupRow, LogRow, MachineRow, ObjectRow, Page, PcpuRow,
     Refusal, Reply, TraceRow, VcpuRow, VmRow, encode,
 };
+use std::collections::VecDeque;
 use std::io;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -17,6 +18,8 @@ const TRIES: u32 = 3;
 pub struct Client {
     wire: Wire,
     decoder: Decoder,
+    /// What came behind the last answer.
+    unread: VecDeque<u8>,
     next_id: u32,
     limit: Duration,
     /// Whether an answer has come over this stream: both sides are in step.
@@ -35,7 +38,7 @@ impl Client {
         // Answers to a program that was here before are told apart by their numbers, so begin anywhere.
         let now = SystemTime::UNIX_EPOCH.elapsed().map_or(0, |now| now.as_nanos());
         let next_id = (now as u32 ^ std::process::id().rotate_left(16)) | 1;
-        Self { wire, decoder: Decoder::new(), next_id, limit, in_step: false }
+        Self { wire, decoder: Decoder::new(), unread: VecDeque::new(), next_id, limit, in_step: false }
     }
 
     /// How long an answer may take.
@@ -52,11 +55,7 @@ impl Client {
         if !self.in_step && !call.may_repeat() {
             self.call(&Call::Machine)?;
         }
-        let id = self.next_id;
-        // 0 is the number of answers to what could not be read.
-        self.next_id = self.next_id.checked_add(1).unwrap_or(1);
-        let mut frame = Vec::new();
-        encode(id, call, &mut frame).map_err(|_| Error::TooLong { call: name(call) })?;
+        let (id, mut frame) = self.frame(call)?;
         let tries = if call.may_repeat() { TRIES } else { 1 };
         let start = Instant::now();
         let mut heard = None;
@@ -79,30 +78,56 @@ impl Client {
         Err(Error::Silent { peer: self.wire.name().into(), call: name(call), limit, heard, repeatable })
     }
 
-    /// Sends a frame once and waits for the answer with its number.
-    fn exchange(
-        &mut self,
-        id: u32,
-        frame: &[u8],
-        mut until: Instant,
-        call: &Call,
-    ) -> Result<Result<Reply, Miss>, Error> {
-        if let Err(error) = self.wire.send(frame, until) {
-            return self.ended(error, None, call);
+    /// The frame of a call, and its number.
+    fn frame(&mut self, call: &Call) -> Result<(u32, Vec<u8>), Error> {
+        let id = self.next_id;
+        // 0 is the number of answers to what could not be read.
+        self.next_id = self.next_id.checked_add(1).unwrap_or(1);
+        let mut frame = Vec::new();
+        encode(id, call, &mut frame).map_err(|_| Error::TooLong { call: name(call) })?;
+        Ok((id, frame))
+    }
+
+    /// Sends a call without waiting for its answer, which [`Client::next_reply`] brings under the number returned. `None`: the line
+    /// took not all of it in time.
+    pub(crate) fn post(&mut self, call: &Call) -> Result<Option<u32>, Error> {
+        let (id, frame) = self.frame(call)?;
+        match self.wire.send(&frame, Instant::now() + self.limit) {
+            Ok(()) => Ok(Some(id)),
+            Err(error) => self.ended(error, None, call).map(|_| None),
         }
+    }
+
+    /// The next answer to one of the calls `ids`, like `call`, that were posted. `None`: none came that could be read in a call's time.
+    pub(crate) fn next_reply(&mut self, ids: &[u32], call: &Call) -> Result<Option<(u32, Reply)>, Error> {
+        Ok(self.hear(ids, Instant::now() + self.limit / TRIES, call)?.ok())
+    }
+
+    /// Sends a frame once and waits for the answer with its number.
+    fn exchange(&mut self, id: u32, frame: &[u8], until: Instant, call: &Call) -> Result<Result<Reply, Miss>, Error> {
+        match self.wire.send(frame, until) {
+            Ok(()) => Ok(self.hear(&[id], until, call)?.map(|(_, reply)| reply)),
+            Err(error) => Ok(Err(self.ended(error, None, call)?)),
+        }
+    }
+
+    /// Waits for an answer with one of these numbers.
+    fn hear(&mut self, ids: &[u32], mut until: Instant, call: &Call) -> Result<Result<(u32, Reply), Miss>, Error> {
         let mut heard = None;
-        let mut buffer = [0; 4096];
         loop {
-            let count = match self.wire.receive(&mut buffer, until) {
-                Ok(0) => return Err(self.lost("Merus' side has closed the connection".into(), call)),
-                Ok(count) => count,
-                Err(error) => return self.ended(error, heard, call),
-            };
-            for byte in &buffer[..count] {
-                let what = match self.decoder.push(*byte) {
+            if self.unread.is_empty() {
+                let mut buffer = [0; 4096];
+                match self.wire.receive(&mut buffer, until) {
+                    Ok(0) => return Err(self.lost("Merus' side has closed the connection".into(), call)),
+                    Ok(count) => self.unread.extend(&buffer[..count]),
+                    Err(error) => return Ok(Err(self.ended(error, heard, call)?)),
+                }
+            }
+            while let Some(byte) = self.unread.pop_front() {
+                let what = match self.decoder.push(byte) {
                     None => continue,
-                    Some(Ok(frame)) if frame.id == id => match frame.decode::<Reply>() {
-                        Ok(reply) => return Ok(Ok(reply)),
+                    Some(Ok(frame)) if ids.contains(&frame.id) => match frame.decode::<Reply>() {
+                        Ok(reply) => return Ok(Ok((frame.id, reply))),
                         Err(FrameError::Version { theirs }) => return Err(Error::Version { theirs }),
                         Err(error) => error.to_string(),
                     },
@@ -125,10 +150,10 @@ impl Client {
         }
     }
 
-    fn ended(&self, error: io::Error, heard: Option<String>, call: &Call) -> Result<Result<Reply, Miss>, Error> {
+    fn ended(&self, error: io::Error, heard: Option<String>, call: &Call) -> Result<Miss, Error> {
         match (error.kind(), heard) {
-            (io::ErrorKind::TimedOut, None) => Ok(Err(Miss::Silence)),
-            (io::ErrorKind::TimedOut, Some(what)) => Ok(Err(Miss::Heard(what))),
+            (io::ErrorKind::TimedOut, None) => Ok(Miss::Silence),
+            (io::ErrorKind::TimedOut, Some(what)) => Ok(Miss::Heard(what)),
             (io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset, _) => {
                 Err(self.lost("Merus' side has closed the connection".into(), call))
             }

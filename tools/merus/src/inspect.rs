@@ -5,7 +5,7 @@ use crate::report::{Kind, Report};
 use anyhow::Result;
 use config::VmSpec;
 use config::bundle::Bundle;
-use config::spec::{self, Bytes, CpuClass, PayloadKind, PowerKey};
+use config::spec::{self, Bytes, CpuClass, GroupSpec, PayloadKind, PowerKey};
 use std::path::Path;
 
 /// Prints the bundle at `path`; the report holds what Merus would refuse in it.
@@ -49,17 +49,29 @@ pub fn describe(data: &[u8], report: &mut Report) -> String {
             report.add_whole(Kind::Semantic, error);
         }
     }
-    match bundle.vms_unchecked() {
-        Ok(vms) => {
+    match bundle.vms_unchecked().and_then(|vms| Ok((vms, bundle.groups_unchecked()?))) {
+        Ok((vms, groups)) => {
+            groups.iter().for_each(|group| text += &group_line(group));
             vms.iter().for_each(|vm| text += &vm_line(vm));
             let layout = |vm: &VmSpec| vm.layout(bundle.payload(&vm.kernel).unwrap_or_default()).err();
-            for fault in spec::faults(&vms).into_iter().chain(vms.iter().filter_map(layout)) {
+            for fault in spec::faults(&vms, &groups).into_iter().chain(vms.iter().filter_map(layout)) {
                 report.add_whole(Kind::Semantic, fault);
             }
         }
         Err(error) => report.add_whole(Kind::Form, error),
     }
     text
+}
+
+fn group_line(group: &GroupSpec) -> String {
+    let mut text = format!("group \"{}\": cpu.weight {}", group.name, group.weight);
+    if let Some(max) = group.cpu_max {
+        text += &format!(", cpu.max {} {}", max.quota_us, max.period_us);
+    }
+    if let Some(max) = group.memory_max {
+        text += &format!(", memory.max {}", Bytes(max));
+    }
+    text + "\n"
 }
 
 fn vm_line(vm: &VmSpec) -> String {

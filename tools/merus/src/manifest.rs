@@ -1,4 +1,4 @@
-//! Reads a manifest: TOML with one `[[vm]]` table a VM.
+//! Reads a manifest: TOML with one `[[vm]]` table a VM, and one `[[group]]` table a group of them.
 //!
 //! The document is walked by hand rather than deserialised, so that every fault in it is found in one go and each has
 //! its line.
@@ -6,7 +6,7 @@
 use crate::report::{Kind, Report};
 use crate::value;
 use config::image::HEADER_SIZE;
-use config::spec::{self, CpuSpec, Fault, PayloadKind, PayloadRef, SpecError, VmSpec, key};
+use config::spec::{self, CpuSpec, Fault, GroupSpec, Owner, PayloadKind, PayloadRef, Place, SpecError, VmSpec, key};
 use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Range;
@@ -18,6 +18,8 @@ use toml::de::{DeString, DeTable, DeValue};
 pub struct Plan {
     /// The VMs, in the manifest's order. Their payloads are indices into `files`, as text.
     pub vms: Vec<VmSpec>,
+    /// The groups, in the manifest's order.
+    pub groups: Vec<GroupSpec>,
     /// All files, each once for each use.
     pub files: Vec<PathBuf>,
 }
@@ -45,8 +47,9 @@ pub fn read(path: &Path) -> (Option<Plan>, Report) {
     let mut reader = Reader {
         folder: path.parent().unwrap_or(Path::new("")),
         report: &mut report,
-        plan: Plan { vms: Vec::new(), files: Vec::new() },
+        plan: Plan { vms: Vec::new(), groups: Vec::new(), files: Vec::new() },
         vms: Vec::new(),
+        groups: Vec::new(),
     };
     reader.document(document.get_ref());
     let plan = reader.finish();
@@ -85,9 +88,9 @@ struct Setting<'a> {
     value: &'a DeValue<'a>,
 }
 
-/// Where a VM's settings are, for faults that are found later.
+/// Where the settings of a VM or group are, for faults that are found later.
 struct Lines {
-    vm: Range<usize>,
+    table: Range<usize>,
     keys: Vec<(String, Range<usize>)>,
     /// Settings that have a fault already: the value in their place is not the manifest's.
     faulty: Vec<&'static str>,
@@ -97,7 +100,7 @@ struct Lines {
 
 impl Lines {
     fn of(&self, key: &str) -> Range<usize> {
-        self.keys.iter().find(|(name, _)| name == key).map_or(self.vm.clone(), |(_, at)| at.clone())
+        self.keys.iter().find(|(name, _)| name == key).map_or(self.table.clone(), |(_, at)| at.clone())
     }
 }
 
@@ -106,55 +109,90 @@ struct Reader<'a> {
     report: &'a mut Report,
     plan: Plan,
     vms: Vec<Lines>,
+    groups: Vec<Lines>,
 }
 
 impl Reader<'_> {
     fn document(&mut self, document: &DeTable<'_>) {
         for (name, value) in document.iter() {
             match (name.get_ref().as_ref(), value.get_ref()) {
-                ("vm", DeValue::Array(vms)) => {
-                    for (index, vm) in vms.iter().enumerate() {
-                        match vm.get_ref() {
-                            DeValue::Table(table) => self.vm(index, vm.span(), table),
-                            _ => self.report.add(&vm.span(), Kind::Form, "key vm: is no table; write [[vm]] tables"),
+                (what @ ("vm" | "group"), DeValue::Array(tables)) => {
+                    for (index, item) in tables.iter().enumerate() {
+                        match item.get_ref() {
+                            DeValue::Table(table) if what == "vm" => self.vm(index, item.span(), table),
+                            DeValue::Table(table) => self.group(index, item.span(), table),
+                            _ => {
+                                let text = format!("key {what}: is no table; write [[{what}]] tables");
+                                self.report.add(&item.span(), Kind::Form, text);
+                            }
                         }
                     }
                 }
                 ("vm", _) => self.report.add(&name.span(), Kind::Form, "key vm: is one table; write [[vm]], one a VM"),
+                ("group", _) => {
+                    let text = "key group: is one table; write [[group]], one a group, or put it into a [[vm]] table";
+                    self.report.add(&name.span(), Kind::Form, text);
+                }
                 (other, _) => {
-                    let text = format!("key {other}: is unknown; all settings belong in [[vm]] tables");
+                    let text = format!("key {other}: is unknown; all settings belong in [[vm]] or [[group]] tables");
                     self.report.add(&name.span(), Kind::Form, text);
                 }
             }
         }
     }
 
-    fn vm(&mut self, index: usize, at: Range<usize>, table: &DeTable<'_>) {
+    /// The settings of a table, all of which must be `known` ones.
+    fn fields<'d>(
+        &mut self,
+        what: &'static str,
+        index: usize,
+        at: Range<usize>,
+        table: &'d DeTable<'d>,
+        known: &[&'static str],
+    ) -> Fields<'d, '_> {
         let settings = settings(table);
         let name = settings.iter().find(|setting| setting.name == key::NAME);
         let name = name.and_then(|setting| setting.value.as_str()).unwrap_or_default();
         let label = if name.is_empty() { format!("#{}", index + 1) } else { name.to_string() };
-        for setting in settings.iter().filter(|setting| !key::ALL.contains(&setting.name.as_str())) {
-            let text = match nearest(&setting.name) {
+        for setting in settings.iter().filter(|setting| !known.contains(&setting.name.as_str())) {
+            let text = match nearest(&setting.name, known) {
                 Some(known) => format!("is unknown; did you mean `{known}`?"),
-                None => format!("is unknown; the keys are {}", key::ALL.join(", ")),
+                None => format!("is unknown; the keys are {}", known.join(", ")),
             };
-            self.report.add(&setting.at, Kind::Form, format!("vm \"{label}\": key {}: {text}", setting.name));
+            self.report.add(&setting.at, Kind::Form, format!("{what} \"{label}\": key {}: {text}", setting.name));
         }
         for (n, setting) in settings.iter().enumerate() {
             if settings.iter().take(n).any(|before| before.name == setting.name) {
-                let text = format!("vm \"{label}\": key {}: is given twice; give it once", setting.name);
+                let text = format!("{what} \"{label}\": key {}: is given twice; give it once", setting.name);
                 self.report.add(&setting.at, Kind::Form, text);
             }
         }
         let keys = settings.iter().map(|setting| (setting.name.clone(), setting.at.clone())).collect();
-        let lines = Lines { vm: at, keys, faulty: Vec::new(), kernel: Vec::new() };
-        let mut fields = Fields { label, settings, lines, report: self.report };
+        let lines = Lines { table: at, keys, faulty: Vec::new(), kernel: Vec::new() };
+        Fields { what, label, settings, lines, report: self.report }
+    }
+
+    fn group(&mut self, index: usize, at: Range<usize>, table: &DeTable<'_>) {
+        let mut fields = self.fields("group", index, at, table, &key::OF_GROUP);
+        let spec = GroupSpec {
+            name: fields.required(key::NAME, value::text).unwrap_or_else(|| fields.label.clone()),
+            weight: fields.optional(key::CPU_WEIGHT, value::count).unwrap_or(spec::DEFAULT_WEIGHT),
+            cpu_max: fields.optional(key::CPU_MAX, value::cpu_max).flatten(),
+            memory_max: fields.optional(key::MEMORY_MAX, value::size),
+        };
+        let lines = fields.lines;
+        self.groups.push(lines);
+        self.plan.groups.push(spec);
+    }
+
+    fn vm(&mut self, index: usize, at: Range<usize>, table: &DeTable<'_>) {
+        let (folder, mut files) = (self.folder, std::mem::take(&mut self.plan.files));
+        let mut fields = self.fields("vm", index, at, table, &key::ALL);
         let name = fields.required(key::NAME, value::text).unwrap_or_else(|| fields.label.clone());
         let kernel = fields.required(key::KERNEL, value::text);
-        let kernel = kernel.map(|name| fields.payload(&mut self.plan.files, self.folder, name, PayloadKind::Kernel));
+        let kernel = kernel.map(|name| fields.payload(&mut files, folder, name, PayloadKind::Kernel));
         let initrd = fields.optional(key::INITRD, value::text);
-        let initrd = initrd.map(|name| fields.payload(&mut self.plan.files, self.folder, name, PayloadKind::Ramdisk));
+        let initrd = initrd.map(|name| fields.payload(&mut files, folder, name, PayloadKind::Ramdisk));
         let spec = VmSpec {
             name,
             kernel: kernel.unwrap_or_else(|| payload(String::new(), PayloadKind::Kernel)),
@@ -172,15 +210,22 @@ impl Reader<'_> {
             group: fields.optional(key::GROUP, value::text),
             power_key: fields.optional(key::POWER_KEY, value::power_key).unwrap_or_default(),
         };
-        self.vms.push(fields.lines);
+        let lines = fields.lines;
+        self.vms.push(lines);
         self.plan.vms.push(spec);
+        self.plan.files = files;
     }
 
     /// Checks what the VMs ask for, with the code that Merus runs.
     fn finish(self) -> Option<Plan> {
-        let Self { report, plan, vms, .. } = self;
-        for (index, fault) in spec::faults_by_vm(&plan.vms) {
-            match index.and_then(|index| vms.get(index)) {
+        let Self { report, plan, vms, groups, .. } = self;
+        for (place, fault) in spec::faults_by_place(&plan.vms, &plan.groups) {
+            let lines = match place {
+                Place::Vm(index) => vms.get(index),
+                Place::Group(index) => groups.get(index),
+                Place::Whole => None,
+            };
+            match lines {
                 Some(lines) if lines.faulty.contains(&fault.key) => {}
                 Some(lines) => report.add(&lines.of(fault.key), Kind::Semantic, &fault),
                 None => report.add_whole(Kind::Semantic, &fault),
@@ -223,8 +268,9 @@ fn settings<'a>(table: &'a DeTable<'a>) -> Vec<Setting<'a>> {
     found
 }
 
-/// The settings of one VM while they are read.
+/// The settings of one VM or group while they are read.
 struct Fields<'a, 'r> {
+    what: &'static str,
     label: String,
     settings: Vec<Setting<'a>>,
     lines: Lines,
@@ -234,7 +280,11 @@ struct Fields<'a, 'r> {
 impl Fields<'_, '_> {
     fn fail(&mut self, key: &'static str, fault: impl std::fmt::Display) {
         self.lines.faulty.push(key);
-        self.report.add(&self.lines.of(key), Kind::Form, format!("vm \"{}\": key {key}: {fault}", self.label));
+        self.report.add(
+            &self.lines.of(key),
+            Kind::Form,
+            format!("{} \"{}\": key {key}: {fault}", self.what, self.label),
+        );
     }
 
     fn optional<T>(&mut self, key: &'static str, parse: fn(&DeValue<'_>) -> Result<T, String>) -> Option<T> {
@@ -254,10 +304,11 @@ impl Fields<'_, '_> {
             let capped = key == key::MEMORY && self.settings.iter().any(|setting| setting.name == key::MEMORY_MAX);
             if capped {
                 let text = format!("vm \"{}\": key {key}: is missing; set {MEMORY_SIZE} beside memory.max", self.label);
-                self.report.add(&self.lines.vm, Kind::Form, text);
+                self.report.add(&self.lines.table, Kind::Form, text);
             } else {
-                let error = SpecError { vm: self.label.clone(), key, fault: Fault::Missing };
-                self.report.add(&self.lines.vm, Kind::Form, error);
+                let label = self.label.clone();
+                let owner = if self.what == "vm" { Owner::Vm(label) } else { Owner::Group(label) };
+                self.report.add(&self.lines.table, Kind::Form, SpecError { owner, key, fault: Fault::Missing });
             }
         }
         self.optional(key, parse)
@@ -305,8 +356,8 @@ fn look_at(path: &Path) -> io::Result<(u64, Vec<u8>)> {
 }
 
 /// The known key that differs least from `name`, where that is a likely slip.
-fn nearest(name: &str) -> Option<&'static str> {
-    let close = key::ALL.into_iter().map(|known| (distance(name, known), known)).min()?;
+fn nearest(name: &str, known: &[&'static str]) -> Option<&'static str> {
+    let close = known.iter().copied().map(|known| (distance(name, known), known)).min()?;
     (close.0 <= 1 + close.1.len() / 3).then_some(close.1)
 }
 
@@ -344,10 +395,10 @@ mod tests {
             ("cpus.max", "cpu.max"),
         ];
         for (slip, meant) in slips {
-            assert_eq!(nearest(slip), Some(meant), "{slip}");
+            assert_eq!(nearest(slip, &key::ALL), Some(meant), "{slip}");
         }
         for stranger in ["network", "disk", "x", "virtio.console"] {
-            assert_eq!(nearest(stranger), None, "{stranger}");
+            assert_eq!(nearest(stranger, &key::ALL), None, "{stranger}");
         }
     }
 }

@@ -39,7 +39,7 @@ pub fn write(plan: &Plan, output: &Path) -> Result<String> {
             }
         }
     }
-    let head = bundle::lay_out(&mut payloads, &vms)?;
+    let head = bundle::lay_out(&mut payloads, &vms, &plan.groups)?;
     let total = emit(output, &head, &payloads, &files)
         .with_context(|| format!("{}: the bundle cannot be written", output.display()))?;
     let size = total.div_ceil(1 << 20);

@@ -2,11 +2,17 @@
 
 use crate::client::Client;
 use crate::error::Error;
-use proto::{Bytes, Call, Hash, MAX_CHUNK, Refusal};
+use proto::{Answer, Bytes, Call, Hash, MAX_CHUNK, Refusal};
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+
+/// Chunks on their way at once. Merus has room for 8 KiB that it has not looked at, so that even a line without flow control
+/// loses none.
+pub const WINDOW: usize = 3;
+/// How often an upload is taken up again where nothing has come through.
+const RETRIES: u32 = 3;
 
 /// A file to be uploaded.
 #[derive(Debug)]
@@ -58,38 +64,77 @@ impl Payload {
         Ok(Self { path: path.into(), file, name, hash: Hash(sha.finalize().into()), size })
     }
 
-    /// Sends what Merus does not have yet. `progress` hears how many bytes are there, from what was there at first on.
+    /// Sends what Merus does not have yet, [`WINDOW`] chunks ahead of their answers. `progress` hears how many bytes are there, from
+    /// what was there at first on.
     ///
     /// # Errors
     /// As [`Client::call`]. What was sent stays with Merus for a while: the next attempt goes on from there.
     pub fn send(&mut self, client: &mut Client, mut progress: impl FnMut(u64)) -> Result<Uploaded, Error> {
         let (hash, size) = (self.hash, self.size);
-        let mut there = client.uploaded(&Call::Put { hash, size, name: self.name.clone() })?;
-        let mut sent = 0;
+        let put = Call::Put { hash, size, name: self.name.clone() };
+        let mut there = client.uploaded(&put)?;
+        let (mut sent, mut idle) = (0, 0);
         progress(there);
         while there < size {
-            let mut bytes = vec![0; MAX_CHUNK.min(usize::try_from(size - there).unwrap_or(MAX_CHUNK))];
-            let fault = |source| Error::File { path: self.path.display().to_string(), source };
-            self.file.seek(SeekFrom::Start(there)).map_err(fault)?;
-            self.file.read_exact(&mut bytes).map_err(fault)?;
-            let count = bytes.len() as u64;
-            let now = match client.uploaded(&Call::Chunk { hash, offset: there, bytes: Bytes(bytes) }) {
-                // Somebody else has begun this upload anew: take up where that is.
-                Err(Error::Refused(Refusal::Offset { expected })) if expected < there => expected,
-                Ok(now) if now > there => now,
-                // An answer that leads nowhere would be followed for ever.
-                Ok(expected) | Err(Error::Refused(Refusal::Offset { expected })) => {
-                    return Err(Error::Refused(Refusal::Offset { expected }));
+            let before = there;
+            let flown = self.fly(client, &mut there, &mut sent, &mut progress);
+            if there < size {
+                match flown {
+                    Ok(()) => {}
+                    // Somebody else has begun this upload anew, or a chunk before this one was lost.
+                    Err(Error::Refused(Refusal::Offset { .. })) => {}
+                    Err(error) => return Err(error),
                 }
-                Err(error) => return Err(error),
-            };
-            sent += count;
-            there = now;
-            if sent > size.saturating_mul(4) {
+                // Asks where it goes on; with its own repetitions, it brings both sides into step again.
+                there = client.uploaded(&put)?;
+            }
+            // An upload that gets nowhere would be followed for ever.
+            idle = if there > before { 0 } else { idle + 1 };
+            if idle > RETRIES || sent > size.saturating_mul(4) {
                 return Err(Error::Refused(Refusal::Offset { expected: there }));
             }
-            progress(there);
         }
         Ok(Uploaded { hash, size, sent })
+    }
+
+    /// Sends chunks from `there` on until all are there, or one was not answered as expected.
+    fn fly(
+        &mut self,
+        client: &mut Client,
+        there: &mut u64,
+        sent: &mut u64,
+        progress: &mut impl FnMut(u64),
+    ) -> Result<(), Error> {
+        let call = |offset, bytes| Call::Chunk { hash: self.hash, offset, bytes: Bytes(bytes) };
+        let nothing = call(0, Vec::new());
+        let mut flying: Vec<(u32, u64)> = Vec::new();
+        let mut next = *there;
+        while *there < self.size {
+            while flying.len() < WINDOW && next < self.size {
+                let left = usize::try_from(self.size - next).unwrap_or(MAX_CHUNK);
+                let mut bytes = vec![0; MAX_CHUNK.min(left)];
+                let fault = |source| Error::File { path: self.path.display().to_string(), source };
+                self.file.seek(SeekFrom::Start(next)).map_err(fault)?;
+                self.file.read_exact(&mut bytes).map_err(fault)?;
+                let count = bytes.len() as u64;
+                let Some(id) = client.post(&call(next, bytes))? else { return Ok(()) };
+                next += count;
+                *sent += count;
+                flying.push((id, next));
+            }
+            let ids: Vec<u32> = flying.iter().map(|(id, _)| *id).collect();
+            match client.next_reply(&ids, &nothing)? {
+                // They come in the order of the calls: one before it has been lost.
+                Some((id, _)) if ids.first() != Some(&id) => return Ok(()),
+                Some((_, Ok(Answer::Uploaded(now)))) if flying.first().is_some_and(|(_, end)| *end <= now) => {
+                    *there = now
+                }
+                Some((_, Err(refusal))) => return Err(Error::Refused(refusal)),
+                Some(_) | None => return Ok(()),
+            }
+            flying.remove(0);
+            progress(*there);
+        }
+        Ok(())
     }
 }

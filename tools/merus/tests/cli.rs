@@ -107,6 +107,65 @@ fn a_good_manifest_becomes_the_bundle_that_merus_reads() {
 }
 
 #[test]
+fn groups_come_with_their_settings_and_vms_name_them() {
+    let groups = "[[group]]\nname = \"team\"\ncpu.weight = 300\ncpu.max = \"25%\"\nmemory.max = \"512M\"\n\n\
+                  [[group]]\nname = \"rest\"\n\n";
+    let member = GOOD.replacen("vcpus = 2", "vcpus = 2\ngroup = \"team\"", 1);
+    let folder = folder(&format!("{groups}{member}"));
+    let pack = merus(folder.path(), &["pack", "merus.toml", "-o", "out.merus"]);
+    assert_eq!(text(&pack.stderr), "");
+    let bytes = fs::read(folder.path().join("out.merus")).unwrap();
+    let bundle = Bundle::parse(&bytes).unwrap();
+    let found = bundle.groups_unchecked().unwrap();
+    let team = (found[0].name.as_str(), found[0].weight, found[0].cpu_max, found[0].memory_max);
+    assert_eq!(team, ("team", 300, Some(CpuMax { quota_us: 25_000, period_us: 100_000 }), Some(512 << 20)));
+    let rest = (found[1].name.as_str(), found[1].weight, found[1].cpu_max, found[1].memory_max);
+    assert_eq!((rest, found.len()), (("rest", 100, None, None), 2));
+    assert_eq!(bundle.vms().unwrap()[0].group.as_deref(), Some("team"));
+    let inspect = text(&merus(folder.path(), &["inspect", "out.merus"]).stdout);
+    assert!(inspect.contains("group \"team\": cpu.weight 300, cpu.max 25000 100000, memory.max 512M\n"), "{inspect}");
+}
+
+#[test]
+fn what_is_wrong_with_a_group_has_its_line() {
+    let member = GOOD.replacen("vcpus = 2", "vcpus = 2\ngroup = \"team\"", 1);
+    let cases = [
+        (
+            "[[group]]\nname = \"tame\"\n",
+            ":0: vm \"web\": key group: there is no group \"team\"; describe it in a [[group]]",
+        ),
+        ("[[group]]\ncpu.weight = 1\n", ":1: group \"#1\": key name: is missing"),
+        ("[[group]]\nname = \"team\"\ncpu.weight = 0\n", ":3: group \"team\": key cpu.weight: 0 is out of range"),
+        ("[[group]]\nname = \"team\"\ncpu.max = \"x\"\n", ":3: group \"team\": key cpu.max: \"x\" is no cap"),
+        (
+            "[[group]]\nname = \"team\"\nmemory.max = \"8M\"\n",
+            ":3: group \"team\": key memory.max: 8M is less than the 256M of",
+        ),
+        (
+            "[[group]]\nname = \"team\"\nvcpus = 1\n",
+            ":3: group \"team\": key vcpus: is unknown; the keys are name, cpu.weight",
+        ),
+        (
+            "[[group]]\nname = \"team\"\ncpu.wieght = 1\n",
+            ":3: group \"team\": key cpu.wieght: is unknown; did you mean `cpu.weight`?",
+        ),
+        (
+            "[[group]]\nname = \"team\"\n[[group]]\nname = \"team\"\n",
+            ":4: group \"team\": key name: the name is taken by another group",
+        ),
+        ("[group]\nname = \"team\"\n", ":1: key group: is one table; write [[group]]"),
+    ];
+    for (groups, wanted) in cases {
+        let folder = folder(&format!("{groups}{member}"));
+        let check = merus(folder.path(), &["check", "merus.toml"]);
+        let found = text(&check.stderr) + &text(&check.stdout);
+        let line = groups.lines().count() + member.lines().position(|l| l.starts_with("group")).unwrap() + 1;
+        let wanted = wanted.replacen(":0:", &format!(":{line}:"), 1);
+        assert!(!check.status.success() && found.contains(&wanted), "{groups}: {wanted} is not in: {found}");
+    }
+}
+
+#[test]
 fn paths_are_relative_to_the_manifest() {
     let folder = folder(GOOD);
     let above = folder.path().parent().unwrap();
@@ -272,7 +331,7 @@ fn all_faults_are_told_at_once_in_the_order_of_their_lines() {
     let manifest = format!("colour = 1\n{}{}", with_line(8, "vcpu = 2"), GOOD.replace("200", "0"));
     assert_eq!(
         refusal(&manifest),
-        "merus.toml:1: key colour: is unknown; all settings belong in [[vm]] tables\n\
+        "merus.toml:1: key colour: is unknown; all settings belong in [[vm]] or [[group]] tables\n\
          merus.toml:3: vm \"web\": key vcpus: is missing; set it\n\
          merus.toml:9: vm \"web\": key vcpu: is unknown; did you mean `vcpus`?\n\
          merus.toml:15: vm \"web\": key name: the name is taken by another VM; choose another one\n\

@@ -138,6 +138,45 @@ fn an_upload_goes_on_after_a_cut_and_is_not_sent_twice() {
     assert_eq!(c.objects().unwrap().last().unwrap().name, "kernel");
 }
 
+#[test]
+fn an_upload_survives_what_the_line_does_to_chunks_and_answers() {
+    let server = Server::start();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("kernel");
+    let bytes: Vec<u8> = (0..200_000_u32).map(|n| (n / 7) as u8).collect();
+    std::fs::write(&path, &bytes).unwrap();
+    let mut payload = upload::Payload::open(&path, None).unwrap();
+    let mut c = client(&server, Duration::from_millis(900));
+    let mut step = 0;
+    let done = payload
+        .send(&mut c, |_| {
+            step += 1;
+            match step {
+                10 => server.line.damage_calls.store(1, Relaxed),
+                20 => server.line.swallow.store(2, Relaxed),
+                30 => server.line.damage.store(1, Relaxed),
+                _ => {}
+            }
+        })
+        .unwrap();
+    // Not one chunk has come twice for good, and what was sent again is a few windows.
+    assert_eq!(server.with(|m| m.machine.received), 200_000);
+    assert!(done.sent > 200_000 && done.sent < 200_000 + 40 * 2048, "{done:?}");
+    assert_eq!(c.objects().unwrap().last().unwrap().there, 200_000);
+}
+
+#[test]
+fn an_upload_that_gets_nowhere_ends() {
+    let server = Server::start();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("kernel");
+    std::fs::write(&path, vec![7; 50_000]).unwrap();
+    let mut payload = upload::Payload::open(&path, None).unwrap();
+    let mut c = client(&server, Duration::from_millis(60));
+    let error = payload.send(&mut c, |_| server.line.swallow.store(usize::MAX, Relaxed)).unwrap_err();
+    assert!(error.to_string().contains("no answer to `put`"), "{error}");
+}
+
 /// A peer that says what it likes.
 fn peer(answer: impl FnOnce(UnixStream) + Send + 'static, limit: Duration) -> Client {
     let (ours, theirs) = UnixStream::pair().unwrap();

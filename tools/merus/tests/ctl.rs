@@ -67,6 +67,9 @@ fn a_life_by_commands() {
     assert_eq!(good(&server, &["reset", "web"]), "web: running\n");
     assert_eq!(good(&server, &["set", "web", "cpu.weight=300", "memory.max=max"]), "cpu.weight=300\nmemory.max=max\n");
     assert_eq!(good(&server, &["set", "--group", "tenant", "cpu.weight=50"]), "cpu.weight=50\n");
+    assert_eq!(good(&server, &["group", "tenant", "cpu.max=25%", "cpu.weight=70"]), "cpu.max=25%\ncpu.weight=70\n");
+    let row = &json(&server, &["groups"])[0];
+    assert_eq!((&row["weight"], &row["cpu_max"]["quota_us"]), (&70.into(), &25_000.into()));
     let list = good(&server, &["list"]);
     let lines: Vec<Vec<&str>> = list.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!(lines[0], ["NAME", "STATE", "VCPUS", "MEMORY", "WEIGHT", "CPU.MAX", "RAN", "GROUP"]);

@@ -160,6 +160,7 @@ fn watch(ctx: &Ctx, qemu: &Qemu, machine: &Machine, built: &Built, expect: &Expe
 fn many_check(ctx: &Ctx, qemu: &Qemu, machine: &Machine, built: &Built) -> Result<()> {
     let step = |run: &str, expect: &[&str], tries| Step {
         after: None,
+        noise: None,
         run: run.to_owned(),
         input: String::new(),
         expect: expect.iter().map(|text| (*text).to_owned()).collect(),

@@ -140,6 +140,7 @@ enum ExitWord {
 #[serde(deny_unknown_fields)]
 struct ControlStep {
     after: Option<String>,
+    noise: Option<(String, usize)>,
     run: String,
     #[serde(default)]
     input: String,
@@ -380,6 +381,7 @@ impl Row {
                     .iter()
                     .map(|step| Step {
                         after: step.after.clone(),
+                        noise: step.noise.clone(),
                         run: fill(&step.run),
                         input: step.input.clone(),
                         expect: step.expect.clone(),

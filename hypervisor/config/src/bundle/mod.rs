@@ -61,6 +61,7 @@ mod names {
     pub const IMAGES: &str = "images";
     pub const MERUS: &str = "merus";
     pub const VM: &str = "vm";
+    pub const GROUP: &str = "group";
     pub const DESCRIPTION: &str = "description";
     pub const TYPE: &str = "type";
     pub const ARCH: &str = "arch";

@@ -2,7 +2,8 @@
 
 use super::{ALIGN, BundleError, HeaderField, MAGIC, MAX_PAYLOADS, MAX_TREE, VERSION, names};
 use crate::spec::{
-    CpuClass, CpuMax, CpuSpec, Fault, MAX_VMS, PayloadKind, PayloadRef, PowerKey, SpecError, VmSpec, faults, key,
+    CpuClass, CpuMax, CpuSpec, Fault, GroupSpec, MAX_GROUPS, MAX_VMS, Owner, PayloadKind, PayloadRef, PowerKey,
+    SpecError, VmSpec, faults, key,
 };
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -86,7 +87,7 @@ impl<'a> Bundle<'a> {
     /// at ([`VmSpec::layout`], [`crate::spec::admit`]). The first fault is the error.
     pub fn vms(&self) -> Result<Vec<VmSpec>, SpecError> {
         let vms = self.vms_unchecked()?;
-        match faults(&vms).into_iter().next() {
+        match faults(&vms, &self.groups_unchecked()?).into_iter().next() {
             Some(fault) => Err(fault),
             None => Ok(vms),
         }
@@ -94,26 +95,25 @@ impl<'a> Bundle<'a> {
 
     /// The VMs as they are written, for a listing: only their form is checked.
     pub fn vms_unchecked(&self) -> Result<Vec<VmSpec>, SpecError> {
+        self.nodes(names::VM, MAX_VMS).into_iter().map(|node| self.vm(node)).collect()
+    }
+
+    /// The groups as they are written; [`Bundle::vms`] checks them with the VMs.
+    pub fn groups_unchecked(&self) -> Result<Vec<GroupSpec>, SpecError> {
+        self.nodes(names::GROUP, MAX_GROUPS).into_iter().map(group).collect()
+    }
+
+    /// The nodes of this name under `/merus`; one more than `most` is enough for the refusal, and bounds the work.
+    fn nodes(&self, name: &str, most: usize) -> Vec<FdtNode<'a>> {
         let merus = self.tree.root().child(names::MERUS);
         let nodes = merus.iter().flat_map(|merus| merus.children());
-        let vms = nodes.filter(|node| node.name_without_address() == names::VM);
-        // One more than is allowed is enough for the refusal, and bounds the work.
-        vms.take(MAX_VMS.saturating_add(1)).map(|node| self.vm(node)).collect()
+        nodes.filter(|node| node.name_without_address() == name).take(most.saturating_add(1)).collect()
     }
 
     fn vm(&self, node: FdtNode<'a>) -> Result<VmSpec, SpecError> {
-        let fields = Fields { node, vm: node.property(key::NAME).and_then(|name| name.value_as::<&str>().ok()) };
-        if let Some(stranger) = node.properties().find(|p| !key::ALL.contains(&Property::name(p))) {
-            return Err(fields.error("", Fault::Unknown { name: Property::name(&stranger).to_string() }));
-        }
+        let fields = Fields::new(node, Owner::Vm, &key::ALL)?;
         let name: &str = fields.required(key::NAME)?;
         let kernel = self.image(&fields, key::KERNEL)?.ok_or_else(|| fields.error(key::KERNEL, Fault::Missing))?;
-        let max: Option<[u8; 16]> = fields.optional(key::CPU_MAX)?;
-        let max = max.map(|max| {
-            let (quota, period) = max.split_at(8);
-            let long = |half: &[u8]| half.first_chunk().copied().map_or(0, u64::from_be_bytes);
-            CpuMax { quota_us: long(quota), period_us: long(period) }
-        });
         Ok(VmSpec {
             name: name.to_string(),
             kernel,
@@ -123,7 +123,7 @@ impl<'a> Bundle<'a> {
             vcpus: fields.required(key::VCPUS)?,
             cpu: CpuSpec {
                 weight: fields.required(key::CPU_WEIGHT)?,
-                max,
+                max: fields.cpu_max()?,
                 affinity: fields.optional(key::CPU_AFFINITY)?,
                 class: match fields.optional::<&str>(key::CPU_CLASS)? {
                     Some(text) => {
@@ -153,16 +153,43 @@ impl<'a> Bundle<'a> {
     }
 }
 
-/// The settings of one VM's node.
+fn group(node: FdtNode<'_>) -> Result<GroupSpec, SpecError> {
+    let fields = Fields::new(node, Owner::Group, &key::OF_GROUP)?;
+    Ok(GroupSpec {
+        name: fields.required::<&str>(key::NAME)?.to_string(),
+        weight: fields.required(key::CPU_WEIGHT)?,
+        cpu_max: fields.cpu_max()?,
+        memory_max: fields.optional(key::MEMORY_MAX)?,
+    })
+}
+
+/// The settings of the node of one VM or group.
 struct Fields<'a> {
     node: FdtNode<'a>,
-    vm: Option<&'a str>,
+    owner: fn(String) -> Owner,
 }
 
 impl<'a> Fields<'a> {
-    /// An error about this VM, called by its name or, while that is not known, by its node.
+    /// Those of `node`, which may be the `known` ones.
+    fn new(node: FdtNode<'a>, owner: fn(String) -> Owner, known: &[&str]) -> Result<Self, SpecError> {
+        let fields = Self { node, owner };
+        match node.properties().find(|p| !known.contains(&Property::name(p))) {
+            Some(stranger) => Err(fields.error("", Fault::Unknown { name: Property::name(&stranger).to_string() })),
+            None => Ok(fields),
+        }
+    }
+    /// An error about this VM or group, called by its name or, while that is not known, by its node.
     fn error(&self, key: &'static str, fault: Fault) -> SpecError {
-        SpecError { vm: self.vm.unwrap_or_else(|| self.node.name()).to_string(), key, fault }
+        let name = self.node.property(key::NAME).and_then(|name| name.value_as::<&str>().ok());
+        SpecError { owner: (self.owner)(name.unwrap_or_else(|| self.node.name()).to_string()), key, fault }
+    }
+    fn cpu_max(&self) -> Result<Option<CpuMax>, SpecError> {
+        let max: Option<[u8; 16]> = self.optional(key::CPU_MAX)?;
+        Ok(max.map(|max| {
+            let (quota, period) = max.split_at(8);
+            let long = |half: &[u8]| half.first_chunk().copied().map_or(0, u64::from_be_bytes);
+            CpuMax { quota_us: long(quota), period_us: long(period) }
+        }))
     }
     fn optional<T: FromPropertyValue<'a> + 'a>(&self, key: &'static str) -> Result<Option<T>, SpecError> {
         let value = self.node.property(key).map(|property| property.value_as::<T>());

@@ -1,7 +1,7 @@
 use super::*;
 use crate::image::tests::kernel;
 use crate::spec::tests::{payload, vm};
-use crate::spec::{CpuClass, CpuMax, CpuSpec, PayloadKind, PowerKey, VmSpec, key};
+use crate::spec::{CpuClass, CpuMax, CpuSpec, GroupSpec, PayloadKind, PowerKey, VmSpec, key};
 use crate::tree::NodeWriter;
 use proptest::prelude::*;
 use std::format;
@@ -15,13 +15,31 @@ fn pack(vms: &[VmSpec], files: &[(PayloadRef, Vec<u8>)]) -> Vec<u8> {
         payload.size = bytes.len() as u64;
         payload.crc32 = crc32fast::hash(bytes);
     }
-    let mut out = lay_out(&mut payloads, vms).unwrap();
+    let mut out = lay_out(&mut payloads, vms, &groups(vms)).unwrap();
     for (payload, (_, bytes)) in payloads.iter().zip(files) {
         assert_eq!(out.len() as u64, payload.offset);
         out.extend_from_slice(bytes);
         out.resize(out.len().next_multiple_of(4096), 0);
     }
     out
+}
+
+/// A group for each name that one of the VMs has, no two of them alike.
+fn groups(vms: &[VmSpec]) -> Vec<GroupSpec> {
+    let mut found: Vec<GroupSpec> = Vec::new();
+    for name in vms.iter().filter_map(|vm| vm.group.clone()) {
+        let n = found.len() as u32;
+        let cpu_max = n.is_multiple_of(2).then_some(CpuMax { quota_us: 25_000, period_us: 100_000 });
+        if found.iter().all(|group| group.name != name) {
+            found.push(GroupSpec {
+                name,
+                weight: 50 + n,
+                cpu_max,
+                memory_max: (!n.is_multiple_of(3)).then_some(1 << 50),
+            });
+        }
+    }
+    found
 }
 
 /// One VM with kernel and initrd.
@@ -363,6 +381,7 @@ proptest! {
             vm.initrd = vm.initrd.take().map(|_| bundle.payloads()[1].clone());
         }
         prop_assert_eq!(bundle.payloads()[0].sha256, sha256);
+        prop_assert_eq!(bundle.groups_unchecked().unwrap(), groups(&vms));
         prop_assert_eq!(bundle.vms().unwrap(), vms);
     }
 

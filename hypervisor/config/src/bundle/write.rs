@@ -1,7 +1,7 @@
 //! Writes the head of a bundle: everything but the payloads' bytes.
 
 use super::{ALIGN, HeaderField, MAGIC, MAX_PAYLOADS, MAX_TREE, VERSION, names};
-use crate::spec::{CpuClass, PayloadKind, PayloadRef, PowerKey, VmSpec, key};
+use crate::spec::{CpuClass, GroupSpec, PayloadKind, PayloadRef, PowerKey, VmSpec, key};
 use crate::tree::NodeWriter;
 use alloc::format;
 use alloc::string::ToString;
@@ -21,13 +21,13 @@ pub enum WriteError {
 /// payload. `vms` name their payloads by [`PayloadRef::image`]; nothing else in those references is looked at.
 ///
 /// The bundle is these bytes, then each payload at its offset, in the order of `payloads`, then zeroes up to a multiple
-/// of 4 KiB. `vms` are not checked: [`crate::spec::faults`] does that.
-pub fn lay_out(payloads: &mut [PayloadRef], vms: &[VmSpec]) -> Result<Vec<u8>, WriteError> {
+/// of 4 KiB. `vms` and `groups` are not checked: [`crate::spec::faults`] does that.
+pub fn lay_out(payloads: &mut [PayloadRef], vms: &[VmSpec], groups: &[GroupSpec]) -> Result<Vec<u8>, WriteError> {
     if payloads.len() > MAX_PAYLOADS {
         return Err(WriteError::TooLarge);
     }
     // Offsets have a fixed width, so the tree is as long with them as without.
-    let size = tree(payloads, vms).len() as u64;
+    let size = tree(payloads, vms, groups).len() as u64;
     if size > MAX_TREE {
         return Err(WriteError::TooLarge);
     }
@@ -38,7 +38,7 @@ pub fn lay_out(payloads: &mut [PayloadRef], vms: &[VmSpec]) -> Result<Vec<u8>, W
         payload.offset = total;
         total = up(total.checked_add(payload.size).ok_or(WriteError::TooLarge)?)?;
     }
-    let tree = tree(payloads, vms);
+    let tree = tree(payloads, vms, groups);
     let mut out = vec![0; ALIGN as usize];
     let mut put = |at: usize, bytes: &[u8]| {
         let place = out.get_mut(at..).and_then(|rest| rest.get_mut(..bytes.len()));
@@ -61,11 +61,14 @@ pub fn lay_out(payloads: &mut [PayloadRef], vms: &[VmSpec]) -> Result<Vec<u8>, W
     Ok(out)
 }
 
-fn tree(payloads: &[PayloadRef], vms: &[VmSpec]) -> Vec<u8> {
+fn tree(payloads: &[PayloadRef], vms: &[VmSpec], groups: &[GroupSpec]) -> Vec<u8> {
     let images = payloads.iter().fold(NodeWriter::new(names::IMAGES), |images, p| images.child(image(p)));
     let mut merus = NodeWriter::new(names::MERUS).property("#address-cells", 1u32).property("#size-cells", 0u32);
     for (index, spec) in vms.iter().enumerate() {
         merus = merus.child(vm(index, spec));
+    }
+    for (index, spec) in groups.iter().enumerate() {
+        merus = merus.child(group(index, spec));
     }
     NodeWriter::new("")
         .property(names::DESCRIPTION, "Merus bundle")
@@ -123,6 +126,19 @@ fn vm(index: usize, spec: &VmSpec) -> NodeWriter {
     }
     if spec.power_key != PowerKey::default() {
         node = node.property(key::POWER_KEY, spec.power_key.name());
+    }
+    match spec.memory_max {
+        Some(max) => node.property(key::MEMORY_MAX, max),
+        None => node,
+    }
+}
+
+fn group(index: usize, spec: &GroupSpec) -> NodeWriter {
+    let mut node = NodeWriter::new(format!("{}@{index:x}", names::GROUP))
+        .property(key::NAME, spec.name.as_str())
+        .property(key::CPU_WEIGHT, spec.weight);
+    if let Some(max) = spec.cpu_max {
+        node = node.wide(key::CPU_MAX, &[max.quota_us, max.period_us]);
     }
     match spec.memory_max {
         Some(max) => node.property(key::MEMORY_MAX, max),

@@ -1,7 +1,7 @@
 //! What can be wrong with a setting of a VM, in words for the person who wrote it.
 
 use super::{
-    CPU_PERIODS_US, MAX_AFFINITY, MAX_CMDLINE, MAX_NAME, MAX_VCPUS, MAX_VMS, MIN_CPU_QUOTA_US, MIN_MEMORY,
+    CPU_PERIODS_US, MAX_AFFINITY, MAX_CMDLINE, MAX_GROUPS, MAX_NAME, MAX_VCPUS, MAX_VMS, MIN_CPU_QUOTA_US, MIN_MEMORY,
     MIN_RT_BUDGET_US, RT_PRIORITIES, WEIGHTS,
 };
 use crate::image::{ImageError, LayoutError};
@@ -77,6 +77,26 @@ pub enum Fault {
     /// Two VMs have the same name.
     #[error("the name is taken by another VM; choose another one")]
     NameTaken,
+    /// There are more groups than [`MAX_GROUPS`].
+    #[error("there are more groups than the {MAX_GROUPS} that one machine can have; leave some out")]
+    TooManyGroups,
+    /// Two groups have the same name.
+    #[error("the name is taken by another group; choose another one")]
+    GroupTaken,
+    /// A group that nothing describes.
+    #[error("there is no group \"{group}\"; describe it in a [[group]] table, or correct the name")]
+    GroupAbsent {
+        /// The name.
+        group: String,
+    },
+    /// The cap on a group's memory is below what its VMs have.
+    #[error("{} is less than the {} of its VMs together; give at least that", Bytes(*max), Bytes(*memory))]
+    GroupMemory {
+        /// The cap in bytes.
+        max: u64,
+        /// The VMs' RAM in bytes.
+        memory: u64,
+    },
     /// No vCPU.
     #[error("0 vCPUs cannot run anything; give 1 to {MAX_VCPUS}")]
     NoVcpus,

@@ -26,7 +26,7 @@ pub(crate) fn vm(name: &str) -> VmSpec {
 }
 
 fn messages(vms: &[VmSpec]) -> Vec<String> {
-    faults(vms).iter().map(ToString::to_string).collect()
+    faults(vms, &[]).iter().map(ToString::to_string).collect()
 }
 
 #[test]
@@ -127,14 +127,52 @@ fn each_refusal_names_vm_key_reason_and_remedy() {
 #[test]
 fn all_faults_are_found() {
     let bad = VmSpec { vcpus: 0, memory: 1, ..vm("Web") };
-    assert_eq!(faults(&[bad.clone(), bad]).len(), 7);
+    assert_eq!(faults(&[bad.clone(), bad], &[]).len(), 7);
     assert_eq!(messages(&[]), ["there is no VM; describe one in a [[vm]] table"]);
     let crowd: Vec<VmSpec> = (0..65).map(|n| vm(&format!("vm{n}"))).collect();
     assert_eq!(messages(&crowd), ["there are more VMs than the 64 that one bundle can hold; leave some out"]);
-    let twins = faults_by_vm(&[vm("a"), vm("b"), vm("a")]);
+    let twins = faults_by_place(&[vm("a"), vm("b"), vm("a")], &[]);
     assert_eq!(twins.len(), 1);
-    assert_eq!(twins[0].0, Some(2));
+    assert_eq!(twins[0].0, Place::Vm(2));
     assert_eq!(twins[0].1.to_string(), "vm \"a\": key name: the name is taken by another VM; choose another one");
+}
+
+#[test]
+fn groups_are_checked_by_themselves_and_with_their_vms() {
+    let group = |name: &str| GroupSpec { name: name.to_string(), weight: 100, cpu_max: None, memory_max: None };
+    let of = |name: &str, group: &str| VmSpec { group: Some(group.to_string()), ..vm(name) };
+    let told = |vms: &[VmSpec], groups: &[GroupSpec]| -> Vec<(Place, String)> {
+        faults_by_place(vms, groups).into_iter().map(|(place, fault)| (place, fault.to_string())).collect()
+    };
+    assert_eq!(told(&[of("a", "x"), of("b", "x")], &[group("x"), group("y")]), []);
+    assert_eq!(
+        told(&[vm("a"), of("b", "z")], &[group("x")]),
+        [(
+            Place::Vm(1),
+            "vm \"b\": key group: there is no group \"z\"; describe it in a [[group]] table, or correct the name"
+                .into()
+        )]
+    );
+    let cap = CpuMax { quota_us: 10, period_us: 100_000 };
+    let bad = GroupSpec { weight: 0, cpu_max: Some(cap), memory_max: Some(256 << 20), ..group("x") };
+    assert_eq!(
+        told(&[of("a", "x"), of("b", "x")], &[group("x"), bad]),
+        [
+            (Place::Group(1), "group \"x\": key cpu.weight: 0 is out of range; give 1 to 10000".into()),
+            (Place::Group(1), "group \"x\": key cpu.max: the quota of 10 us is too short; give at least 1000".into()),
+            (Place::Group(1), "group \"x\": key name: the name is taken by another group; choose another one".into()),
+            (
+                Place::Group(1),
+                "group \"x\": key memory.max: 256M is less than the 512M of its VMs together; give at least that"
+                    .into()
+            ),
+        ]
+    );
+    let crowd: Vec<GroupSpec> = (0..65).map(|n| group(&format!("g{n}"))).collect();
+    assert_eq!(
+        told(&[vm("a")], &crowd),
+        [(Place::Whole, "there are more groups than the 64 that one machine can have; leave some out".into())]
+    );
 }
 
 #[test]

@@ -186,8 +186,13 @@ pub fn destroy(s: &mut Session, vm: &str, force: bool) -> Result<(), Error> {
     Ok(())
 }
 
-pub fn group(s: &mut Session, name: &str) -> Result<(), Error> {
+pub fn group(s: &mut Session, name: &str, words: &[String]) -> Result<(), Error> {
+    // A setting that is none makes no group.
+    words.iter().try_for_each(|word| setting(word).map(|_| ())).map_err(Error::Usage)?;
     s.client.done(&Call::MakeGroup { group: name.into() })?;
+    if !words.is_empty() {
+        return set(s, Some(name), words);
+    }
     s.print(|| json!({ "done": true }), || format!("{name}: a group\n"));
     Ok(())
 }

@@ -103,10 +103,13 @@ enum Command {
         #[arg(long, default_value = "100", value_parser = clap::value_parser!(u32).range(1..))]
         count: u32,
     },
-    /// Make a group
+    /// Make a group, or change one: group tenant cpu.max=25%
     Group {
         /// Its name
         name: String,
+        /// Settings: cpu.weight, cpu.max, memory.max
+        #[arg(value_name = "KEY=VALUE")]
+        settings: Vec<String>,
     },
     /// Run a VM; one that has stopped is made anew
     Start(OfVm),
@@ -318,7 +321,7 @@ fn execute(mut s: Session, command: &Command) -> Result<(), Error> {
         Command::Create(create) => act::create(&mut s, create),
         Command::Soak { rounds, create } => soak::run(&mut s, *rounds, create),
         Command::Ping { count } => ping::run(&mut s, *count),
-        Command::Group { name } => act::group(&mut s, name),
+        Command::Group { name, settings } => act::group(&mut s, name, settings),
         Command::Start(of) => act::life(&mut s, of, &act::Step::Start),
         Command::Pause(of) => act::life(&mut s, of, &act::Step::Pause),
         Command::Resume(of) => act::life(&mut s, of, &act::Step::Resume),

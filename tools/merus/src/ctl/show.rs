@@ -107,7 +107,10 @@ pub fn machine(s: &mut Session) -> Result<(), Error> {
             ("up", format!("{} s", stamp(m.now_ns).trim())),
             ("counter", format!("{} Hz", m.counter_hz)),
             ("tracing", if m.tracing { "on" } else { "off" }.into()),
-            ("line", if m.line_rate == 0 { "no rate".into() } else { format!("{} bits/s", m.line_rate) }),
+            (
+                "line",
+                if m.line_rate == 0 { "no rate".into() } else { format!("{} bytes/s at most so far", m.line_rate) },
+            ),
             ("bad frames", m.bad_frames.to_string()),
         ])
     };

@@ -111,6 +111,7 @@ pub mod tests {
             switches: calls * 2,
             moves: 0,
             interrupts: 0,
+            spans: Vec::new(),
             exits: vec![exit("irq", 10), exit("call", calls)],
         };
         Look { vm: vm.into(), at_ns: seconds * 1_000_000_000, vcpus: vec![vcpu] }

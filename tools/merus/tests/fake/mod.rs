@@ -145,6 +145,7 @@ impl Host for Machine {
             switches: 7,
             moves: 1,
             interrupts: 42,
+            spans: vec![ExitRow { reason: "wake".into(), count: 2, ticks: vec![0, 0, 2] }],
             exits: vec![
                 ExitRow { reason: "mmio".into(), count: 12, ticks: vec![0, 0, 0, 12] },
                 ExitRow { reason: "wfi".into(), count: 5, ticks: vec![] },

@@ -95,6 +95,7 @@ fn managed(env: &Env<'_>) -> Result<[(&'static str, u64); 3]> {
     let line = Control { socket: control::socket("bench"), cli: env.built.cli.clone() };
     let machine = Machine { control: Some(line), ..runs::merus(env, 1, bundle) };
     let step = |after: Option<&str>, run: String| control::Step {
+        noise: None,
         after: after.map(str::to_owned),
         run,
         input: String::new(),

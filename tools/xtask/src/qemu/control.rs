@@ -2,6 +2,7 @@
 
 use super::matches;
 use std::io::{self, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -21,11 +22,13 @@ pub struct Control {
 pub struct Step {
     /// A pattern of a line that must have come on the console since the step before.
     pub after: Option<String>,
+    /// What another peer sends first, who then goes away: a text, and how often.
+    pub noise: Option<(String, usize)>,
     /// Arguments of `merus ctl`; words in single quotes are one.
     pub run: String,
     /// What it gets on its standard input.
     pub input: String,
-    /// Patterns that must be in its output, each in some line.
+    /// Patterns that must be in its output, each in some line; after a `!`, in none.
     pub expect: Vec<String>,
     /// The exit status it must end with.
     pub status: i32,
@@ -83,6 +86,11 @@ fn wait_for(pattern: &str, lines: &Receiver<String>, deadline: Instant) -> Resul
 }
 
 fn take(control: &Control, step: &Step) -> Result<String, String> {
+    if let Some((text, times)) = &step.noise {
+        let noise =
+            UnixStream::connect(&control.socket).and_then(|mut line| line.write_all(text.repeat(*times).as_bytes()));
+        noise.map_err(|e| format!("the noise before it: {e}"))?;
+    }
     let mut command = Command::new(&control.cli);
     command.arg("ctl").arg("--connect").arg(format!("unix:{}", control.socket.display())).arg("--timeout").arg("60");
     let output = talk(command.args(words(&step.run)), &step.input).map_err(|e| format!("cannot be run: {e}"))?;
@@ -90,7 +98,9 @@ fn take(control: &Control, step: &Step) -> Result<String, String> {
     if output.status.code() != Some(step.status) {
         return Err(format!("ended with {}, not status {}: {}", output.status, step.status, text.trim()));
     }
-    match step.expect.iter().find(|pattern| !text.lines().any(|line| matches(pattern, line))) {
+    let has = |pattern: &str| text.lines().any(|line| matches(pattern, line));
+    let met = |pattern: &str| pattern.strip_prefix('!').map_or_else(|| has(pattern), |absent| !has(absent));
+    match step.expect.iter().find(|pattern| !met(pattern)) {
         Some(pattern) => Err(format!("did not print `{pattern}`, but: {}", text.trim())),
         None => Ok(text),
     }
@@ -135,7 +145,7 @@ mod tests {
 
     fn step(run: &str, expect: &[&str], status: i32) -> Step {
         let expect = expect.iter().map(|text| (*text).to_owned()).collect();
-        Step { after: None, run: run.to_owned(), input: String::new(), expect, status, times: 0, tries: 1 }
+        Step { after: None, noise: None, run: run.to_owned(), input: String::new(), expect, status, times: 0, tries: 1 }
     }
 
     fn run(steps: &[Step], lines: &[&str]) -> Result<Vec<String>, String> {
@@ -151,6 +161,8 @@ mod tests {
     fn each_command_must_say_what_is_expected_and_end_so() {
         let said = run(&[step("list", &["ctl --connect unix:/s * list"], 0)], &[]).unwrap();
         assert!(said[0].starts_with("ctl --connect unix:/s") && said[0].ends_with(" list"), "{said:?}");
+        assert!(run(&[step("list", &["!unix:/s"], 0)], &[]).unwrap_err().contains("did not print `!unix:/s`"));
+        assert!(run(&[step("list", &["!nothing"], 0)], &[]).is_ok());
         assert!(run(&[step("list", &["nothing"], 0)], &[]).unwrap_err().contains("did not print `nothing`"));
         assert!(run(&[step("list", &[], 3)], &[]).unwrap_err().contains("not status 3"));
     }
