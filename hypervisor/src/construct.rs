@@ -109,8 +109,10 @@ pub fn begin(machine: &'static Machine, request: &Request<'_>) -> Result<Constru
     machine.heap_room(room).map_err(|e| no_memory(machine, &machine.memory.lock(), e, room as u64))?;
     let limit = Refusal::Limit { what: "vCPUs in all; destroy a VM".into(), most: MAX_ENTITIES.into() };
     let first = machine.entities.lock().take(spec.vcpus).ok_or(limit)?;
-    machine.slots.make(first, spec.vcpus);
-    let made = with_entities(machine, request, layout, first);
+    let made = match machine.vcpu_room(first, spec.vcpus) {
+        Ok(()) => with_entities(machine, request, layout, first),
+        Err(error) => Err(no_memory(machine, &machine.memory.lock(), error, room as u64)),
+    };
     if made.is_err() {
         machine.entities.lock().give(first, spec.vcpus);
     }

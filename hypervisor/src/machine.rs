@@ -3,7 +3,7 @@
 use crate::console::say;
 use crate::guest::Guest;
 use crate::manage::Management;
-use crate::slots::{Entities, MAX_ENTITIES, Slot, Slots};
+use crate::slots::{Entities, MAX_ENTITIES, ROOM, Slot, Slots};
 use crate::uploads::Uploads;
 use addr::{BLOCK_SIZE, PAGE_SIZE, Pa, Span};
 use alloc::string::String;
@@ -31,6 +31,8 @@ use trace::{NOBODY, Ring, What};
 /// Bytes of the heap that [`Machine::heap_room`] leaves beside what is asked for: for whoever does not ask, and for what growing
 /// itself takes.
 pub const HEAP_MARGIN: usize = 128 << 10;
+/// Bytes of the heap that a runqueue's room for a vCPU takes, deadlines included.
+const VCPU_ROOM: usize = 144;
 /// The SGI that makes a pCPU look up from what it does.
 pub const KICK: u8 = 1;
 
@@ -74,8 +76,8 @@ impl Pcpu {
     /// pCPU `number`, with nothing to do.
     pub fn new(mpidr: u64, shares: &Arc<Shares>, number: usize) -> Self {
         let mut queue = RunQueue::new(shares.clone(), number);
-        queue.resize(MAX_ENTITIES as usize);
-        let sched = Sched { queue, timers: Timers::new(MAX_ENTITIES) };
+        queue.resize(ROOM as usize);
+        let sched = Sched { queue, timers: Timers::new(ROOM) };
         Self {
             mpidr,
             sched: SpinLock::new(Rank::Sched, sched),
@@ -205,6 +207,8 @@ pub struct Machine {
     pub shares: Arc<Shares>,
     /// Places of vCPUs.
     pub slots: Slots,
+    /// vCPUs that every runqueue has room for.
+    pub room: AtomicU32,
     /// Frames and EL2's map.
     pub memory: SpinLock<Memory>,
     /// What all pCPUs can do.
@@ -297,6 +301,27 @@ impl Machine {
     /// All VMs that have memory.
     pub fn guests(&self) -> Vec<Arc<Guest>> {
         self.vms.lock().iter().filter_map(|place| place.guest.clone()).collect()
+    }
+    /// Sees to it that there are places for `count` vCPUs from number `first` on, here and in every runqueue. For whoever manages;
+    /// from a step, without a lock.
+    pub fn vcpu_room(&self, first: u32, count: u32) -> Result<(), MemoryError> {
+        let needed = first + count;
+        let room = self.room.load(Ordering::Relaxed);
+        if room < needed {
+            let room = needed.next_power_of_two().min(MAX_ENTITIES);
+            self.heap_room(VCPU_ROOM * room as usize * self.pcpus.len())?;
+            for pcpu in &self.pcpus {
+                let (queue, timers) = (sched::Room::new(room as usize), Timers::room(room));
+                let mut sched = pcpu.sched.lock();
+                let rest = (sched.queue.grow(queue), sched.timers.grow(timers));
+                drop(sched);
+                // The heap's lock comes before the queue's.
+                drop(rest);
+            }
+            self.room.store(room, Ordering::Relaxed);
+        }
+        self.slots.make(first, count);
+        Ok(())
     }
     /// What hand-overs of memory may leave out.
     pub fn coherency(&self) -> Coherency {

@@ -26,8 +26,7 @@ const TRIES: usize = 3;
 
 /// The VM's number in the table of shares.
 pub fn share_of(guest: &Guest) -> VmId {
-    // The number of its first vCPU is no other VM's.
-    VmId(guest.entity(0).0 as u16)
+    VmId(guest.number.0)
 }
 
 /// `cpu.max` as the scheduler has it.

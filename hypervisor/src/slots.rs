@@ -13,6 +13,8 @@ use vm::ExitCounts;
 
 /// vCPUs of all VMs together.
 pub const MAX_ENTITIES: u32 = 2048;
+/// Those that every runqueue has room for from the beginning.
+pub const ROOM: u32 = 64;
 /// Places that are made together.
 const CHUNK: usize = 64;
 const CHUNKS: usize = MAX_ENTITIES as usize / CHUNK;

@@ -5,7 +5,7 @@ use crate::fatal::{self, fatal};
 use crate::machine::{Machine, Memory, Pcpu, Place, publish};
 use crate::manage::{Machinery, Management};
 use crate::run::Cpu;
-use crate::slots::{Entities, MAX_ENTITIES, Slots};
+use crate::slots::{Entities, ROOM, Slots};
 use crate::uploads::Uploads;
 use crate::{line, smp, time};
 use addr::{BLOCK_SIZE, PAGE_SIZE, Pa, Span};
@@ -244,14 +244,14 @@ fn assemble(
         Err(error) => refuse("VMIDs", format_args!("{error:?}")),
     };
     let words = |w: &str| board.bootargs.split_whitespace().any(|arg| arg == w);
-    // No more VMs than vCPUs, and no groups yet.
-    let shares = Arc::new(Shares::new(common.mpidrs.len(), MAX_ENTITIES as u16, MAX_GROUPS as u16));
+    let shares = Arc::new(Shares::new(common.mpidrs.len(), MAX_VMS as u16, MAX_GROUPS as u16));
     let payloads = Bundle::parse(bundle).map(|bundle| bundle.payloads().to_vec()).unwrap_or_default();
     let control = Control::new(payloads, common.mpidrs.len() as u32);
     let machine = publish(Machine {
         pcpus: common.mpidrs.iter().enumerate().map(|(n, mpidr)| Pcpu::new(*mpidr, &shares, n)).collect(),
         shares,
         slots: Slots::new(),
+        room: AtomicU32::new(ROOM),
         memory: SpinLock::new(Rank::Frames, Memory { frames, map }),
         features: common.features,
         errata: common.errata,

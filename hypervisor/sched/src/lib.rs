@@ -2,13 +2,13 @@
 //!
 //! One [`RunQueue`] and one [`Timers`] belong to each pCPU; the kernel wraps them in that pCPU's `sched` lock. The queues
 //! share one table without a lock, [`Shares`]: the VMs, their groups, weights and maxima. Nothing here reads a clock, takes
-//! a lock or touches hardware, and only [`Stolen::new`] and [`RunQueue::resize`] allocate: time is an argument, in ns of any
+//! a lock or touches hardware, and only [`Stolen::new`], [`Room::new`] and [`Timers::room`] allocate: time is an argument, in ns of any
 //! clock that all pCPUs share.
 //!
 //! # Calls
 //! | when | call |
 //! |---|---|
-//! | a group, a VM comes | [`Shares::add_group`], [`Shares::add_vm`]; each queue [`RunQueue::resize`]; each vCPU [`Stolen::new`], [`Stolen::allow`], [`RunQueue::admit`], [`RunQueue::set_class`] after [`admit_rt`] |
+//! | a group, a VM comes | [`Shares::add_group`], [`Shares::add_vm`]; each queue [`RunQueue::grow`]; each vCPU [`Stolen::new`], [`Stolen::allow`], [`RunQueue::admit`], [`RunQueue::set_class`] after [`admit_rt`] |
 //! | the pCPU is free | [`RunQueue::pick`]; nothing: [`RunQueue::steal`] from another, [`RunQueue::receive`] |
 //! | before an entry or a sleep | the timer to the earlier of [`RunQueue::slice_end`] and [`RunQueue::next_event`]; WFI native if [`RunQueue::native_wfi`] |
 //! | the timer | at `slice_end`: [`RunQueue::put`], [`RunQueue::shed`] (what it gives is received by the pCPU it names, with this queue's lock free), `pick`; at `next_event`: [`RunQueue::release`] |
@@ -142,7 +142,7 @@ pub use calls::{Enqueued, Error, Pick, Started, Stolen, Wake, Why};
 pub use class::{Affinity, Class, Max, Rt};
 pub use entity::{EntityId, RunState, Stats, Weight};
 pub use pcpu::{Running, View, place};
-pub use queue::RunQueue;
+pub use queue::{Room, RunQueue};
 pub use rt::{AdmissionError, RT_BLOCKING, RT_MAX_PERCENT, RT_MIN_PERIOD, admit_rt};
 pub use shares::{GroupId, ShareError, Shares, VmId};
 pub use timers::{Kind, TimerId, Timers};

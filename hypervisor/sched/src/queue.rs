@@ -42,6 +42,16 @@ pub struct RunQueue {
     pub(crate) shed_at: u64,
 }
 
+/// Room for vCPUs in a queue.
+pub struct Room(Slab);
+
+impl Room {
+    /// For so many; allocates.
+    pub fn new(total: usize) -> Self {
+        Self(Slab::with_room(total))
+    }
+}
+
 impl RunQueue {
     /// The queue of pCPU `pcpu`, for vCPUs of the VMs in `shares`.
     pub fn new(shares: Arc<Shares>, pcpu: usize) -> Self {
@@ -64,13 +74,15 @@ impl RunQueue {
         }
     }
 
-    /// Room for `total` vCPUs, or as many as are here: what [`Self::receive`] needs, which does not allocate. Call it on
-    /// every queue, with the number of vCPUs in the machine, before that many are admitted and after some were removed.
-    /// Some 24 bytes each; a vCPU's own record, some 400 bytes, is allocated by [`Stolen::new`] and goes with it.
+    /// Room for `total` vCPUs, if there is less: what [`Self::receive`] needs, which does not allocate. Call it on
+    /// every queue, with the number of vCPUs in the machine, before that many are admitted. Some 50 bytes each; a vCPU's own record, some 400 bytes, is allocated by [`Stolen::new`] and goes with it.
     pub fn resize(&mut self, total: usize) {
-        if self.slab.room() != total {
-            self.slab.resize(total);
-        }
+        drop(self.grow(Room::new(total)));
+    }
+
+    /// The same with room that was allocated before the queue's lock was taken; what comes back is to be dropped behind it.
+    pub fn grow(&mut self, room: Room) -> Room {
+        Room(self.slab.grow(room.0))
     }
 
     /// Takes a new vCPU in, as Off. What is refused comes back, as by [`Self::receive`].

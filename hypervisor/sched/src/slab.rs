@@ -1,7 +1,7 @@
 //! Where a queue keeps its vCPUs: a slot for each, found by its number through a hash table.
 //!
-//! A vCPU's record is allocated when it is admitted and moves as it is from queue to queue; slots and table are sized by
-//! `resize`. So nothing but `admit` and `resize` allocates, and numbers may be as sparse as they like.
+//! A vCPU's record is allocated when it is admitted and moves as it is from queue to queue; slots and table come from
+//! `with_room`. So nothing but `admit` and `with_room` allocates, and numbers may be as sparse as they like.
 use alloc::{boxed::Box, vec::Vec};
 
 use crate::entity::{Entity, EntityId};
@@ -28,30 +28,41 @@ impl Slab {
     }
 
     /// How many it has room for.
+    #[cfg(test)]
     pub fn room(&self) -> usize {
         self.slots.len()
     }
 
-    /// Room for `total` vCPUs or as many as there are; takes and frees memory.
-    pub fn resize(&mut self, total: usize) {
-        let used = self.slots.iter().rposition(Option::is_some).map_or(0, |last| last.saturating_add(1));
-        let total = total.max(used).min(1 << 20);
-        self.slots.truncate(total);
-        self.slots.shrink_to(total);
-        self.slots.resize_with(total, || None);
-        self.free = Vec::with_capacity(total);
-        for slot in (0..total as u32).rev() {
-            if self.get(slot).is_none() {
-                self.free.push(slot);
-            }
-        }
+    /// Room for `total` vCPUs, for [`Self::grow`].
+    pub fn with_room(total: usize) -> Self {
+        let total = total.min(1 << 20);
         let cells = if total == 0 { 0 } else { total.saturating_mul(2).next_power_of_two() };
-        self.table = alloc::vec![(0, NIL); cells];
-        for slot in 0..total as u32 {
-            if let Some(id) = self.get(slot).map(|e| e.id) {
-                self.note(id.0, slot);
+        Self {
+            slots: (0..total).map(|_| None).collect(),
+            free: Vec::with_capacity(total),
+            table: alloc::vec![(0, NIL); cells],
+            ..Self::default()
+        }
+    }
+
+    /// Goes over to `room`, if that is more than there is; every vCPU keeps its slot. What is left over holds no vCPU.
+    pub fn grow(&mut self, mut room: Self) -> Self {
+        if room.slots.len() <= self.slots.len() {
+            return room;
+        }
+        for (to, from) in room.slots.iter_mut().zip(&mut self.slots) {
+            *to = from.take();
+        }
+        core::mem::swap(&mut self.slots, &mut room.slots);
+        core::mem::swap(&mut self.free, &mut room.free);
+        core::mem::swap(&mut self.table, &mut room.table);
+        for slot in (0..self.slots.len() as u32).rev() {
+            match self.get(slot).map(|e| e.id) {
+                Some(id) => self.note(id.0, slot),
+                None => self.free.push(slot),
             }
         }
+        room
     }
 
     /// The slot of a vCPU.

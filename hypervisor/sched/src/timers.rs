@@ -62,10 +62,28 @@ pub struct Timers {
 }
 
 impl Timers {
-    /// For vCPU numbers below `capacity`. Some 80 bytes are allocated for each, here and never again.
+    /// For vCPU numbers below `capacity`. Some 80 bytes are allocated for each, here and in [`Self::room`] and nowhere else.
     pub fn new(capacity: u32) -> Self {
         let slots = (capacity as usize) << KIND_BITS;
         Self { heap: Vec::with_capacity(slots), places: alloc::vec![OUT; slots] }
+    }
+
+    /// Room for vCPU numbers below `capacity`, for [`Self::grow`]: allocated before the lock is taken.
+    pub fn room(capacity: u32) -> Self {
+        Self::new(capacity)
+    }
+
+    /// Goes over to `room` with all deadlines, if that is more; what is left over is to be dropped behind the lock.
+    pub fn grow(&mut self, mut room: Self) -> Self {
+        if room.places.len() <= self.places.len() {
+            return room;
+        }
+        // Both fit: they have grown.
+        room.heap.extend_from_slice(&self.heap);
+        if let Some(places) = room.places.get_mut(..self.places.len()) {
+            places.copy_from_slice(&self.places);
+        }
+        core::mem::replace(self, room)
     }
 
     /// Sets or moves a deadline. `true` if the next deadline of all is another time now, so that the hardware must be
