@@ -286,6 +286,7 @@ fn put_together(
         entropy,
         waker,
         fwb: machine.features.fwb,
+        patient: !machine.features.twed,
     });
     let mut pages = TablePages { memory: &machine.memory, account };
     let space = GuestSpace::new(machine.geometry, &mut pages, machine.errata)

@@ -52,7 +52,7 @@ impl Slot {
 }
 
 /// All places. Memory is taken for those that were ever needed.
-pub struct Slots([Once<Box<[Slot]>>; CHUNKS]);
+pub struct Slots([Once<&'static [Slot; CHUNK]>; CHUNKS]);
 
 impl Slots {
     /// None needed yet.
@@ -64,7 +64,11 @@ impl Slots {
         let (first, count) = (first as usize, count as usize);
         let needed = first / CHUNK..(first + count).div_ceil(CHUNK);
         for chunk in self.0.get(needed).unwrap_or_default() {
-            chunk.call_once(|| (0..CHUNK).map(|_| Slot::new()).collect());
+            chunk.call_once(|| {
+                let slots: Box<[Slot]> = (0..CHUNK).map(|_| Slot::new()).collect();
+                // For good: places are used again.
+                Box::leak(slots).first_chunk().unwrap_or_else(|| unreachable!("as many as were made"))
+            });
         }
     }
     /// The place of a vCPU.

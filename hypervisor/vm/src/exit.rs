@@ -204,6 +204,17 @@ fn wait_for<H: Hw>(vm: &Vm, vcpu: &mut Vcpu, hw: &mut H, wait: Wfx) -> Next {
             }
         }
         // The model hides FEAT_WFxT; a WFE may always wake early.
-        WfxKind::Wfe | WfxKind::Wfit | WfxKind::Wfet => Next::Yield,
+        WfxKind::Wfe | WfxKind::Wfit | WfxKind::Wfet => {
+            if vm.parts.patient && vcpu.looks < LOOKS {
+                vcpu.looks = vcpu.looks.saturating_add(1);
+                return Next::Resume;
+            }
+            vcpu.looks = 0;
+            Next::Yield
+        }
     }
 }
+
+/// How often a vCPU that waits by WFE looks again before the wait is given away, where the CPU cannot delay the trap (FEAT_TWED). A lock
+/// that is held for a moment only is worth less than two switches.
+const LOOKS: u8 = 4;

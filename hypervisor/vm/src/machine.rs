@@ -78,6 +78,8 @@ pub struct Parts {
     pub waker: Arc<dyn Waker>,
     /// Whether stage 2 forces write-back (FEAT_S2FWB): then cache maintenance by set and way needs nothing.
     pub fwb: bool,
+    /// Whether a vCPU that waits by WFE looks a few times before its pCPU is given away: where the CPU does not delay the trap (FEAT_TWED).
+    pub patient: bool,
 }
 
 /// A virtual machine.
@@ -104,6 +106,7 @@ pub(crate) struct Fixed {
     pub env: Env,
     pub waker: Arc<dyn Waker>,
     pub fwb: bool,
+    pub patient: bool,
 }
 
 /// Why a VM cannot be put together.
@@ -142,6 +145,7 @@ impl Vm {
                 env: parts.env,
                 waker: parts.waker,
                 fwb: parts.fwb,
+                patient: parts.patient,
             },
             bus: Bus::new(),
             psci: SpinLock::new(sync::Rank::Vm, parts.psci),

@@ -57,6 +57,8 @@ pub struct Vcpu {
     /// The virtual timer's interrupt has been noted, and nobody has seen since that its line is low: it may be pending for the
     /// guest without a cause by now.
     pub tick: bool,
+    /// WFEs that exited and were resumed at once since one was not.
+    pub(crate) looks: u8,
     /// Exit counts since the VM was made.
     pub counts: ExitCounts,
 }
@@ -74,6 +76,7 @@ impl Vcpu {
             cleaned: None,
             flush_due: false,
             tick: false,
+            looks: 0,
             counts: ExitCounts::default(),
         }
     }

@@ -41,6 +41,8 @@ use std::time::{Duration, Instant};
 pub const FATAL: &str = "merus: fatal:";
 /// Lines kept for the report of a failure.
 const TAIL: usize = 40;
+/// Bytes of the last output in which there is a look for what is waited for before typing.
+const RECENT: usize = 16 << 10;
 /// How often the conversation on the control line is looked at.
 const LOOK: Duration = Duration::from_millis(100);
 /// Time for the lines that follow a fatal one, and for QEMU to go once its work is done.
@@ -380,6 +382,10 @@ pub fn run(
         }
         if let Some(pipe) = &mut typing {
             recent.push_str(&String::from_utf8_lossy(&chunk));
+            // What has been waited for is at the end: a flood is not searched again and again.
+            if let Some(old) = recent.len().checked_sub(RECENT) {
+                recent.drain(..recent.ceil_char_boundary(old));
+            }
             if let Some(text) = watch.typing(&recent) {
                 recent.clear();
                 // A QEMU that has gone is noticed by its output's end.

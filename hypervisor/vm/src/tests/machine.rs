@@ -349,6 +349,7 @@ impl TestMachine {
             entropy: Drbg::from_seed(b"the seed of this test"),
             waker: waker.clone(),
             fwb: false,
+            patient: false,
         };
         change(&mut parts);
         let mut vm = Vm::new(parts);

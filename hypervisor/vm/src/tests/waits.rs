@@ -71,6 +71,19 @@ fn wfe_lets_others_run() {
 }
 
 #[test]
+fn where_the_trap_is_not_delayed_a_waiter_looks_again_first() {
+    let mut m = TestMachine::with(1, |parts| parts.patient = true);
+    for _ in 0..2 {
+        for _ in 0..4 {
+            assert_eq!(wait(&mut m, 0, 1), Next::Resume);
+        }
+        assert_eq!(wait(&mut m, 0, 1), Next::Yield);
+    }
+    // A WFI is another matter.
+    assert_eq!(wait(&mut m, 0, 0), Next::Block);
+}
+
+#[test]
 fn a_conditional_wait_that_fails_is_no_wait() {
     let mut m = TestMachine::new(1);
     // A32, Z clear: WFIEQ.

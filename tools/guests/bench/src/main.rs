@@ -21,6 +21,8 @@
 //! | `switch` | half of the time that a spinning CPU is away while another VM's CPU wakes, looks and sleeps again |
 //! | `sleepers` | nothing: CPU `of`'s worth of wake-ups, of which this VM has those from `first` on, `cpus` in number |
 //! | `asleep` | nothing: sleeps for ever |
+//! | `wake` | as `wfi-blocked`, for use beside `spinners` |
+//! | `spinners` | nothing: `cpus` CPUs that never sleep |
 //! | `load` | nothing: spins and sleeps by turns for ever |
 //! | `trace` | nothing: a few events of each kind, for a trace of what is executed |
 #![no_std]
@@ -64,6 +66,11 @@ fn main() {
             "sgi" => each(row, || events::sgi(own_sgi())),
             "timer" => each(row, || events::timer(AHEAD)),
             "wfi" => each(row, || events::wfi(AHEAD)),
+            "wake" => {
+                // All spinners are on by then.
+                after(fdt::number("settle").unwrap_or(SETTLED));
+                each(row, || events::wfi(AHEAD));
+            }
             "wfi-blocked" => {
                 cpu::start(1, sleep);
                 each(row, || events::wfi(AHEAD));
@@ -86,7 +93,8 @@ fn main() {
             }
             "uart" => uart(),
             "switch" => switch(),
-            "sleepers" => sleepers::all(),
+            "sleepers" => sleepers::all(false),
+            "spinners" => sleepers::all(true),
             "asleep" => {
                 println!("bench: asleep");
                 sleep(0);

@@ -15,10 +15,12 @@ const TIMER: u32 = 27;
 
 unsafe extern "C" {
     fn bench_sleeper(context: u64) -> !;
+    fn bench_spinner(context: u64) -> !;
 }
 
-/// Never comes back.
-pub fn all() -> ! {
+/// Never comes back. `spin`: none of them ever sleeps.
+pub fn all(spin: bool) -> ! {
+    let main = if spin { bench_spinner } else { bench_sleeper };
     let [first, of, cpus] = ["first", "of", "cpus"].map(|key| fdt::number(key).unwrap_or(1));
     gic::init();
     for cpu in 0..cpus {
@@ -30,7 +32,7 @@ pub fn all() -> ! {
         let context = of << 32 | (first + cpu);
         if cpu != 0 {
             let mpidr = cpu / CLUSTER << 8 | cpu % CLUSTER;
-            let entry = bench_sleeper as *const () as u64;
+            let entry = main as *const () as u64;
             let status = psci::cpu_on(mpidr, entry, context);
             if status != 0 {
                 println!("bench: FAILED: CPU {cpu} does not start: {status}");
@@ -38,7 +40,7 @@ pub fn all() -> ! {
         }
     }
     // SAFETY: it uses no stack, and nothing of this CPU is wanted any more.
-    unsafe { bench_sleeper(of << 32 | first) }
+    unsafe { main(of << 32 | first) }
 }
 
 global_asm!(
@@ -86,6 +88,9 @@ bench_sleeper:
     cmp     x3, x5
     b.ls    3b
     b       1b
+    .global bench_spinner
+bench_spinner:
+    b       bench_spinner
     "#,
     spacing = const SPACING,
     timer = const TIMER,

@@ -175,7 +175,19 @@ pub fn life(s: &mut Session, of: &OfVm, step: &Step) -> Result<(), Error> {
         Step::Pause => life::pause(&mut s.client, vm, wait),
         Step::Resume => s.client.done(&Call::Resume { vm: vm.clone() }),
         Step::Reset => life::reset(&mut s.client, vm, wait),
-        Step::Stop(grace) => life::stop(&mut s.client, vm, *grace, wait),
+        Step::Stop(grace) => {
+            // A machine whose last VM ends may power off, with the line, before it is asked what came of it.
+            return match life::stop(&mut s.client, vm, *grace, wait).and_then(|()| told(s, vm)) {
+                Err(Error::Lost { call: "info", .. }) => {
+                    s.print(
+                        || json!({ "done": true, "gone": true }),
+                        || format!("{vm}: stopped, and Merus has ended\n"),
+                    );
+                    Ok(())
+                }
+                done => done,
+            };
+        }
     }?;
     told(s, vm)
 }

@@ -10,6 +10,8 @@ use serde_json::Value;
 /// Rows with so many vCPUs on one pCPU, of which all but one sleep most of the time.
 const CROWDS: &[(&str, u32)] =
     &[("switch", 2), ("switch-8", 8), ("switch-64", 64), ("switch-512", 512), ("switch-1024", 1024)];
+/// Rows with so many vCPUs on one pCPU, of which all but one always want it.
+const BUSY: &[(&str, u32)] = &[("wake-8", 8), ("wake-64", 64), ("wake-512", 512), ("wake-1024", 1024)];
 /// The most vCPUs of a VM.
 const VM_VCPUS: u32 = 64;
 /// Ticks until the sleepers have settled: for each VM, for each vCPU, and in any case; generous.
@@ -28,10 +30,16 @@ const ASLEEP: &str = "bench: asleep";
 /// # Errors
 /// A machine that did not do what it should; its log is named.
 pub fn all(env: &Env<'_>, step: &Step, measured: &mut Measured, wanted: &dyn Fn(&str) -> bool) -> Result<()> {
-    for &(row, all) in CROWDS {
+    let crowds = CROWDS.iter().map(|(row, all)| (*row, *all, "switch", "sleepers"));
+    let busy = BUSY.iter().map(|(row, all)| (*row, *all, "wake", "spinners"));
+    for (row, all, what, others) in crowds.chain(busy) {
         if wanted(row) {
             step.say(row);
-            let stat = crowd(env, row, all)?;
+            let mut stat = crowd(env, row, all, what, others)?;
+            if what == "wake" {
+                // Where its share was used up, it waited for others' turns: that is no cost.
+                stat.mean = stat.min as f64;
+            }
             measured.alone.insert(row.to_owned(), stat);
         }
     }
@@ -54,22 +62,22 @@ fn once(count: u64) -> Stat {
     Stat { mean: count as f64, min: count, max: count, several: false }
 }
 
-/// One vCPU that never sleeps, and other VMs whose vCPUs wake one after the other: what it is away for.
-fn crowd(env: &Env<'_>, row: &str, all: u32) -> Result<Stat> {
+/// One vCPU that measures, and all the others, in other VMs.
+fn crowd(env: &Env<'_>, row: &str, all: u32, what: &str, others: &str) -> Result<Stat> {
     let (vm, vcpu, always) = SETTLING;
     let settle = always + u64::from(all.div_ceil(VM_VCPUS)) * vm + u64::from(all) * vcpu;
-    let mut manifest = runs::vm(env, "bench", &format!("bench=switch settle={settle}"), "16M", 1);
+    let mut manifest = runs::vm(env, "bench", &format!("bench={what} settle={settle}"), "16M", 1);
     let mut first = 1;
     while first < all {
         let vcpus = VM_VCPUS.min(all - first);
-        let cmdline = format!("bench=sleepers first={first} of={all} cpus={vcpus}");
+        let cmdline = format!("bench={others} first={first} of={all} cpus={vcpus}");
         manifest.push_str(&runs::vm(env, &format!("load-{first}"), &cmdline, "8M", vcpus));
         first += vcpus;
     }
     let bundle = runs::pack_manifest(env, row, &manifest)?;
     let end = End::After { line: "bench: done".to_owned(), count: 1 };
     let lines = runs::watch(env, row, &runs::merus(env, 1, bundle), "bench: done", end)?;
-    let found = lines.iter().find_map(|line| runs::report(line).filter(|(name, _)| *name == "switch"));
+    let found = lines.iter().find_map(|line| runs::report(line).filter(|(name, _)| *name == what));
     Ok(found.with_context(|| format!("{row}: no line for the row"))?.1)
 }
 

@@ -86,6 +86,10 @@ rows! {
     "switch-64": "the same among 64", Instructions, "", "", "", None;
     "switch-512": "the same among 512", Instructions, "", "", "", None;
     "switch-1024": "the same among 1,024", Instructions, "", "", "", None;
+    "wake-8": "wfi-away, among 8 vCPUs of a pCPU that never sleep", Instructions, "", "", "", None;
+    "wake-64": "the same among 64", Instructions, "", "", "", None;
+    "wake-512": "the same among 512", Instructions, "", "", "", None;
+    "wake-1024": "the same among 1,024", Instructions, "", "", "", None;
     "ipi": "an SGI to another pCPU's vCPU in native WFI", Instructions, "841", "7763", "5120", Some(900.0);
     "ipi-blocked": "the same to a vCPU that is blocked", Instructions, "", "7763", "5120", Some(1500.0);
     "hypercall-traced": "hypercall while Merus traces", Instructions, "", "", "", None;
