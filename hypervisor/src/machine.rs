@@ -186,7 +186,8 @@ impl FrameSource for TablePages<'_> {
         struct Plain;
         impl Scrub for Plain {
             fn zero(&mut self, span: Span<Pa>) {
-                el2::ram::zero(span, 0, false);
+                let (zva, mops) = machine().map_or((0, false), |m| (m.features.zva, m.features.mops));
+                el2::ram::zero(span, zva, mops);
             }
         }
         dirty.scrub(pages as u64 * PAGE_SIZE, &mut Plain);

@@ -189,6 +189,10 @@ impl NodeWriter {
         at
     }
     pub(crate) fn child(mut self, child: Self) -> Self {
+        if self.children.bytes.capacity() == 0 {
+            // More than most trees have in all; what is left over goes when the tree is put together.
+            self.children = Block { bytes: Vec::with_capacity(1024), names: Vec::with_capacity(32) };
+        }
         self.children.append(&child.own);
         self.children.append(&child.children);
         self.children.word(token::END);

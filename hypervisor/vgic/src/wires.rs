@@ -86,7 +86,8 @@ impl Vgic {
             let live = self.vcpus.get(vcpu as usize).is_some_and(|v| v.live & 1u16.wrapping_shl(k) != 0);
             if live {
                 let value = hw.read(k as usize);
-                if value & LR_STATE != LR_PENDING {
+                // Pending by software alone, it stays: a fold that is not followed by a flush would let the guest take it twice.
+                if value & LR_STATE != LR_PENDING || !(irq.has(HW) || irq.has(FIRED)) {
                     return false;
                 }
                 self.fold(vcpu, k, value, hw);
