@@ -42,7 +42,7 @@ pub const FATAL: &str = "merus: fatal:";
 /// Lines kept for the report of a failure.
 const TAIL: usize = 40;
 /// Bytes of the last output in which there is a look for what is waited for before typing.
-const RECENT: usize = 16 << 10;
+const RECENT: usize = 1 << 10;
 /// How often the conversation on the control line is looked at.
 const LOOK: Duration = Duration::from_millis(100);
 /// Time for the lines that follow a fatal one, and for QEMU to go once its work is done.
