@@ -19,7 +19,7 @@ impl Vgic {
 
     /// Refused where the truth about one of them is in the list registers of a running vCPU; or in its timer, which may have
     /// taken its line low since it fired.
-    fn folded(&self, view: VcpuId, first: u32, mask: u32) -> Result<(), Refusal> {
+    pub(crate) fn folded(&self, view: VcpuId, first: u32, mask: u32) -> Result<(), Refusal> {
         let mut set = VcpuSet::EMPTY;
         for (_, irq) in self.each(view, first, mask) {
             if irq.owner != NONE && self.is_running(irq.owner) {
@@ -80,6 +80,14 @@ impl Vgic {
         self.folded(view, first, mask)?;
         self.change(view, first, mask, |irq| irq.flags &= !LATCH);
         Ok(())
+    }
+
+    /// CPENDSGIR of a GICv2: the SGI is not pending for these senders any more. It has been folded.
+    pub(crate) fn unsend(&mut self, view: VcpuId, intid: u32, senders: u8) {
+        self.change(view, intid, 1, |irq| {
+            irq.pintid &= !senders;
+            irq.put(LATCH, irq.pintid != 0);
+        });
     }
 
     /// ISACTIVER.

@@ -1,11 +1,13 @@
-//! For host tests: a model of the hardware's virtual CPU interface, group 1 only, with 5 priority bits: what a guest's ICC_*
+//! For host tests: a model of the hardware's virtual CPU interface, one group only, with 5 priority bits: what a guest's ICC_*
 //! accesses do to the list registers (Arm IHI 0069, "Virtual interrupt handling and prioritization", and the pseudocode of
-//! ICV_IAR1_EL1, ICV_EOIR1_EL1 and ICV_DIR_EL1).
+//! ICV_IAR1_EL1, ICV_EOIR1_EL1 and ICV_DIR_EL1); or its accesses to a GICv2's GICV (Arm IHI 0048, "Virtual CPU interface register
+//! descriptions"), whose list registers have 32 bits.
 //!
 //! It panics where the architecture calls a write UNPREDICTABLE.
 
 use std::vec::Vec;
 
+use crate::gich;
 use crate::list_registers::{ListRegs, hcr};
 
 /// What ICC_IAR1_EL1 reads where there is nothing to acknowledge.
@@ -30,6 +32,8 @@ pub struct Cpu {
     pub writes: usize,
     /// Writes of ICH_HCR_EL2.
     pub hcr_writes: usize,
+    /// It is a GICv2's: `ap1r` is GICH_APR, and `hcr` and `vmcr` are GICH_HCR and GICH_VMCR.
+    pub gicv2: bool,
 }
 
 fn state(lr: u64) -> u64 {
@@ -50,12 +54,22 @@ impl Cpu {
     pub fn new(count: usize) -> Self {
         let lr = std::vec![0; count];
         let reads = core::cell::Cell::new(0);
-        Self { lr, hcr: 0, vmcr: 0, ap1r: 0, timer_active: false, reads, writes: 0, hcr_writes: 0 }
+        Self { lr, hcr: 0, vmcr: 0, ap1r: 0, timer_active: false, reads, writes: 0, hcr_writes: 0, gicv2: false }
     }
 
-    /// What a guest does first: priority mask, group 1 enable, EOImode, the smallest binary point of 5 priority bits.
+    /// The same of a GICv2.
+    pub fn v2(count: usize) -> Self {
+        Self { gicv2: true, ..Self::new(count) }
+    }
+
+    fn group_enable(&self) -> u64 {
+        if self.gicv2 { 1 } else { 2 }
+    }
+
+    /// What a guest does first: priority mask, group enable, EOImode, the smallest binary point of 5 priority bits.
     pub fn guest_setup(&mut self, mask: u8, eoi_mode: bool) {
-        self.vmcr = (u64::from(mask) << 24) | (3 << 18) | (u64::from(eoi_mode) << 9) | (1 << 1);
+        let point = if self.gicv2 { 2 << 21 } else { 3 << 18 };
+        self.vmcr = (u64::from(mask) << 24) | point | (u64::from(eoi_mode) << 9) | self.group_enable();
     }
 
     /// ICC_RPR_EL1, 0x100 where nothing is active.
@@ -68,17 +82,19 @@ impl Cpu {
         (0..self.lr.len()).filter(|k| state(self.lr[*k]) == 1).min_by_key(|k| priority(self.lr[*k]))
     }
 
-    /// The guest reads ICC_IAR1_EL1.
+    /// The guest reads ICC_IAR1_EL1, or GICC_IAR: who sent an SGI is in bits 12:10 then.
     pub fn acknowledge(&mut self) -> u32 {
         let Some(k) = self.best() else { return SPURIOUS };
         let p = priority(self.lr[k]);
-        let signalled = self.vmcr & 2 != 0 && p < (self.vmcr >> 24) as u8 && u16::from(p & 0xf8) < self.running();
+        let signalled =
+            self.vmcr & self.group_enable() != 0 && p < (self.vmcr >> 24) as u8 && u16::from(p & 0xf8) < self.running();
         if self.hcr & hcr::EN == 0 || !signalled {
             return SPURIOUS;
         }
         self.lr[k] ^= 3 << 62;
         self.ap1r |= 1 << (p >> 3);
-        self.lr[k] as u32
+        let sender = if self.gicv2 && !linked(self.lr[k]) { (self.lr[k] >> 32) as u32 & 7 } else { 0 };
+        self.lr[k] as u32 | sender << 10
     }
 
     /// The guest writes ICC_EOIR1_EL1.
@@ -89,9 +105,9 @@ impl Cpu {
         }
     }
 
-    /// The guest writes ICC_DIR_EL1 with EOImode = 1; true where it is trapped instead.
+    /// The guest writes ICC_DIR_EL1 with EOImode = 1; true where it is trapped instead, as GICC_DIR is always.
     pub fn dir(&mut self, intid: u32) -> bool {
-        if self.hcr & hcr::TDIR != 0 {
+        if self.gicv2 || self.hcr & hcr::TDIR != 0 {
             return true;
         }
         self.deactivate_virtual(intid);
@@ -99,6 +115,7 @@ impl Cpu {
     }
 
     fn deactivate_virtual(&mut self, intid: u32) {
+        let intid = if self.gicv2 { intid & 0x3ff } else { intid };
         match self.lr.iter_mut().find(|lr| **lr as u32 == intid && state(**lr) & 2 != 0) {
             Some(lr) => {
                 *lr &= !(1 << 63);
@@ -126,6 +143,9 @@ impl Cpu {
 }
 
 impl ListRegs for Cpu {
+    fn senders(&self) -> bool {
+        self.gicv2
+    }
     fn count(&self) -> usize {
         self.lr.len()
     }
@@ -136,7 +156,9 @@ impl ListRegs for Cpu {
     fn write(&mut self, n: usize, value: u64) {
         assert!(!(linked(value) && state(value) == 3), "pending and active cannot be linked: {value:#x}");
         self.writes += 1;
-        self.lr[n] = value;
+        // A GICv2 keeps what has a place in its format.
+        self.lr[n] = if self.gicv2 { gich::to_lr(gich::from_lr(value)) } else { value };
+        assert_eq!(self.lr[n], value);
     }
     fn empty(&self) -> u16 {
         self.mask(|lr| state(lr) == 0 && (linked(lr) || !eoi(lr)))
@@ -153,7 +175,7 @@ impl ListRegs for Cpu {
     fn set_hcr(&mut self, value: u64) {
         assert_eq!(value >> 27, 0);
         self.hcr_writes += 1;
-        self.hcr = value;
+        self.hcr = if self.gicv2 { value & gich::HCR } else { value };
     }
     fn vmcr(&self) -> u64 {
         self.vmcr
@@ -162,18 +184,26 @@ impl ListRegs for Cpu {
         self.vmcr = value;
     }
     fn ap0r(&self, _: usize) -> u32 {
-        0
+        if self.gicv2 { self.ap1r } else { 0 }
     }
     fn set_ap0r(&mut self, _: usize, value: u32) {
-        assert_eq!(value, 0);
+        if self.gicv2 {
+            self.ap1r = value;
+        } else {
+            assert_eq!(value, 0);
+        }
     }
     fn ap1r(&self, n: usize) -> u32 {
         assert_eq!(n, 0, "5 priority bits have one register");
-        self.ap1r
+        if self.gicv2 { 0 } else { self.ap1r }
     }
     fn set_ap1r(&mut self, n: usize, value: u32) {
         assert_eq!(n, 0);
-        self.ap1r = value;
+        if self.gicv2 {
+            assert_eq!(value, 0);
+        } else {
+            self.ap1r = value;
+        }
     }
     fn ap_count(&self) -> usize {
         1

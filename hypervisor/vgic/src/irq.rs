@@ -8,8 +8,6 @@
 //! # References
 //! Arm IHI 0069 (GICv3/v4), "`ICH_LR<n>_EL2`, Interrupt Controller List Registers", "Maintenance interrupts".
 
-use crate::TIMER_PPI;
-
 /// No vCPU.
 pub(crate) const NONE: u8 = 0xff;
 
@@ -35,6 +33,9 @@ pub(crate) const FIRED: u16 = 1 << 8;
 pub(crate) const HW: u16 = 1 << 9;
 /// IROUTER.Interrupt_Routing_Mode: any vCPU may take it.
 pub(crate) const ANY: u16 = 1 << 10;
+/// The vCPU that sent the SGI which is in the list register or active, where the face keeps senders apart (GICv2).
+pub(crate) const SENDER: u16 = 7 << SENDER_SHIFT;
+pub(crate) const SENDER_SHIFT: u32 = 11;
 
 pub(crate) const LR_PENDING: u64 = 1 << 62;
 pub(crate) const LR_ACTIVE: u64 = 1 << 63;
@@ -43,6 +44,9 @@ pub(crate) const LR_HW: u64 = 1 << 61;
 pub(crate) const LR_GROUP1: u64 = 1 << 60;
 pub(crate) const LR_PRIORITY_SHIFT: u32 = 48;
 pub(crate) const LR_PINTID_SHIFT: u32 = 32;
+/// The sender of a GICv2 SGI, in bits that are otherwise zero where `LR_HW` is clear.
+pub(crate) const LR_SENDER_SHIFT: u32 = 32;
+pub(crate) const LR_SENDER: u64 = 7 << LR_SENDER_SHIFT;
 /// "End of interrupt maintenance", only where `LR_HW` is clear.
 pub(crate) const LR_EOI: u64 = 1 << 41;
 
@@ -58,14 +62,15 @@ pub(crate) struct Irq {
     /// Who has it in a list register or has it active; [`NONE`] where neither.
     pub(crate) owner: u8,
     pub(crate) lr: u8,
-    /// The physical interrupt that it may be linked to.
+    /// Of the timer: the physical interrupt that it is linked to. Of a GICv2's SGI: who has sent it, one bit a vCPU; pending
+    /// ([`LATCH`]) as long as there is one.
     pub(crate) pintid: u8,
 }
 
 impl Irq {
     /// After reset: disabled, level sensitive, priority 0.
     pub(crate) const fn new(target: u8) -> Self {
-        Self { flags: 0, priority: 0, lr_priority: 0, target, owner: NONE, lr: 0, pintid: TIMER_PPI as u8 }
+        Self { flags: 0, priority: 0, lr_priority: 0, target, owner: NONE, lr: 0, pintid: 0 }
     }
 
     #[inline]
@@ -105,8 +110,14 @@ impl Irq {
     /// What is pending behind an active interrupt may share its register only where it is an edge for the same vCPU with the
     /// same priority, and `both` allows it; else the EOI-maintenance bit asks for another look at deactivation. A register linked to the
     /// physical interrupt cannot carry that bit, so the link is given up there and EL2 deactivates ([`Irq::leave`]).
+    ///
+    /// `senders`: an SGI of a GICv2, each of whose senders is pending for itself: one of them is shown, and the
+    /// EOI-maintenance bit asks for the others' turn.
     #[inline]
-    pub(crate) fn lr_value(self, intid: u32, to: u8, forwarding: bool, both: bool) -> u64 {
+    pub(crate) fn lr_value(self, intid: u32, to: u8, forwarding: bool, both: bool, senders: bool) -> u64 {
+        if senders {
+            return self.sent_lr_value(intid, to, forwarding, both);
+        }
         let deliver = forwarding && self.has(ENABLED) && self.target == to && self.pending();
         let mut value = u64::from(intid) | LR_GROUP1;
         if self.has(ACTIVE) {
@@ -128,13 +139,50 @@ impl Irq {
         self.new_lr_value(intid, self.flags)
     }
 
-    /// The truth goes into list register `lr` of `owner`, which is written with `value`.
+    /// [`Irq::lr_value`] of a GICv2's SGI.
+    fn sent_lr_value(self, intid: u32, to: u8, forwarding: bool, both: bool) -> u64 {
+        let deliver = forwarding && self.has(ENABLED) && self.target == to && self.pending();
+        let value = u64::from(intid) | LR_GROUP1;
+        let with = |sender: u32, state: u64, priority: u8| {
+            let more = u32::from(self.pintid) & !1u32.wrapping_shl(sender) != 0;
+            let eoi = if more { LR_EOI } else { 0 };
+            value | state | eoi | u64::from(sender) << LR_SENDER_SHIFT | u64::from(priority) << LR_PRIORITY_SHIFT
+        };
+        if self.has(ACTIVE) {
+            let sender = self.sender();
+            let again = u32::from(self.pintid) & 1u32.wrapping_shl(sender) != 0;
+            if both && deliver && again && self.priority == self.lr_priority {
+                return with(sender, LR_STATE, self.lr_priority);
+            }
+            let eoi = if self.pending() { LR_EOI } else { 0 };
+            return with(sender, LR_ACTIVE, self.lr_priority) | eoi;
+        }
+        if deliver { with(self.pintid.trailing_zeros() & 7, LR_PENDING, self.priority) } else { 0 }
+    }
+
+    /// Who sent what is in the list register or active.
     #[inline]
-    pub(crate) fn enter(&mut self, owner: u8, lr: u8, value: u64) {
+    const fn sender(self) -> u32 {
+        ((self.flags & SENDER) >> SENDER_SHIFT) as u32
+    }
+
+    /// The truth goes into list register `lr` of `owner`, which is written with `value`; `senders` as for [`Irq::lr_value`].
+    #[inline]
+    pub(crate) fn enter(&mut self, owner: u8, lr: u8, value: u64, senders: bool) {
         self.owner = owner;
         self.lr = lr;
         self.flags |= RESIDENT;
         self.lr_priority = (value >> LR_PRIORITY_SHIFT) as u8;
+        if senders {
+            let sender = ((value & LR_SENDER) >> LR_SENDER_SHIFT) as u32;
+            self.flags = (self.flags & !SENDER) | ((sender as u16) << SENDER_SHIFT);
+            if value & LR_PENDING != 0 {
+                self.pintid &= !1u8.wrapping_shl(sender);
+                self.flags |= LR_LATCH;
+                self.put(LATCH, self.pintid != 0);
+            }
+            return;
+        }
         if value & LR_PENDING != 0 {
             if self.has(LATCH) {
                 self.flags = (self.flags & !LATCH) | LR_LATCH;
@@ -170,13 +218,16 @@ impl Irq {
     }
 
     /// The truth comes back from the list register, which reads `value` now. True where the guest deactivated what
-    /// stands for the physical interrupt without hardware doing the same to that.
+    /// stands for the physical interrupt without hardware doing the same to that. `senders` as for [`Irq::lr_value`].
     #[inline]
     #[must_use]
-    pub(crate) fn leave(&mut self, value: u64) -> bool {
+    pub(crate) fn leave(&mut self, value: u64, senders: bool) -> bool {
         if value & LR_PENDING != 0 {
             if self.has(LR_LATCH) {
                 self.flags |= LATCH;
+                if senders {
+                    self.pintid |= 1u8.wrapping_shl(self.sender());
+                }
             }
             if value & (LR_HW | LR_ACTIVE) == LR_HW && self.has(HW) {
                 self.flags = (self.flags & !HW) | FIRED;

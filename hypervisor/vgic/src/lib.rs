@@ -1,8 +1,12 @@
-//! The interrupt controller that a guest sees: a GICv3 (distributor, redistributors, the memory side of the virtual CPU
-//! interface), and which pending interrupts occupy the list registers.
+//! The interrupt controller that a guest sees, a GICv3 (distributor, redistributors, the memory side of the virtual CPU
+//! interface) or a GICv2 (distributor), and which pending interrupts occupy the list registers.
 //!
 //! The core (`state`, `irq`, `bank`, `wires`, `list_registers`, `place`, `overflow`) knows INTIDs, vCPUs and list
-//! registers; the face in `v3` knows register offsets and affinities, so that another face can stand beside it.
+//! registers; a face knows register offsets and how vCPUs are named: `v3` by affinities, `v2` by bits of a byte. Which one a VM
+//! has is decided when it is made, by what hardware there is ([`Face`]).
+//!
+//! What differs in the core is small: an SGI of a GICv2 is pending once for each vCPU that has sent it, and the guest learns
+//! which. That costs a GICv3 nothing, because [`ListRegs::senders`] is a constant of the hardware's type.
 //!
 //! # Model
 //! One [`Vgic`] a VM. 32 private INTIDs (SGI 0-15, PPI 16-31) a vCPU, and [`Config::spis`] shared ones from 32. The guest's
@@ -22,8 +26,10 @@
 //! refused; nor is a line going low, which is folded in later. [`Vgic::take_notify`] says whom to kick or wake.
 //!
 //! # Decisions
-//! * One security state (GICD_CTLR.DS = 1), affinity routing always on, group 1 only: IGROUPR reads as ones, EnableGrp0 as
-//!   zero, and ICC_SGI0R_EL1 and ICC_ASGI1R_EL1 send nothing (both make group 0 SGIs here; the caller ignores the write).
+//! * GICv3: one security state (GICD_CTLR.DS = 1), affinity routing always on, group 1 only: IGROUPR reads as ones, EnableGrp0
+//!   as zero, and ICC_SGI0R_EL1 and ICC_ASGI1R_EL1 send nothing (both make group 0 SGIs here; the caller ignores the write).
+//! * GICv2: no Security Extensions and one group, 0 (IGROUPR is RAZ/WI); SGIs always enabled, as on a GIC-400. An SPI with several
+//!   targets goes to the lowest. Writes of GICC_DIR always come to [`Vgic::dir`].
 //! * SGIs are edge triggered, PPIs level sensitive (ICFGR0/1 read only), SPIs as the guest says.
 //! * The only interrupt linked to a physical one is [`TIMER_PPI`]; its wire is [`Vgic::hw_timer_fired`].
 //! * IROUTER.IRM = 1 picks the lowest vCPU whose redistributor is awake.
@@ -41,7 +47,8 @@
 //!
 //! # References
 //! Arm IHI 0069 (GICv3 and GICv4 architecture specification): "The Distributor registers", "The Redistributor registers",
-//! "Virtual interrupt handling and prioritization", "Maintenance interrupts".
+//! "Virtual interrupt handling and prioritization", "Maintenance interrupts". Arm IHI 0048 (GICv2 architecture specification):
+//! "Distributor register descriptions", "GIC virtual interface control registers".
 #![no_std]
 #![forbid(unsafe_code)]
 #![cfg_attr(
@@ -61,6 +68,7 @@ extern crate std;
 
 mod bank;
 mod bits;
+mod face;
 #[cfg(any(test, feature = "fakes"))]
 #[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic)]
 pub mod fakes;
@@ -70,6 +78,7 @@ mod overflow;
 mod place;
 mod save;
 mod state;
+mod v2;
 mod v3;
 mod wires;
 
@@ -79,7 +88,8 @@ mod tests;
 pub use bits::VcpuSet;
 pub use list_registers::{ListRegs, hcr};
 pub use save::{IrqState, RestoreError, STATE_VERSION, State, VcpuState};
-pub use state::{Config, ConfigError, Vgic};
+pub use state::{Config, ConfigError, Face, Vgic};
+pub use v2::{CPU_TRAPPED as V2_CPU_TRAPPED, gich};
 pub use v3::{DIST_SIZE, REDIST_STRIDE};
 
 /// The index of a vCPU in its VM, from 0.
@@ -87,6 +97,12 @@ pub type VcpuId = u32;
 
 /// As many vCPUs as a VM can have.
 pub const MAX_VCPUS: usize = 64;
+
+/// As many as a VM with a GICv2 can have: one bit each in a byte.
+pub const V2_MAX_VCPUS: usize = 8;
+
+/// The first PPI; below are SGIs.
+pub const FIRST_PPI: u32 = 16;
 
 /// The first SPI.
 pub const FIRST_SPI: u32 = 32;

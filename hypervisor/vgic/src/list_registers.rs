@@ -27,7 +27,7 @@ use crate::bits::ones;
 use crate::irq::{ACTIVE, LR_PENDING, LR_PRIORITY_SHIFT, LR_STATE};
 use crate::place::{Placed, place_all, place_new, store};
 use crate::state::{Residency, Vcpu};
-use crate::{Refusal, TIMER_PPI, VcpuId, VcpuSet, Vgic};
+use crate::{FIRST_PPI, Refusal, TIMER_PPI, VcpuId, VcpuSet, Vgic};
 
 /// Bits of ICH_HCR_EL2 that this crate sets.
 pub mod hcr {
@@ -37,13 +37,17 @@ pub mod hcr {
     pub const LRENPIE: u64 = 1 << 2;
     /// Maintenance interrupt while no list register is pending.
     pub const NPIE: u64 = 1 << 3;
-    /// Trap the guest's writes of ICC_DIR_EL1 (where ICH_VTR_EL2.TDS is 0, `TC`, bit 10, has to stand in for it).
+    /// Trap the guest's writes of ICC_DIR_EL1 (where ICH_VTR_EL2.TDS is 0, `TC`, bit 10, has to stand in for it). A GICv2 has
+    /// no such bit: there GICC_DIR, which has a page of its own, always traps.
     pub const TDIR: u64 = 1 << 14;
 }
 
 /// The virtual CPU interface of the pCPU that runs this code: ICH_* registers, and one physical register. List registers
 /// are in the format of `ICH_LR<n>_EL2`. On a pCPU that has run no vCPU yet they have been written with 0.
 pub trait ListRegs {
+    /// Whether SGIs from several senders are several interrupts: the interface is a GICv2's. A constant where the
+    /// implementation has one kind of hardware, so that the other kind costs nothing there.
+    fn senders(&self) -> bool;
     /// How many list registers there are (ICH_VTR_EL2.ListRegs + 1).
     fn count(&self) -> usize;
     /// `ICH_LR<n>_EL2`.
@@ -292,7 +296,7 @@ impl Vgic {
             v.used &= !bit;
         }
         let Some(mut irq) = self.irq(vcpu, intid) else { return };
-        if irq.leave(value) {
+        if irq.leave(value, hw.senders() && intid < FIRST_PPI) {
             hw.deactivate(TIMER_PPI);
         }
         if gone {

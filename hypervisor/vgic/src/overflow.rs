@@ -100,7 +100,8 @@ impl Vgic {
         let Some(mut all) = self.vcpus.get(vcpu as usize).map(|v| v.want.clone()) else { return };
         while let Some(intid) = all.pop() {
             let Some(irq) = self.irq(vcpu, intid) else { continue };
-            let shows = u32::from(irq.home()) == vcpu && irq.lr_value(intid, vcpu as u8, self.forwarding, true) != 0;
+            let shows = u32::from(irq.home()) == vcpu
+                && irq.lr_value(intid, vcpu as u8, self.forwarding, true, self.senders(intid)) != 0;
             if !shows {
                 if let Some(v) = self.vcpus.get_mut(vcpu as usize) {
                     v.want.remove(intid);
@@ -115,12 +116,12 @@ impl Vgic {
 
     /// Puts a chosen one into its own list register or a free one.
     fn show(&mut self, vcpu: VcpuId, intid: u32, both: bool, hw: &mut impl ListRegs) {
-        let forwarding = self.forwarding;
+        let (forwarding, senders) = (self.forwarding, self.senders(intid));
         let Some(mut irq) = self.irq(vcpu, intid) else { return };
         let Some(v) = self.vcpus.get_mut(vcpu as usize) else { return };
         let k = if irq.has(RESIDENT) { u32::from(irq.lr) } else { (!v.used).trailing_zeros() };
-        let value = irq.lr_value(intid, vcpu as u8, forwarding, both);
-        irq.enter(vcpu as u8, k as u8, value);
+        let value = irq.lr_value(intid, vcpu as u8, forwarding, both, senders);
+        irq.enter(vcpu as u8, k as u8, value, senders);
         let bit = 1u16.wrapping_shl(k);
         v.used |= bit;
         v.live |= bit;

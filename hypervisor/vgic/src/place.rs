@@ -4,7 +4,7 @@
 use crate::irq::{ACTIVE, ENABLED, HW, Irq, LR_HW, LR_PENDING, LR_STATE, RESIDENT};
 use crate::list_registers::ListRegs;
 use crate::state::Vcpu;
-use crate::{FIRST_SPI, TIMER_PPI};
+use crate::{FIRST_PPI, FIRST_SPI, TIMER_PPI};
 
 /// The common flush: nothing but private interrupts that are newly pending, each with a free list register or one that the
 /// guest is done with. False where there is more to it; what is not placed then is still in `want`.
@@ -14,6 +14,10 @@ pub(crate) fn place_new(v: &mut Vcpu, me: u8, hw: &mut impl ListRegs) -> bool {
     let mut shown = v.want.shown;
     while low != 0 {
         let intid = low.trailing_zeros();
+        // Whose senders have to be told apart goes the long way.
+        if hw.senders() && intid < FIRST_PPI {
+            break;
+        }
         let Some(irq) = v.private.get_mut(intid as usize) else { break };
         let flags = irq.flags;
         if flags & ENABLED == 0 || !irq.pending() {
@@ -73,6 +77,7 @@ pub(crate) fn place_all(v: &mut Vcpu, spis: &mut [Irq], me: u8, forwarding: bool
             Some(n) => spis.get_mut(n as usize),
         };
         let Some(irq) = slot.filter(|irq| irq.home() == me) else { continue };
+        let senders = hw.senders() && intid < FIRST_PPI;
         let resident = irq.has(RESIDENT);
         let k = if resident { u32::from(irq.lr) } else { (!v.used).trailing_zeros() };
         let bit = 1u16.wrapping_shl(k);
@@ -82,11 +87,11 @@ pub(crate) fn place_all(v: &mut Vcpu, spis: &mut [Irq], me: u8, forwarding: bool
             if let Some(held) = v.lr.get_mut(k as usize) {
                 *held = value;
             }
-            if irq.leave(value) {
+            if irq.leave(value, senders) {
                 hw.deactivate(TIMER_PPI);
             }
         }
-        let value = irq.lr_value(intid, me, forwarding, true);
+        let value = irq.lr_value(intid, me, forwarding, true, senders);
         if value == 0 {
             if resident {
                 irq.evict();
@@ -95,7 +100,7 @@ pub(crate) fn place_all(v: &mut Vcpu, spis: &mut [Irq], me: u8, forwarding: bool
                 return Placed::Withdrawn(intid);
             }
         } else if k < u32::from(v.lr_count) {
-            irq.enter(me, k as u8, value);
+            irq.enter(me, k as u8, value, senders);
             v.used |= bit;
             v.live |= bit;
             store(v, k, value, hw);

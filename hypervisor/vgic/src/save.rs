@@ -2,9 +2,9 @@
 
 use alloc::vec::Vec;
 
-use crate::irq::{ACTIVE, ANY, EDGE, ENABLED, FIRED, HW, Irq, LATCH, LEVEL, NONE, SOFT};
+use crate::irq::{ACTIVE, ANY, EDGE, ENABLED, FIRED, HW, Irq, LATCH, LEVEL, NONE, SENDER, SENDER_SHIFT, SOFT};
 use crate::state::{Residency, Vcpu};
-use crate::{VcpuSet, Vgic};
+use crate::{Face, VcpuSet, Vgic};
 
 /// The version that [`Vgic::save`] writes and [`Vgic::restore`] takes.
 pub const STATE_VERSION: u32 = 1;
@@ -14,6 +14,8 @@ pub const STATE_VERSION: u32 = 1;
 pub struct State {
     /// [`STATE_VERSION`].
     pub version: u32,
+    /// What the guest sees.
+    pub face: Face,
     /// Priority bits of the virtual CPU interface.
     pub priority_bits: u32,
     /// GICD_CTLR.EnableGrp1.
@@ -29,7 +31,7 @@ pub struct State {
 pub struct VcpuState {
     /// `Aff3.Aff2.Aff1.Aff0`.
     pub affinity: u32,
-    /// ICH_VMCR_EL2.
+    /// ICH_VMCR_EL2; GICH_VMCR of a GICv2, as its `GICH_APR` is the first of `ap0r`.
     pub vmcr: u64,
     /// `ICH_AP0R<n>_EL2`.
     pub ap0r: [u32; 4],
@@ -68,8 +70,12 @@ pub struct IrqState {
     pub active_priority: u8,
     /// The vCPU that has it active, where one does.
     pub active_on: Option<u8>,
-    /// IROUTER's affinity (SPIs).
+    /// IROUTER's affinity, or ITARGETSR's byte (SPIs).
     pub route: u32,
+    /// Who has sent it, one bit a vCPU (SGIs of a GICv2); pending where there is one.
+    pub senders: u8,
+    /// Who sent it as it was acknowledged (the same, active).
+    pub sender: u8,
 }
 
 /// Why a state cannot be restored here. Nothing has changed.
@@ -83,10 +89,13 @@ pub enum RestoreError {
     Inconsistent,
 }
 
-const FLAGS: u16 = ENABLED | LATCH | LEVEL | EDGE | ACTIVE | SOFT | FIRED | HW | ANY;
+const FLAGS: u16 = ENABLED | LATCH | LEVEL | EDGE | ACTIVE | SOFT | FIRED | HW | ANY | SENDER;
 
-fn save_irq(irq: Irq, route: u32) -> IrqState {
+fn save_irq(irq: Irq, route: u32, senders: bool) -> IrqState {
+    let active = senders && irq.has(ACTIVE);
     IrqState {
+        senders: if senders { irq.pintid } else { 0 },
+        sender: if active { ((irq.flags & SENDER) >> SENDER_SHIFT) as u8 } else { 0 },
         enabled: irq.has(ENABLED),
         latch: irq.has(LATCH),
         level: irq.has(LEVEL),
@@ -118,7 +127,9 @@ fn restore_irq(s: &IrqState, target: u8) -> Irq {
     ] {
         irq.put(flag, on);
     }
+    irq.flags |= u16::from(s.sender).wrapping_shl(SENDER_SHIFT);
     irq.flags &= FLAGS;
+    irq.pintid = s.senders;
     irq.priority = s.priority;
     irq.lr_priority = s.active_priority;
     irq.owner = s.active_on.unwrap_or(NONE);
@@ -135,14 +146,15 @@ impl Vgic {
             ap0r: v.ap0r,
             ap1r: v.ap1r,
             asleep: v.asleep,
-            private: v.private.iter().map(|irq| save_irq(*irq, 0)).collect(),
+            private: v.private.iter().zip(0..).map(|(irq, intid)| save_irq(*irq, 0, self.senders(intid))).collect(),
         };
         State {
             version: STATE_VERSION,
+            face: self.face,
             priority_bits: self.priority_bits,
             forwarding: self.forwarding,
             vcpus: self.vcpus.iter().map(vcpu).collect(),
-            spis: self.spis.iter().zip(self.routes.iter()).map(|(irq, route)| save_irq(*irq, *route)).collect(),
+            spis: self.spis.iter().zip(self.routes.iter()).map(|(irq, route)| save_irq(*irq, *route, false)).collect(),
         }
     }
 
@@ -159,7 +171,7 @@ impl Vgic {
         }
         let awake = self.vcpus.iter().position(|v| !v.asleep).unwrap_or(0) as u8;
         for (n, s) in state.spis.iter().enumerate() {
-            let target = if s.any { awake } else { self.find_affinity(s.route).map_or(NONE, |v| v as u8) };
+            let target = if s.any { awake } else { self.routed_to(s.route).map_or(NONE, |v| v as u8) };
             if let (Some(irq), Some(route)) = (self.spis.get_mut(n), self.routes.get_mut(n)) {
                 *irq = restore_irq(s, target);
                 *route = s.route;
@@ -175,7 +187,8 @@ impl Vgic {
         if state.version != STATE_VERSION {
             return Err(RestoreError::Version(state.version));
         }
-        let shape = state.priority_bits == self.priority_bits
+        let shape = state.face == self.face
+            && state.priority_bits == self.priority_bits
             && state.spis.len() == self.spis.len()
             && state.vcpus.len() == self.vcpus.len()
             && self.vcpus.iter().zip(&state.vcpus).all(|(v, s)| {
@@ -189,12 +202,17 @@ impl Vgic {
             let on = irq.active_on.is_none_or(|v| usize::from(v) < count);
             on && (irq.active || !(irq.active_by_write || irq.linked)) && (irq.active || irq.active_on.is_none())
         };
-        let spis = state.spis.iter().all(|irq| possible(irq) && !irq.fired && !irq.linked);
+        let sent = |irq: &IrqState, senders: bool| {
+            let known = u32::from(irq.senders) < 1u32.wrapping_shl(count as u32) && usize::from(irq.sender) < count;
+            if senders { known && irq.latch == (irq.senders != 0) } else { irq.senders == 0 && irq.sender == 0 }
+        };
+        let spis = state.spis.iter().all(|irq| possible(irq) && !irq.fired && !irq.linked && sent(irq, false));
         let private = state.vcpus.iter().enumerate().all(|(n, v)| {
             v.private.iter().enumerate().all(|(intid, irq)| {
                 let timer = intid == crate::TIMER_PPI as usize;
                 let here = irq.active_on == irq.active.then_some(n as u8);
-                possible(irq) && here && irq.edge == (intid < 16) && (timer || !(irq.fired || irq.linked))
+                let sent = sent(irq, self.senders(intid as u32));
+                possible(irq) && here && sent && irq.edge == (intid < 16) && (timer || !(irq.fired || irq.linked))
             })
         });
         if spis && private { Ok(()) } else { Err(RestoreError::Inconsistent) }

@@ -6,7 +6,7 @@ use sync::nospec;
 
 use crate::bits::{IntidSet, VcpuSet};
 use crate::irq::{ACTIVE, EDGE, ENABLED, Irq, NONE};
-use crate::{FIRST_SPI, MAX_VCPUS, TIMER_PPI, VcpuId};
+use crate::{FIRST_PPI, FIRST_SPI, MAX_VCPUS, TIMER_PPI, V2_MAX_VCPUS, VcpuId};
 
 /// The most list registers a PE can have.
 pub(crate) const MAX_LRS: usize = 16;
@@ -24,12 +24,25 @@ pub struct Config {
     pub priority_bits: u32,
     /// The affinity of each vCPU, `Aff3.Aff2.Aff1.Aff0` from the top byte; all different.
     pub affinities: Vec<u32>,
+    /// What it looks like to the guest.
+    pub face: Face,
+}
+
+/// The architecture that a guest sees; its hardware has to be of the same.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Face {
+    /// GICv3: distributor, redistributors, system registers.
+    #[default]
+    V3,
+    /// GICv2: distributor with banked registers for SGIs and PPIs, a CPU interface in memory (the hardware's own, but for its
+    /// second page), [`crate::V2_MAX_VCPUS`] vCPUs at most.
+    V2,
 }
 
 /// What is wrong with a [`Config`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ConfigError {
-    /// No vCPU, or more than [`MAX_VCPUS`].
+    /// No vCPU, or more than [`MAX_VCPUS`], or than [`crate::V2_MAX_VCPUS`] on a GICv2.
     Vcpus,
     /// Not a multiple of 32, or more than 960.
     Spis,
@@ -84,10 +97,11 @@ pub(crate) struct Vcpu {
 }
 
 impl Vcpu {
-    fn new(id: u8, affinity: u32) -> Self {
+    fn new(id: u8, affinity: u32, face: Face) -> Self {
         let mut private = [Irq::new(id); FIRST_SPI as usize];
-        for sgi in private.iter_mut().take(16) {
-            sgi.flags |= EDGE;
+        for sgi in private.iter_mut().take(FIRST_PPI as usize) {
+            // Those of a GICv2 cannot be switched off.
+            sgi.flags |= if face == Face::V2 { EDGE | ENABLED } else { EDGE };
         }
         Self {
             residency: Residency::NotLoaded,
@@ -115,13 +129,14 @@ impl Vcpu {
 pub struct Vgic {
     pub(crate) vcpus: Box<[Vcpu]>,
     pub(crate) spis: Box<[Irq]>,
-    /// IROUTER's affinity of each SPI, packed like [`Config::affinities`].
+    /// IROUTER's affinity of each SPI, packed like [`Config::affinities`]; of a GICv2, ITARGETSR's byte.
     pub(crate) routes: Box<[u32]>,
     /// vCPUs whose `want` may not be empty.
     pub(crate) dirty: VcpuSet,
     pub(crate) notify: VcpuSet,
-    /// GICD_CTLR.EnableGrp1.
+    /// GICD_CTLR.EnableGrp1, or EnableGrp0 of a GICv2: the one group there is.
     pub(crate) forwarding: bool,
+    pub(crate) face: Face,
     pub(crate) list_registers: u8,
     pub(crate) priority_bits: u32,
     /// The physical number of the virtual timer's interrupt.
@@ -131,7 +146,8 @@ pub struct Vgic {
 impl Vgic {
     /// A controller as after power-on. The only function that allocates, [`Vgic::save`] aside.
     pub fn new(config: &Config) -> Result<Self, ConfigError> {
-        if config.vcpus == 0 || config.vcpus > MAX_VCPUS {
+        let most = if config.face == Face::V2 { V2_MAX_VCPUS } else { MAX_VCPUS };
+        if config.vcpus == 0 || config.vcpus > most {
             return Err(ConfigError::Vcpus);
         }
         if !config.spis.is_multiple_of(32) || config.spis > 960 {
@@ -147,7 +163,7 @@ impl Vgic {
         if config.affinities.len() != config.vcpus || config.affinities.iter().enumerate().any(|(n, a)| alike(n, a)) {
             return Err(ConfigError::Affinities);
         }
-        let vcpus = config.affinities.iter().enumerate().map(|(n, a)| Vcpu::new(n as u8, *a)).collect();
+        let vcpus = config.affinities.iter().enumerate().map(|(n, a)| Vcpu::new(n as u8, *a, config.face)).collect();
         let mut vgic = Self {
             vcpus,
             spis: alloc::vec![Irq::new(NONE); config.spis].into_boxed_slice(),
@@ -155,6 +171,7 @@ impl Vgic {
             dirty: VcpuSet::EMPTY,
             notify: VcpuSet::EMPTY,
             forwarding: false,
+            face: config.face,
             list_registers: config.list_registers as u8,
             priority_bits: config.priority_bits,
             timer: TIMER_PPI as u8,
@@ -167,9 +184,9 @@ impl Vgic {
     /// so that each drives its wire again.
     pub fn reset(&mut self) {
         for (n, vcpu) in self.vcpus.iter_mut().enumerate() {
-            *vcpu = Vcpu::new(n as u8, vcpu.affinity);
+            *vcpu = Vcpu::new(n as u8, vcpu.affinity, self.face);
         }
-        let first = self.find_affinity(0).map_or(NONE, |v| v as u8);
+        let first = self.routed_to(0).map_or(NONE, |v| v as u8);
         self.spis.fill(Irq::new(first));
         self.routes.fill(0);
         self.dirty = VcpuSet::EMPTY;
@@ -211,6 +228,22 @@ impl Vgic {
     #[inline]
     pub fn needs_flush(&self, vcpu: VcpuId) -> bool {
         self.dirty.contains(vcpu)
+    }
+
+    /// Whether `intid` is an SGI whose senders are told apart.
+    #[inline]
+    pub(crate) fn senders(&self, intid: u32) -> bool {
+        self.face == Face::V2 && intid < FIRST_PPI
+    }
+
+    /// The vCPU that an SPI with this entry in `routes` goes to.
+    pub(crate) fn routed_to(&self, route: u32) -> Option<VcpuId> {
+        match self.face {
+            Face::V3 => self.find_affinity(route),
+            // A single CPU is every SPI's target; among several any of the list may take it (1-N model).
+            Face::V2 if self.vcpus.len() == 1 => Some(0),
+            Face::V2 => Some(route.trailing_zeros()).filter(|v| (*v as usize) < self.vcpus.len()),
+        }
     }
 
     /// The number of INTIDs, private ones included.
@@ -287,24 +320,32 @@ impl Vgic {
 
     /// Whether the CPU interface signals a pending group 1 interrupt of this priority (Arm IHI 0069, "Preemption").
     fn signals(&self, v: &Vcpu, priority: u8) -> bool {
-        let enabled = v.vmcr & (1 << 1) != 0;
+        // The one group that guests have: 1, or 0 on a GICv2.
+        let enable = if self.face == Face::V2 { 1 << 0 } else { 1 << 1 };
         let mask = (v.vmcr >> 24) as u8;
-        if !enabled || priority >= mask {
+        if v.vmcr & enable == 0 || priority >= mask {
             return false;
         }
-        let group = u32::from(priority) & group_mask(v.vmcr);
         let mut active = v.ap0r.iter().zip(v.ap1r.iter()).enumerate();
         let running = active.find_map(|(n, (a, b))| {
             let bit = (a | b).trailing_zeros();
             (bit < 32).then(|| (n as u32).wrapping_mul(32).wrapping_add(bit))
         });
-        running.is_none_or(|n| group < n.wrapping_shl(8u32.wrapping_sub(self.priority_bits.min(7))))
+        let group_mask = if self.face == Face::V2 { group0_mask } else { group1_mask };
+        running.is_none_or(|n| {
+            let group = u32::from(priority) & group_mask(v.vmcr);
+            group < n.wrapping_shl(8u32.wrapping_sub(self.priority_bits.min(7)))
+        })
     }
 }
 
 /// The bits of a priority that decide on preemption of group 1 (Arm IHI 0069, "Priority grouping"): VBPR1, or VBPR0 one
 /// further where the guest made it common (VCBPR).
-fn group_mask(vmcr: u64) -> u32 {
-    let point = if vmcr & (1 << 4) != 0 { ((vmcr >> 21) & 7).wrapping_add(1) } else { (vmcr >> 18) & 7 };
-    0xffu32.wrapping_shl(point as u32)
+fn group1_mask(vmcr: u64) -> u32 {
+    if vmcr & (1 << 4) != 0 { group0_mask(vmcr) } else { 0xffu32.wrapping_shl((vmcr >> 18) as u32 & 7) }
+}
+
+/// The same of group 0: VBPR0, which GICH_VMCR has at the same place (Arm IHI 0048, "Priority grouping").
+fn group0_mask(vmcr: u64) -> u32 {
+    0xffu32.wrapping_shl(((vmcr >> 21) as u32 & 7).wrapping_add(1))
 }

@@ -143,6 +143,7 @@ impl Guest {
             list_registers: LIST_REGISTERS,
             priority_bits: 5,
             affinities: AFFINITIES.to_vec(),
+            face: vgic::Face::V3,
         };
         let mut vgic = Vgic::new(&config).expect("a good configuration");
         let mut cpus = vec![Cpu::new(LIST_REGISTERS); VCPUS];
