@@ -239,7 +239,7 @@ boot_secondary:
     mov     x21, x0
     bl      boot_reach_el2
     bl      boot_own_el2
-    mov     x0, x21
+1:  mov     x0, x21
     bl      boot_mmu_on
     ldr     x9, [x21, #32]          // stack top
     mov     sp, x9
@@ -248,6 +248,17 @@ boot_secondary:
     mov     x30, #0
     bl      merus_secondary_main
     b       .
+
+    // The same from a spin table: the address is in memory, for the one CPU that is started now.
+    .global boot_spun
+boot_spun:
+    msr     daifset, #0xf
+    msr     SPSel, #1
+    bl      boot_reach_el2
+    bl      boot_own_el2
+    adrp    x21, BOOT_SPUN_START
+    ldr     x21, [x21, :lo12:BOOT_SPUN_START]
+    b       1b
     .ltorg
 
     .section .noinit, "aw", @nobits

@@ -52,7 +52,7 @@ impl Console {
             if let Some(pcpu) = machine().and_then(|machine| machine.pcpus.get(el2::number())) {
                 pcpu.recheck.store(true, Ordering::SeqCst);
             }
-            el2::gic::send_sgi(platform::gicv3::sgi1r(crate::machine::KICK, el2::features::mpidr()));
+            crate::gic::kick_self();
         }
         self.output_waits = result.uart_full;
         uart.0.interrupts(true, result.uart_full);

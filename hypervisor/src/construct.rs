@@ -2,6 +2,7 @@
 //! meanwhile; a reset takes the same steps over the memory it has.
 
 use crate::console::{self, VmSink, say};
+use crate::gic;
 use crate::guest::{Guest, GuestRamAccess, KernelWaker, Uptime};
 use crate::machine::{CpuOps, Machine, Memory, TablePages};
 use crate::placing;
@@ -9,6 +10,7 @@ use crate::power::PowerKeys;
 use crate::slots::MAX_ENTITIES;
 use crate::stolen::StolenTime;
 use addr::{Address, BLOCK_SIZE, Ipa, Pa, Span};
+use alloc::boxed::Box;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::sync::Arc;
@@ -18,7 +20,7 @@ use config::cpu_model::CpuModel;
 use config::guest_tree;
 use config::image::GuestLayout;
 use config::map;
-use config::spec::{PayloadRef, VmSpec};
+use config::spec::{PayloadRef, VmSpec, admit_one};
 use control::{Group, Source, VmNumber};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use devices::pl011::Pl011;
@@ -29,8 +31,8 @@ use memory::{Dirty, Filling, GuestRam, HandOver, MemoryError, Prepared};
 use proto::{Refusal, SpecFault};
 use sched::{EntityId, GroupId, Kind, TimerId, Weight};
 use sync::{Rank, SpinLock};
-use vgic::{Config, Vgic};
-use vm::{DeviceHandle, Parts, SpiLine, VgicPort, Vm};
+use vgic::{Config, Face, Vgic};
+use vm::{Controller, DeviceHandle, Parts, SpiLine, VgicPort, Vm};
 
 /// Bytes zeroed without a look at the clock, and the same where the CPU has instructions that set memory.
 const ZERO_STEP: u64 = 128 << 10;
@@ -100,6 +102,7 @@ pub fn begin(machine: &'static Machine, request: &Request<'_>) -> Result<Constru
     read_payload(machine, request.kernel, &spec.kernel, 0, &mut head)
         .ok_or_else(|| Refusal::NoSuchObject(format!("\"{}\" in the bundle", spec.kernel.name)))?;
     let layout = spec.layout(&head).map_err(|e| refused_spec(e.key, e.fault))?;
+    admit_one(spec, gic::of_guests()).map_err(|e| refused_spec(e.key, e.fault))?;
     let ipa_bits = machine.geometry.ipa_bits();
     if layout.ram.end().as_u64() > 1 << ipa_bits {
         let why = format!("ends above the {ipa_bits} address bits of the machine's stage 2; give less");
@@ -153,12 +156,12 @@ fn with_entities(
         match memory.frames.charge(account, own) {
             Ok(()) => {
                 guest.records = own;
-                Ok(Arc::new(guest))
+                Ok(Arc::<Guest>::from(guest))
             }
             Err(error) => Err(no_memory(machine, &memory, error, own)),
         }
     });
-    let guest = match made {
+    let guest: Arc<Guest> = match made {
         Ok(guest) => guest,
         Err(refusal) => {
             let mut memory = machine.memory.lock();
@@ -233,12 +236,37 @@ fn assemble(
     first: u32,
     account: memory::AccountId,
     extents: &[Dirty],
-) -> Result<Guest, Refusal> {
+) -> Result<Box<Guest>, Refusal> {
     let (spec, number) = (request.spec.clone(), request.number);
     put_together(machine, spec, number, (request.kernel, request.initrd), layout, first, account, extents)
         .map_err(Refusal::Unsupported)
 }
 
+/// The VM's interrupt controller. (Never inlined: what is built here by value would stand in its caller's frame, and pCPUs have small
+/// stacks.)
+#[inline(never)]
+fn interrupt_controller(
+    machine: &Machine,
+    number: VmNumber,
+    mpidrs: &[u64],
+    waker: Arc<KernelWaker>,
+) -> Result<Arc<VgicPort>, String> {
+    let vcpus = mpidrs.len();
+    let (list_registers, priority_bits) = gic::virtual_interface();
+    let mut vgic = Vgic::new(&Config {
+        vcpus,
+        spis: SPIS,
+        list_registers,
+        priority_bits,
+        affinities: mpidrs.iter().map(|m| platform::gicv3::affinity_of(*m)).collect(),
+        face: gic::face(),
+    })
+    .map_err(|e| format!("no interrupt controller: {e:?}"))?;
+    vgic.link_timer(machine.ppis.virtual_timer);
+    Ok(Arc::new(VgicPort::new(number.0, vgic, vcpus, waker)))
+}
+
+#[inline(never)]
 #[allow(clippy::too_many_arguments, reason = "each is another part of the VM")]
 fn put_together(
     machine: &'static Machine,
@@ -249,37 +277,31 @@ fn put_together(
     first: u32,
     account: memory::AccountId,
     extents: &[Dirty],
-) -> Result<Guest, String> {
+) -> Result<Box<Guest>, String> {
     let ram = GuestRam::new(map::RAM_BASE, extents.iter().map(Dirty::span)).ok_or("its memory has no place")?;
-    let vcpus = spec.vcpus as usize;
     let mpidrs: Vec<u64> = (0..spec.vcpus).map(map::vcpu_mpidr).collect();
-    let mut vgic = Vgic::new(&Config {
-        vcpus,
-        spis: SPIS,
-        list_registers: el2::lists::HardwareLists::here().counted(),
-        priority_bits: el2::lists::HardwareLists::priority_bits(),
-        affinities: mpidrs.iter().map(|m| platform::gicv3::affinity_of(*m)).collect(),
-    })
-    .map_err(|e| format!("no interrupt controller: {e:?}"))?;
-    vgic.link_timer(machine.ppis.virtual_timer);
     let waker = Arc::new(KernelWaker { first });
-    let port = Arc::new(VgicPort::new(number.0, vgic, vcpus, waker.clone()));
+    let port = interrupt_controller(machine, number, &mpidrs, waker.clone())?;
     let entropy = machine.entropy.lock().as_mut().map(|drbg| drbg.child());
     let mut env = machine.env;
     env.trng = entropy.is_some();
     let memory: Arc<dyn GuestMemory> = Arc::new(GuestRamAccess(ram.clone()));
     env.stolen_time = Some(map::PV_TIME_BASE);
     let window = |base: Ipa, size: u64| Span::new(base, size).ok_or("a window of the map wraps");
+    let gicd = window(map::GICD_BASE, map::GICD_SIZE)?;
+    let controller = match gic::face() {
+        Face::V3 => Controller::V3 { gicd, gicr: window(map::GICR_BASE, map::GICR_STRIDE * u64::from(spec.vcpus))? },
+        Face::V2 => Controller::V2 { gicd, gicc: window(map::GICC_BASE, map::GICC_SIZE)? },
+    };
     let mut vm = Vm::new(Parts {
         id: number.0,
         name: spec.name.clone(),
         ram: ram.span(),
         memory: memory.clone(),
         vgic: port.clone(),
-        gicd: window(map::GICD_BASE, map::GICD_SIZE)?,
-        gicr: window(map::GICR_BASE, map::GICR_STRIDE * u64::from(spec.vcpus))?,
+        controller,
         psci: Psci::new(&mpidrs).map_err(|e| format!("no power controller: {e:?}"))?,
-        cpu: CpuModel::new(&machine.ids, machine.geometry.ipa_bits() as u8),
+        cpu: CpuModel::new(&machine.ids, machine.geometry.ipa_bits() as u8, gic::is_v3()),
         breakpoints: usize::from(machine.features.breakpoints),
         watchpoints: usize::from(machine.features.watchpoints),
         env,
@@ -291,6 +313,12 @@ fn put_together(
     let mut pages = TablePages { memory: &machine.memory, account };
     let space = GuestSpace::new(machine.geometry, &mut pages, machine.errata)
         .map_err(|_| "no memory for its translation tables".to_string())?;
+    if let Some(page) = gic::guest_page()
+        && let Err(error) = space.map_interrupt_interface(map::GICC_BASE, page, &mut pages)
+    {
+        space.destroy(&mut pages);
+        return Err(format!("its CPU interface cannot be mapped: {error:?}"));
+    }
     // Its place at the console outlives it, so that its last words can be read.
     let source = machine
         .vms
@@ -311,7 +339,7 @@ fn put_together(
     let allowed = placing::allowed(spec.cpu.affinity.as_deref());
     let class = placing::class_of(spec.cpu.class).unwrap_or_default();
     let stolen = StolenTime::new(machine, account, spec.vcpus, &space).inspect_err(|_| space.destroy(&mut pages))?;
-    Ok(Guest {
+    Ok(Box::new(Guest {
         vm,
         space,
         ram,
@@ -340,7 +368,7 @@ fn put_together(
         cancelled: AtomicBool::new(false),
         allowed: SpinLock::new(Rank::Vm, allowed),
         class: SpinLock::new(Rank::Vm, class),
-    })
+    }))
 }
 
 impl Construction {
@@ -463,7 +491,8 @@ fn finish(guest: &Guest, machine: &'static Machine, mut memory: Filling) -> Resu
     // Interrupt controller, devices and power states first: a reset leaves nothing of before.
     guest.vm.reset();
     let mut draw = |seed: &mut [u8]| guest.vm.draw(seed);
-    let tree = guest_tree::generate(&guest.spec, &guest.layout, &mut draw).map_err(|e| e.to_string())?;
+    let tree =
+        guest_tree::generate(&guest.spec, &guest.layout, gic::of_guests(), &mut draw).map_err(|e| e.to_string())?;
     let at = guest.layout.fdt.start();
     let mut ops = CpuOps(&machine.features);
     memory.write(at, tree.as_bytes(), &mut ops).ok_or("its device tree has no place")?;

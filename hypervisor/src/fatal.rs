@@ -7,11 +7,15 @@ use crate::console::{self, last_words};
 use core::fmt;
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use platform::bcm2835_pm::Power;
 use platform::firmware::{Conduit, Firmware};
+use spin::Once;
 use trap::GuestFrame;
 
 /// How the firmware is reached, once known: 0 not yet or not at all, 1 SMC, 2 HVC.
 static CONDUIT: AtomicU64 = AtomicU64::new(0);
+/// How the machine is ended where there is no firmware.
+static POWER: Once<Power> = Once::new();
 /// The pCPU that is dying, plus one; 0 while none is.
 static DYING: AtomicUsize = AtomicUsize::new(0);
 
@@ -20,10 +24,18 @@ pub fn set_firmware(conduit: Conduit) {
     CONDUIT.store(if conduit == Conduit::Smc { 1 } else { 2 }, Ordering::Relaxed);
 }
 
+/// Makes a way to end the machine without firmware known to the last words.
+pub fn set_power(power: Power) {
+    POWER.call_once(|| power);
+}
+
 /// Powers the machine off, or stays here where nobody can.
 pub fn power_off(firmware: Option<Firmware>) -> ! {
     if let Some(firmware) = firmware {
         firmware.system_off();
+    }
+    if let Some(power) = POWER.get() {
+        power.off();
     }
     loop {
         el2::gic::wait_for_interrupt();

@@ -1,10 +1,10 @@
 //! The pCPU as `vm` sees it.
 
+use crate::gic::Controller;
 use crate::machine::Machine;
 use addr::Va;
 use el2::Pcpu;
 use el2::debug::DebugValues;
-use el2::lists::HardwareLists;
 use el2::world::{self, LoadedEl1, Stage1Controls};
 use sched::{EntityId, Kind, TimerId};
 use trap::SysRegId;
@@ -12,9 +12,11 @@ use vm::debug::DebugState;
 use vm::{Hw, Probe, Stage1, Vcpu};
 
 /// The hardware of the pCPU on which a vCPU is loaded.
-pub struct Hardware<'a> {
+pub struct Hardware<'a, G: Controller> {
     /// The pCPU.
     pub pcpu: &'a mut Pcpu,
+    /// Its list registers.
+    pub lists: &'a mut G::Lists,
     /// The machine.
     pub machine: &'static Machine,
     /// Which vCPU is loaded.
@@ -25,13 +27,13 @@ pub struct Hardware<'a> {
     pub el1: LoadedEl1,
 }
 
-impl Hw for Hardware<'_> {
-    type Lists = HardwareLists;
+impl<G: Controller> Hw for Hardware<'_, G> {
+    type Lists = G::Lists;
     type El1 = LoadedEl1;
 
     #[inline]
-    fn lists(&mut self) -> &mut HardwareLists {
-        &mut self.pcpu.lists
+    fn lists(&mut self) -> &mut G::Lists {
+        self.lists
     }
     fn el1(&mut self) -> &mut LoadedEl1 {
         &mut self.el1

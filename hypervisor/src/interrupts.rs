@@ -11,12 +11,13 @@
 //! The numbers are the board's ([`Cpu::ppis`]); a guest sees its timer as PPI 27 whatever the board has.
 
 use crate::console;
+use crate::gic::{Controller, by_kind};
 use crate::guest::{Guest, Runner};
 use crate::machine::KICK;
 use crate::observe::Watched;
 use crate::run::{Company, Cpu};
 use core::sync::atomic::Ordering;
-use el2::gic;
+use el2::gic::SPURIOUS;
 use sched::{Kind, TimerId};
 use trace::{NOBODY, What};
 use vm::Requests;
@@ -28,26 +29,27 @@ const RETRY: u64 = 1_000_000;
 /// An interrupt while a guest ran. The virtual timer's is the frequent one and goes straight to the list registers; whether the
 /// guest has moved its timer on is for a later exit to see (`Cpu::look_at_timer`). Returns whether it was that one.
 #[inline(always)]
-pub fn taken<const TRACED: bool>(cpu: &mut Cpu, guest: &Guest, runner: &mut Runner) -> bool {
-    let intid = gic::acknowledge();
+pub fn taken<const TRACED: bool, G: Controller>(cpu: &mut Cpu, guest: &Guest, runner: &mut Runner) -> bool {
+    let taken = G::acknowledge(&cpu.gic);
+    let intid = G::intid(taken);
     if intid != cpu.ppis.virtual_timer {
-        others(cpu, guest, runner, intid);
+        others::<G>(cpu, guest, runner, taken);
         return false;
     }
     if TRACED {
         cpu.machine.note(NOBODY, What::Taken, intid.into());
     }
     // Dropped, not deactivated: the guest's own deactivation does that through the list register.
-    gic::drop_priority(intid);
+    G::drop_priority(&cpu.gic, taken);
     let index = runner.vcpu.index;
     let mut vgic = guest.vm.vgic().lock();
     vgic.hw_timer_fired(index);
     if TRACED {
-        let mut lists = Watched::new(&mut cpu.pcpu.lists);
+        let mut lists = Watched::new(G::lists(&mut cpu.gic));
         vgic.flush(index, &mut lists);
         lists.note(cpu.machine, guest, index);
     } else {
-        vgic.flush(index, &mut cpu.pcpu.lists);
+        vgic.flush(index, G::lists(&mut cpu.gic));
     }
     let whom = vgic.take_notify();
     drop(vgic);
@@ -59,52 +61,58 @@ pub fn taken<const TRACED: bool>(cpu: &mut Cpu, guest: &Guest, runner: &mut Runn
 }
 
 #[inline(never)]
-fn others(cpu: &mut Cpu, guest: &Guest, runner: &mut Runner, intid: u32) {
+fn others<G: Controller>(cpu: &mut Cpu, guest: &Guest, runner: &mut Runner, taken: u32) {
     runner.vcpu.flush_due = true;
     if runner.vcpu.tick {
-        cpu.look_at_timer(guest, runner);
+        cpu.look_at_timer::<G>(guest, runner);
     }
-    if intid == cpu.ppis.maintenance {
+    if G::intid(taken) == cpu.ppis.maintenance {
         let index = runner.vcpu.index;
-        guest.vm.vgic().change(|vgic| vgic.maintenance(index, &mut cpu.pcpu.lists));
-        gic::drop_priority(intid);
-        gic::deactivate(intid);
+        guest.vm.vgic().change(|vgic| vgic.maintenance(index, G::lists(&mut cpu.gic)));
+        G::drop_priority(&cpu.gic, taken);
+        G::deactivate(&cpu.gic, taken);
         return;
     }
-    serve(cpu, intid);
+    serve::<G>(cpu, taken);
 }
 
 /// The interrupt that has woken a pCPU whose loaded vCPU dozes. `true`: it is that vCPU's own timer.
 #[inline]
-pub fn wakened(cpu: &mut Cpu, guest: &Guest, vcpu: u32) -> bool {
-    let intid = gic::acknowledge();
-    if intid != cpu.ppis.virtual_timer {
-        serve(cpu, intid);
+pub fn wakened<G: Controller>(cpu: &mut Cpu, guest: &Guest, vcpu: u32) -> bool {
+    let taken = G::acknowledge(&cpu.gic);
+    if G::intid(taken) != cpu.ppis.virtual_timer {
+        serve::<G>(cpu, taken);
         return false;
     }
-    gic::drop_priority(intid);
+    G::drop_priority(&cpu.gic, taken);
     guest.vm.vgic().lock().hw_timer_fired(vcpu);
     true
 }
 
 /// All interrupts that are pending now, while no guest runs.
 pub fn poll(cpu: &mut Cpu) {
+    by_kind!(cpu.gic, poll_all(cpu))
+}
+
+#[inline(always)]
+fn poll_all<G: Controller>(cpu: &mut Cpu) {
     loop {
-        let intid = gic::acknowledge();
-        if intid >= gic::SPURIOUS {
+        let taken = G::acknowledge(&cpu.gic);
+        if G::intid(taken) >= SPURIOUS {
             return;
         }
-        serve(cpu, intid);
+        serve::<G>(cpu, taken);
     }
 }
 
 #[inline(never)]
-fn serve(cpu: &mut Cpu, intid: u32) {
-    if intid >= gic::SPURIOUS {
+fn serve<G: Controller>(cpu: &mut Cpu, taken: u32) {
+    let intid = G::intid(taken);
+    if intid >= SPURIOUS {
         return;
     }
     cpu.machine.note(NOBODY, What::Taken, intid.into());
-    gic::drop_priority(intid);
+    G::drop_priority(&cpu.gic, taken);
     match intid {
         // The frequent one first; it says no more than "look up".
         _ if intid == u32::from(KICK) => looked_up(cpu),
@@ -112,7 +120,7 @@ fn serve(cpu: &mut Cpu, intid: u32) {
             // The resident vCPU's timer while it sleeps; it stays active until that vCPU deactivates it or leaves.
             match &cpu.resident {
                 Some((_, guest, vcpu)) => guest.vm.vgic().change(|vgic| vgic.hw_timer_fired(*vcpu)),
-                None => gic::deactivate(intid),
+                None => G::deactivate(&cpu.gic, taken),
             }
             if let Some((id, guest, vcpu)) = &cpu.resident {
                 if let Some(port) = guest.vm.port(*vcpu) {
@@ -133,7 +141,7 @@ fn serve(cpu: &mut Cpu, intid: u32) {
         // registers are live while EL2 waits.)
         _ => looked_up(cpu),
     }
-    gic::deactivate(intid);
+    G::deactivate(&cpu.gic, taken);
 }
 
 /// Whoever sends a kick has changed something before.

@@ -1,6 +1,7 @@
 //! What all pCPUs share: the board, the pCPUs' runqueues, the vCPUs' places, memory.
 
 use crate::console::say;
+use crate::gic::Kicker;
 use crate::guest::Guest;
 use crate::manage::Management;
 use crate::slots::{Entities, MAX_ENTITIES, ROOM, Slot, Slots};
@@ -40,6 +41,8 @@ pub const KICK: u8 = 1;
 pub struct Pcpu {
     /// Its affinity.
     pub mpidr: u64,
+    /// What sends [`KICK`] to it.
+    pub kick: u64,
     /// Its runqueue and deadlines.
     pub sched: SpinLock<Sched>,
     /// It has nothing to run.
@@ -74,12 +77,13 @@ pub struct Sched {
 
 impl Pcpu {
     /// pCPU `number`, with nothing to do.
-    pub fn new(mpidr: u64, shares: &Arc<Shares>, number: usize) -> Self {
+    pub fn new(mpidr: u64, kick: u64, shares: &Arc<Shares>, number: usize) -> Self {
         let mut queue = RunQueue::new(shares.clone(), number);
         queue.resize(ROOM as usize);
         let sched = Sched { queue, timers: Timers::new(ROOM) };
         Self {
             mpidr,
+            kick,
             sched: SpinLock::new(Rank::Sched, sched),
             idle: AtomicBool::new(false),
             resched: AtomicBool::new(false),
@@ -234,6 +238,8 @@ pub struct Machine {
     pub bundle: &'static [u8],
     /// The private interrupts that are Merus' own, the same on each pCPU.
     pub ppis: Ppis,
+    /// How pCPUs are kicked.
+    pub kicker: Kicker,
     /// The console's interrupt.
     pub uart_intid: Option<u32>,
     /// The control line's.
@@ -378,7 +384,7 @@ impl Machine {
         {
             self.note(NOBODY, What::Kick, number as u64);
             pcpu.recheck.store(true, Ordering::SeqCst);
-            el2::gic::send_sgi(platform::gicv3::sgi1r(KICK, pcpu.mpidr));
+            self.kicker.kick(pcpu.kick);
         }
     }
     /// Has pCPU `number` look at what is asked of the vCPU that runs there, and at nothing else: neither its timer nor its traps
@@ -388,14 +394,14 @@ impl Machine {
             && let Some(pcpu) = self.pcpus.get(number)
         {
             self.note(NOBODY, What::Kick, number as u64);
-            el2::gic::send_sgi(platform::gicv3::sgi1r(KICK, pcpu.mpidr));
+            self.kicker.kick(pcpu.kick);
         }
     }
     /// Has every pCPU look up, this one as well.
     fn kick_all(&self) {
         for pcpu in &self.pcpus {
             pcpu.recheck.store(true, Ordering::SeqCst);
-            el2::gic::send_sgi(platform::gicv3::sgi1r(KICK, pcpu.mpidr));
+            self.kicker.kick(pcpu.kick);
         }
     }
     /// Has pCPU `number` put what it runs and pick again.
@@ -404,7 +410,13 @@ impl Machine {
             pcpu.resched.store(true, Ordering::SeqCst);
             pcpu.recheck.store(true, Ordering::SeqCst);
             // Also to itself: a kick is what makes a pCPU look.
-            el2::gic::send_sgi(platform::gicv3::sgi1r(KICK, pcpu.mpidr));
+            self.kicker.kick(pcpu.kick);
+        }
+    }
+    /// Has this pCPU take an interrupt, and look up.
+    pub fn kick_self(&self) {
+        if let Some(pcpu) = self.pcpus.get(el2::number()) {
+            self.kicker.kick(pcpu.kick);
         }
     }
     /// A vCPU waits on pCPU `home`: an idle one is asked to take it.

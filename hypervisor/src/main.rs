@@ -21,6 +21,7 @@ mod console;
 mod construct;
 #[allow(unsafe_code)] // Names the assembly calls; no unsafe block.
 mod fatal;
+mod gic;
 mod guest;
 mod hw;
 mod interrupts;

@@ -7,7 +7,6 @@ use crate::guest::Guest;
 use crate::machine::Machine;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
-use el2::lists::HardwareLists;
 use el2::vectors::Left;
 use sched::{EntityId, RunState};
 use trace::{Event, NOBODY, Reason, Ring, Span, VcpuTrace, What};
@@ -180,15 +179,15 @@ pub fn dozed(machine: &Machine, guest: &Guest, vcpu: u32, start: u64, woken: Opt
 }
 
 /// The list registers, and what was written into them as pending.
-pub struct Watched<'a> {
-    lists: &'a mut HardwareLists,
+pub struct Watched<'a, L> {
+    lists: &'a mut L,
     shown: [u32; 16],
     count: usize,
 }
 
-impl<'a> Watched<'a> {
+impl<'a, L: ListRegs> Watched<'a, L> {
     /// Nothing written yet.
-    pub fn new(lists: &'a mut HardwareLists) -> Self {
+    pub fn new(lists: &'a mut L) -> Self {
         Self { lists, shown: [0; 16], count: 0 }
     }
     /// Counts and notes what was written.
@@ -202,7 +201,11 @@ impl<'a> Watched<'a> {
     }
 }
 
-impl ListRegs for Watched<'_> {
+impl<L: ListRegs> ListRegs for Watched<'_, L> {
+    #[inline(always)]
+    fn senders(&self) -> bool {
+        self.lists.senders()
+    }
     fn count(&self) -> usize {
         self.lists.count()
     }

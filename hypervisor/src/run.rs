@@ -13,6 +13,7 @@ mod gate;
 
 use crate::console;
 use crate::construct::{self, Construction, Progress};
+use crate::gic::{Controller, PcpuGic, by_kind};
 use crate::guest::{Guest, Runner};
 use crate::hw::{Hardware, debug_values};
 use crate::interrupts;
@@ -27,7 +28,6 @@ use config::board::Ppis;
 use core::sync::atomic::Ordering;
 use el2::vectors::Left;
 use el2::world::{GuestState, LoadedEl1};
-use platform::gicv3::Redistributor;
 use sched::{EntityId, Kind, Pick, RunState, TimerId, Why};
 use trap::{Exit, RawExit, SErrorAction, SErrorSyndrome, Vector, decode};
 use vm::{Life, Next, Port, Requests, StopReason, handle, quick};
@@ -45,8 +45,8 @@ pub struct Cpu {
     pub shared: &'static Pcpu,
     /// The hardware.
     pub pcpu: el2::Pcpu,
-    /// Its redistributor.
-    pub redistributor: Redistributor,
+    /// Its interrupt controller.
+    pub gic: PcpuGic,
     /// The private interrupts that are Merus' own, by the board's numbers.
     pub ppis: Ppis,
     /// Whose registers are in the hardware.
@@ -95,18 +95,12 @@ enum Ended {
 
 impl Cpu {
     /// A pCPU that has nothing to do yet.
-    pub fn new(
-        machine: &'static Machine,
-        shared: &'static Pcpu,
-        mut pcpu: el2::Pcpu,
-        redistributor: Redistributor,
-    ) -> Self {
-        pcpu.lists.link_timer(machine.ppis.virtual_timer);
+    pub fn new(machine: &'static Machine, shared: &'static Pcpu, pcpu: el2::Pcpu, gic: PcpuGic) -> Self {
         Self {
             machine,
             shared,
             pcpu,
-            redistributor,
+            gic,
             ppis: machine.ppis,
             resident: None,
             company: Company::default(),
@@ -120,7 +114,7 @@ impl Cpu {
 
     /// Whether the guest's timer interrupt is active here, for hardware.
     fn set_timer_active(&self, active: bool) {
-        self.redistributor.set_active(self.ppis.virtual_timer, active);
+        self.gic.set_timer_active(active);
     }
 
     /// For ever.
@@ -244,11 +238,7 @@ impl Cpu {
         }
         // Since when it has the pCPU, while tracing is on.
         let since = machine.tracing().then(|| observe::begins(machine, &guest, index, pick.ready_ns));
-        let ended = match self.switch_to(&mut runner) {
-            true if since.is_some() => self.go_traced(&mut runner),
-            true => self.go::<false>(&mut runner),
-            false => Ended::Stop(StopReason::SystemError { iss: 0 }),
-        };
+        let ended = by_kind!(self.gic, self.run_loaded(&mut runner, since.is_some()));
         let why = match ended {
             Ended::Put(why) => why,
             Ended::Stop(reason) => match self.stop(&guest, Some(index), reason) {
@@ -283,8 +273,19 @@ impl Cpu {
         }
     }
 
+    /// Switches to `runner` and lets it run.
+    #[inline(always)]
+    fn run_loaded<G: Controller>(&mut self, runner: &mut Box<Runner>, traced: bool) -> Ended {
+        match self.switch_to::<G>(runner) {
+            true if traced => self.go_traced::<G>(runner),
+            true if G::QUICK => self.go::<false, G>(runner),
+            true => self.go_plain::<G>(runner),
+            false => Ended::Stop(StopReason::SystemError { iss: 0 }),
+        }
+    }
+
     /// Makes the registers those of `runner`, and its list registers live. `false`: it cannot run.
-    fn switch_to(&mut self, runner: &mut Box<Runner>) -> bool {
+    fn switch_to<G: Controller>(&mut self, runner: &mut Box<Runner>) -> bool {
         let machine = self.machine;
         let index = runner.vcpu.index;
         let guest = runner.guest.clone();
@@ -332,13 +333,14 @@ impl Cpu {
             self.shared.sched.lock().queue.set_resident(Some(runner.id));
             // Its emulated timer's deadline belongs here now.
             if runner.vcpu.ptimer != vm::timer::PhysicalTimer::default() {
-                let mut hardware = hardware(&mut self.pcpu, machine, runner.id, &mut self.timer_changed);
+                let mut hardware =
+                    hardware::<G>(&mut self.pcpu, &mut self.gic, machine, runner.id, &mut self.timer_changed);
                 runner.vcpu.timer_due(&guest.vm, &mut hardware);
             }
             runner.timers_on = number;
         }
         let mut vgic = guest.vm.vgic().lock();
-        vgic.load(index, &mut self.pcpu.lists);
+        vgic.load(index, G::lists(&mut self.gic));
         runner.vcpu.tick |= vgic.timer_active(index);
         drop(vgic);
         runner.vcpu.flush_due = true;
@@ -356,13 +358,18 @@ impl Cpu {
     }
 
     #[inline(never)]
-    fn go_traced(&mut self, runner: &mut Box<Runner>) -> Ended {
-        self.go::<true>(runner)
+    fn go_traced<G: Controller>(&mut self, runner: &mut Box<Runner>) -> Ended {
+        self.go::<true, G>(runner)
+    }
+
+    #[inline(never)]
+    fn go_plain<G: Controller>(&mut self, runner: &mut Box<Runner>) -> Ended {
+        self.go::<false, G>(runner)
     }
 
     /// Runs the loaded vCPU until it has to leave. `TRACED`: notes what happens meanwhile; the other copy has nothing of that.
     #[inline(always)]
-    fn go<const TRACED: bool>(&mut self, runner: &mut Box<Runner>) -> Ended {
+    fn go<const TRACED: bool, G: Controller>(&mut self, runner: &mut Box<Runner>) -> Ended {
         let guest = runner.guest.clone();
         let vm = &guest.vm;
         let index = runner.vcpu.index;
@@ -372,7 +379,7 @@ impl Cpu {
             // The gate: what others ask, and what the last exit left to do. Whoever asks sends a kick as well, so one look
             // at the flag that every interrupt sets is enough.
             if runner.vcpu.flush_due
-                && let Some(why) = self.gate::<TRACED>(&guest, runner)
+                && let Some(why) = self.gate::<TRACED, G>(&guest, runner)
             {
                 break Ended::Put(why);
             }
@@ -383,7 +390,7 @@ impl Cpu {
             if TRACED {
                 stretch.leaves(&guest, index, &left);
             }
-            match self.exit::<TRACED>(&guest, runner, left, &mut stretch) {
+            match self.exit::<TRACED, G>(&guest, runner, left, &mut stretch) {
                 Next::Resume => {}
                 Next::Fold(_) => {}
                 Next::Yield => {
@@ -400,7 +407,8 @@ impl Cpu {
                     }
                     if port.requests().is_empty() {
                         // For the queue a dozing vCPU runs: not one whose time is limited.
-                        let woken = if self.company.native { self.doze::<TRACED>(&guest, index, port) } else { None };
+                        let woken =
+                            if self.company.native { self.doze::<TRACED, G>(&guest, index, port) } else { None };
                         let Some(ticked) = woken else { break Ended::Put(Why::Blocked) };
                         runner.vcpu.tick |= ticked;
                     }
@@ -419,8 +427,8 @@ impl Cpu {
             stretch.ends(self.machine, &guest, index);
         }
         vm.vgic().change(|vgic| {
-            vgic.put(index, &mut self.pcpu.lists);
-            if !el2::timer::VirtualTimer::asserted() && vgic.hw_timer_low(index, &mut self.pcpu.lists) {
+            vgic.put(index, G::lists(&mut self.gic));
+            if !el2::timer::VirtualTimer::asserted() && vgic.hw_timer_low(index, G::lists(&mut self.gic)) {
                 self.set_timer_active(false);
             }
         });
@@ -434,10 +442,10 @@ impl Cpu {
     /// interrupt without a cause, as a machine allows while the low level is on its way.
     #[cold]
     #[inline(never)]
-    pub fn look_at_timer(&mut self, guest: &Guest, runner: &mut Runner) {
+    pub fn look_at_timer<G: Controller>(&mut self, guest: &Guest, runner: &mut Runner) {
         if !el2::timer::VirtualTimer::asserted() {
             runner.vcpu.tick = false;
-            if guest.vm.vgic().lock().hw_timer_low(runner.vcpu.index, &mut self.pcpu.lists) {
+            if guest.vm.vgic().lock().hw_timer_low(runner.vcpu.index, G::lists(&mut self.gic)) {
                 runner.vcpu.flush_due = true;
             }
         }
@@ -445,11 +453,11 @@ impl Cpu {
 
     /// Folds the loaded vCPU's list registers for someone who wants to know, without a tick that has no cause any more (see
     /// [`Cpu::look_at_timer`]). The caller goes through the gate.
-    fn sync(&mut self, guest: &Guest, vcpu: u32) {
+    fn sync<G: Controller>(&mut self, guest: &Guest, vcpu: u32) {
         guest.vm.vgic().change(|vgic| {
-            vgic.sync(vcpu, &mut self.pcpu.lists);
+            vgic.sync(vcpu, G::lists(&mut self.gic));
             if !el2::timer::VirtualTimer::asserted() {
-                vgic.hw_timer_low(vcpu, &mut self.pcpu.lists);
+                vgic.hw_timer_low(vcpu, G::lists(&mut self.gic));
             }
         });
     }
@@ -457,11 +465,12 @@ impl Cpu {
 
 /// The pCPU as `vm` wants it.
 #[inline(always)]
-pub fn hardware<'a>(
+pub fn hardware<'a, G: Controller>(
     pcpu: &'a mut el2::Pcpu,
+    gic: &'a mut PcpuGic,
     machine: &'static Machine,
     id: EntityId,
     timer_changed: &'a mut bool,
-) -> Hardware<'a> {
-    Hardware { pcpu, machine, id, timer_changed, el1: LoadedEl1::new() }
+) -> Hardware<'a, G> {
+    Hardware { pcpu, lists: G::lists(gic), machine, id, timer_changed, el1: LoadedEl1::new() }
 }

@@ -1,23 +1,24 @@
 //! The other pCPUs: started by the firmware, one after the other, each with a stack of its own and a guard page under it.
 
 use crate::console::say;
+use crate::gic::{self, PcpuGic};
 use crate::machine::machine;
 use crate::run::Cpu;
-use crate::start::REDISTRIBUTORS;
-use addr::{PAGE_SIZE, Pa};
+use addr::{PAGE_SIZE, Pa, Span};
 use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 use boot::secondary::{SecondaryStart, entry_point};
-use boot::stage1::Stage1;
-use config::board::{Board, Enable};
+use boot::stage1::{Stage1, page_from_heap};
+use config::board::{Board, CpuNode, Enable, Ppis};
 use config::cpu_model::{HostIds, id_index};
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use el2::PcpuAnchor;
 use el2::errata::Errata;
 use el2::features::{self, Features};
 use platform::firmware::Firmware;
-use platform::gicv3::{GicError, Redistributor, affinity_of};
 use sync::{Rank, SpinLock};
 
 /// Bytes of a pCPU's stack, guard page not counted.
@@ -31,6 +32,8 @@ const PATIENCE: u64 = 2_000_000_000;
 pub struct Common {
     /// Their affinities; the first is the one that booted.
     pub mpidrs: Vec<u64>,
+    /// What kicks each of them.
+    pub kicks: Vec<u64>,
     /// What all can do.
     pub features: Features,
     /// What one of them needs.
@@ -42,6 +45,7 @@ pub struct Common {
 /// What a starting pCPU leaves for the first one.
 struct Report {
     mpidr: u64,
+    kick: u64,
     features: Features,
     errata: Errata,
     ids: HostIds,
@@ -85,20 +89,26 @@ fn ids() -> HostIds {
 fn report(mpidr: u64) -> Report {
     let features = Features::here();
     let ids = ids();
-    Report { mpidr, features, errata: el2::errata::of(ids.midr), ids, fit: features.gic_sysregs }
+    let fit = features.gic_sysregs || !gic::is_v3();
+    Report { mpidr, kick: gic::own_kick(), features, errata: el2::errata::of(ids.midr), ids, fit }
 }
 
 /// Starts all pCPUs that the board names, one by one. One that does not come up or is too unlike stays offline, with a line.
 pub fn bring_up(board: &Board, firmware: Option<Firmware>, own: &el2::Pcpu, map: &mut Stage1) -> Common {
     let first = report(features::mpidr());
-    let mut common =
-        Common { mpidrs: vec![first.mpidr], features: first.features, errata: own.errata(), ids: first.ids };
+    let mut common = Common {
+        mpidrs: vec![first.mpidr],
+        kicks: vec![first.kick],
+        features: first.features,
+        errata: own.errata(),
+        ids: first.ids,
+    };
     for cpu in board.cpus.iter().filter(|c| c.mpidr != first.mpidr) {
         let stay = |why: &str| say!("CPU {:#x} stays offline: {why}", cpu.mpidr);
-        let Some(firmware) = firmware.filter(|_| matches!(cpu.enable, Enable::Psci)) else {
+        if !can_start(cpu.enable, firmware) {
             stay("no firmware to start it with");
             continue;
-        };
+        }
         let number = common.mpidrs.len() as u64;
         if sync::heap::RESERVE.saturating_sub(crate::HEAP.used()) < HEAP_KEPT {
             stay("its stack and runqueue would take what the VMs need of the heap");
@@ -110,8 +120,8 @@ pub fn bring_up(board: &Board, firmware: Option<Firmware>, own: &el2::Pcpu, map:
         };
         *ANCHOR.lock() = Some(Box::leak(Box::new(PcpuAnchor::new(number))));
         let start: &'static SecondaryStart = Box::leak(Box::new(SecondaryStart::new(number, top)));
-        if let Err(error) = firmware.cpu_on(cpu.mpidr, entry_point(), start.publish()) {
-            stay(&alloc::format!("the firmware refuses: {error:?}"));
+        if let Err(why) = send_off(cpu, start, firmware, map) {
+            stay(&why);
             continue;
         }
         match wait_for_report() {
@@ -126,11 +136,48 @@ pub fn bring_up(board: &Board, firmware: Option<Firmware>, own: &el2::Pcpu, map:
                 common.features = common.features.common(&report.features);
                 common.errata = common.errata | report.errata;
                 common.mpidrs.push(report.mpidr);
+                common.kicks.push(report.kick);
                 ACCEPTED.store(number as u32, Ordering::Release);
             }
         }
     }
     common
+}
+
+fn can_start(how: Enable, firmware: Option<Firmware>) -> bool {
+    match how {
+        Enable::Psci => firmware.is_some(),
+        Enable::SpinTable { release } => release.as_u64() % 8 == 0,
+        Enable::None => false,
+    }
+}
+
+/// Sends a CPU on its way.
+fn send_off(
+    cpu: &CpuNode,
+    start: &'static SecondaryStart,
+    firmware: Option<Firmware>,
+    map: &mut Stage1,
+) -> Result<(), String> {
+    match (cpu.enable, firmware) {
+        (Enable::Psci, Some(firmware)) => firmware
+            .cpu_on(cpu.mpidr, entry_point(), start.publish())
+            .map_err(|error| format!("the firmware refuses: {error:?}")),
+        (Enable::SpinTable { release }, _) => {
+            let page = release_page(release).ok_or("its release address wraps")?;
+            let registers = map
+                .device(page, &mut page_from_heap)
+                .map_err(|error| format!("its release address cannot be mapped: {error:?}"))?;
+            boot::secondary::release(start, &registers, release.as_u64() % PAGE_SIZE);
+            Ok(())
+        }
+        _ => Err("no way to start it".into()),
+    }
+}
+
+/// The page of a spin table's release word: nobody else's as long as CPUs wait there.
+pub fn release_page(release: Pa) -> Option<Span<Pa>> {
+    Span::new(release, 8)?.align_outwards(PAGE_SIZE)
 }
 
 fn wait_for_report() -> Option<Report> {
@@ -160,15 +207,13 @@ pub fn release() {
     RELEASED.store(true, Ordering::Release);
 }
 
-/// The redistributor of the CPU with `mpidr`, which is this one, in use from here on, with the private interrupts of `ppis` on.
-pub fn redistributor(mpidr: u64, ppis: u32) -> Redistributor {
-    let started = match REDISTRIBUTORS.get() {
-        Some(all) => all.find(mpidr).and_then(|redistributor| redistributor.start(ppis).map(|()| redistributor)),
-        None => Err(GicError::NoRedistributor { affinity: affinity_of(mpidr) }),
-    };
-    match started {
-        Ok(redistributor) => redistributor,
-        Err(error) => crate::fatal::fatal(format_args!("the redistributor of CPU {mpidr:#x}: {error}")),
+/// The interrupt controller of this pCPU, in use from here on, with the private interrupts of `ppis` on.
+pub fn interrupt_controller(ppis: &Ppis) -> PcpuGic {
+    match PcpuGic::start(ppis.mask(), ppis.virtual_timer) {
+        Ok(gic) => gic,
+        Err(error) => {
+            crate::fatal::fatal(format_args!("the interrupt controller of CPU {:#x}: {error}", features::mpidr()))
+        }
     }
 }
 
@@ -177,7 +222,7 @@ pub fn secondary(number: usize) -> ! {
     let anchor = ANCHOR.lock().take();
     let Some(anchor) = anchor else { stay() };
     // What the firmware left pending here is over by this; the first pCPU's is worth a line, and says it for all.
-    let mut pcpu = el2::Pcpu::start(anchor.catch_faults());
+    let mut pcpu = el2::Pcpu::start(anchor.catch_faults(), gic::is_v3());
     let mpidr = features::mpidr();
     *REPORT.lock() = Some(report(mpidr));
     while !RELEASED.load(Ordering::Acquire) {
@@ -187,8 +232,8 @@ pub fn secondary(number: usize) -> ! {
     // A pCPU that was turned away may have had the same number as one that was taken.
     let Some(shared) = machine.pcpus.get(number).filter(|p| p.mpidr == mpidr) else { stay() };
     pcpu.settle(&machine.features, machine.errata, machine.ids.midr, firmware_wants(machine.firmware));
-    let redistributor = redistributor(mpidr, machine.ppis.mask());
-    Cpu::new(machine, shared, pcpu, redistributor).run()
+    let gic = interrupt_controller(&machine.ppis);
+    Cpu::new(machine, shared, pcpu, gic).run()
 }
 
 /// Whether the firmware wants its workarounds 1 and 3 used on *this* pCPU (its answer is about the CPU that asks).

@@ -7,7 +7,7 @@ use crate::manage::{Machinery, Management};
 use crate::run::Cpu;
 use crate::slots::{Entities, ROOM, Slots};
 use crate::uploads::Uploads;
-use crate::{line, smp, time};
+use crate::{gic, line, smp, time};
 use addr::{BLOCK_SIZE, PAGE_SIZE, Pa, Span};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -24,35 +24,15 @@ use el2::PcpuAnchor;
 use guest_smccc::entropy::Drbg;
 use guest_smccc::{Env, Workaround, ids};
 use memory::{Frames, Node};
+use platform::bcm2835_pm::Power;
 use platform::firmware::{Conduit, Firmware};
-use platform::gicv3::{Distributor, GicError, Redistributor, affinity_of};
-use platform::mmio::Registers;
+use platform::gic::GicError;
 use platform::pl011::Pl011;
+use platform::{gicv2, gicv3};
 use sched::Shares;
-use spin::Once;
 use stage2::{Geometry, HostLimits, Vmids};
 use sync::{Rank, SpinLock};
 use zeroize::Zeroizing;
-
-/// What the other pCPUs need for their own start: the redistributors.
-pub struct Redistributors {
-    regions: Vec<(Registers, u64)>,
-}
-
-impl Redistributors {
-    /// The one of the CPU with `mpidr`.
-    pub fn find(&self, mpidr: u64) -> Result<Redistributor, GicError> {
-        for (region, size) in &self.regions {
-            if let Some(redistributor) = Redistributor::find(*region, *size, mpidr)? {
-                return Ok(redistributor);
-            }
-        }
-        Err(GicError::NoRedistributor { affinity: affinity_of(mpidr) })
-    }
-}
-
-/// Set by the first pCPU before any other starts.
-pub static REDISTRIBUTORS: Once<Redistributors> = Once::new();
 
 /// A second pair of eyes on an error of the firmware's making, in one place.
 fn refuse(what: &str, why: impl core::fmt::Display) -> ! {
@@ -69,6 +49,12 @@ pub fn first(info: BootInfo, mut map: Stage1) -> ! {
     use_psci(psci);
     attach(uart, &mut map);
     let mut board = board(&info);
+    if let Some(span) = board.power {
+        match map.device(span, &mut page_from_heap) {
+            Ok(registers) => fatal::set_power(Power::new(registers)),
+            Err(error) => say!("the power management cannot be mapped: {error:?}"),
+        }
+    }
     let firmware = match psci.map(|p| p.conduit) {
         Some(board::Conduit::Smc) => Some(Firmware::new(Conduit::Smc)),
         Some(board::Conduit::Hvc) => {
@@ -80,10 +66,11 @@ pub fn first(info: BootInfo, mut map: Stage1) -> ! {
     if let Some(syndrome) = anchored.leftover() {
         say!("a system error from before Merus was pending, syndrome {syndrome:#x}: it is left behind");
     }
-    let distributor = gic(&board, &mut map);
+    gic::publish(interrupt_controller(&board, &mut map));
     let bundle = bundle(&board, &mut map);
-    let mut own = el2::Pcpu::start(anchored);
-    let redistributor = smp::redistributor(el2::features::mpidr(), board.ppis.mask());
+    let mut own = el2::Pcpu::start(anchored, gic::is_v3());
+    let own_gic = smp::interrupt_controller(&board.ppis);
+    gic::try_links(board.ppis.hyp_timer);
     let frames = frames(&info, &board, bundle);
     let common = smp::bring_up(&board, firmware, &own, &mut map);
     let env = workarounds(firmware);
@@ -101,10 +88,10 @@ pub fn first(info: BootInfo, mut map: Stage1) -> ! {
     attach_line(board.control, &mut map);
     let machine = assemble(&mut board, env, common, frames, map, bundle, firmware);
     for intid in [machine.uart_intid, machine.line_intid].into_iter().flatten() {
-        distributor.enable_spi(intid, false, el2::features::mpidr());
+        gic::enable_spi(intid);
     }
     smp::release();
-    let mut cpu = Cpu::new(machine, &machine.pcpus[0], own, redistributor);
+    let mut cpu = Cpu::new(machine, &machine.pcpus[0], own, own_gic);
     begin(&mut cpu, specs, groups);
     cpu.run()
 }
@@ -148,19 +135,31 @@ fn attach_line(uart: Option<board::Uart>, map: &mut Stage1) {
     }
 }
 
-fn gic(board: &Board, map: &mut Stage1) -> Distributor {
-    let Gic::V3 { dist, redist, .. } = &board.gic else {
-        fatal(format_args!("the board has a GICv2, which Merus does not drive yet; on QEMU add gic-version=3"));
-    };
+fn interrupt_controller(board: &Board, map: &mut Stage1) -> gic::Board {
     let mut device = |span: Span<Pa>| match map.device(span, &mut page_from_heap) {
         Ok(registers) => registers,
         Err(error) => refuse("the interrupt controller", format_args!("{error:?}")),
     };
-    let regions = redist.iter().map(|span| (device(*span), span.size())).collect();
-    REDISTRIBUTORS.call_once(|| Redistributors { regions });
-    match Distributor::new(device(*dist)) {
-        Ok(distributor) => distributor,
-        Err(error) => refuse("the distributor", error),
+    let made = |part: &str, error: GicError| -> ! { refuse(part, error) };
+    match &board.gic {
+        Gic::V3 { dist, redist, .. } => {
+            let redistributors = redist.iter().map(|span| (device(*span), span.size())).collect();
+            let distributor = gicv3::Distributor::new(device(*dist)).unwrap_or_else(|e| made("the distributor", e));
+            gic::Board::V3 { distributor, redistributors }
+        }
+        Gic::V2 { dist, cpu, hyp, vcpu, .. } => {
+            let control = gicv2::VirtualControl::new(device(*hyp)).unwrap_or_else(|e| made("GICH", e));
+            let guest = gicv2::VirtualInterface::new(device(*vcpu)).unwrap_or_else(|e| made("GICV", e));
+            let cpu = gicv2::CpuInterface::new(device(*cpu)).unwrap_or_else(|e| made("the CPU interface", e));
+            let distributor = gicv2::Distributor::new(device(*dist)).unwrap_or_else(|e| made("the distributor", e));
+            // One page of it is what a guest gets, so that has to be a page, and nothing else's.
+            let page = Span::new(vcpu.start(), PAGE_SIZE)
+                .filter(|page| vcpu.size() >= PAGE_SIZE && page.start().as_u64() % PAGE_SIZE == 0);
+            match page {
+                Some(page) => gic::Board::V2 { distributor, cpu, control, guest, page },
+                None => refuse("the virtual CPU interface", format_args!("{vcpu} is no page")),
+            }
+        }
     }
 }
 
@@ -182,6 +181,11 @@ fn frames(info: &BootInfo, board: &Board, bundle: &[u8]) -> Frames {
     let bundle = Span::new(Pa::new(bundle.as_ptr() as u64), bundle.len() as u64);
     let mut holes: Vec<Span<Pa>> = board.reserved.clone();
     holes.extend([Some(info.image), boot::tree_bytes(info.fdt), bundle].into_iter().flatten());
+    // Where CPUs wait in a spin table: some stay there.
+    holes.extend(board.cpus.iter().filter_map(|cpu| match cpu.enable {
+        board::Enable::SpinTable { release } => smp::release_page(release),
+        _ => None,
+    }));
     let mut free = board.ram.clone();
     for hole in holes.iter().filter_map(|h| h.align_outwards(PAGE_SIZE)) {
         free = free.iter().flat_map(|span| span.minus(&hole)).flatten().collect();
@@ -219,7 +223,7 @@ fn specs(bundle: &[u8], cpus: usize, free: u64) -> (Vec<VmSpec>, Vec<GroupSpec>)
         others.iter().for_each(|fault| say!("the bundle is refused: {fault}"));
         refuse("the bundle is refused", last);
     }
-    if let Err(error) = admit(&specs, Offer { cpus: cpus as u32, free_memory: free }) {
+    if let Err(error) = admit(&specs, Offer { cpus: cpus as u32, free_memory: free, gic: gic::of_guests() }) {
         refuse("the bundle is refused", error);
     }
     (specs, groups)
@@ -248,7 +252,13 @@ fn assemble(
     let payloads = Bundle::parse(bundle).map(|bundle| bundle.payloads().to_vec()).unwrap_or_default();
     let control = Control::new(payloads, common.mpidrs.len() as u32);
     let machine = publish(Machine {
-        pcpus: common.mpidrs.iter().enumerate().map(|(n, mpidr)| Pcpu::new(*mpidr, &shares, n)).collect(),
+        pcpus: common
+            .mpidrs
+            .iter()
+            .zip(&common.kicks)
+            .enumerate()
+            .map(|(n, (mpidr, kick))| Pcpu::new(*mpidr, *kick, &shares, n))
+            .collect(),
         shares,
         slots: Slots::new(),
         room: AtomicU32::new(ROOM),
@@ -264,6 +274,7 @@ fn assemble(
         firmware,
         bundle,
         ppis: board.ppis,
+        kicker: gic::Kicker::new(),
         line_intid: board.control.and_then(|uart| uart.intid),
         board: core::mem::take(&mut board.model),
         uart_intid: board.uart.and_then(|u| u.intid),
@@ -403,7 +414,7 @@ fn probe_nothing(board: &Board, map: &mut Stage1) {
         Ok(value) => say!("{:#x} reads {value:#x}", registers.base().as_u64()),
         Err(error) => say!("{error}"),
     }
-    if let Err(error) = Distributor::new(registers) {
+    if let Err(error) = gicv3::Distributor::new(registers) {
         refuse("told to by merus.die", error);
     }
 }

@@ -4,8 +4,8 @@
 //! an acknowledged interrupt is priority-dropped at once and deactivated separately, or by the guest through a
 //! hardware-linked list register.
 
+use crate::gic::{GicError, PATIENCE, PRIORITY, PrivateInterrupts};
 use crate::mmio::{NoAnswer, Registers};
-use core::fmt;
 
 const GICD_CTLR: u64 = 0x0000;
 const GICD_TYPER: u64 = 0x0004;
@@ -25,55 +25,11 @@ const GICR_CTLR: u64 = 0x0000;
 const GICR_TYPER: u64 = 0x0008;
 const GICR_WAKER: u64 = 0x0014;
 const SGI_BASE: u64 = 0x1_0000;
-const GICR_IGROUPR0: u64 = SGI_BASE + 0x0080;
-const GICR_ISENABLER0: u64 = SGI_BASE + 0x0100;
-const GICR_ICENABLER0: u64 = SGI_BASE + 0x0180;
-const GICR_ICPENDR0: u64 = SGI_BASE + 0x0280;
-const GICR_ISACTIVER0: u64 = SGI_BASE + 0x0300;
-const GICR_ICACTIVER0: u64 = SGI_BASE + 0x0380;
-const GICR_IPRIORITYR: u64 = SGI_BASE + 0x0400;
 const TYPER_VLPIS: u64 = 1 << 1;
 const TYPER_LAST: u64 = 1 << 4;
 const WAKER_PROCESSOR_SLEEP: u32 = 1 << 1;
 const WAKER_CHILDREN_ASLEEP: u32 = 1 << 2;
 const GICR_CTLR_RWP: u32 = 1 << 3;
-
-/// The priority of every physical interrupt (lower is more urgent; anything above the idle priority does).
-const PRIORITY: u32 = 0xa0a0_a0a0;
-/// How often a register is polled for a write to take effect before the device counts as broken.
-const PATIENCE: u32 = 1_000_000;
-
-/// Why the interrupt controller cannot be used.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum GicError {
-    /// Nothing is where the board's tree says.
-    NoAnswer(NoAnswer),
-    /// A register write did not take effect.
-    Stuck,
-    /// No redistributor has this CPU's affinity.
-    NoRedistributor {
-        /// Aff3.Aff2.Aff1.Aff0 as GICR_TYPER shows it.
-        affinity: u32,
-    },
-}
-
-impl fmt::Display for GicError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoAnswer(error) => error.fmt(f),
-            Self::Stuck => f.write_str("a register write does not take effect"),
-            Self::NoRedistributor { affinity } => write!(f, "no redistributor has the affinity {affinity:#x}"),
-        }
-    }
-}
-
-impl core::error::Error for GicError {}
-
-impl From<NoAnswer> for GicError {
-    fn from(error: NoAnswer) -> Self {
-        Self::NoAnswer(error)
-    }
-}
 
 /// The distributor.
 #[derive(Clone, Copy, Debug)]
@@ -155,34 +111,20 @@ impl Redistributor {
         Ok(None)
     }
     /// Wakes it, and takes its private interrupts over: group 1, not pending, not active; on are all SGIs and `ppis`.
-    pub fn start(&self, ppis: u32) -> Result<(), GicError> {
+    pub fn start(&self, ppis: u32) -> Result<PrivateInterrupts, GicError> {
         let waker = self.registers.read32(GICR_WAKER);
         self.registers.write32(GICR_WAKER, waker & !WAKER_PROCESSOR_SLEEP);
         (0..PATIENCE)
             .find(|_| self.registers.read32(GICR_WAKER) & WAKER_CHILDREN_ASLEEP == 0)
             .ok_or(GicError::Stuck)?;
-        self.registers.write32(GICR_ICENABLER0, u32::MAX);
+        // SAFETY: each redistributor has its two frames one after the other; this is the second.
+        let own = PrivateInterrupts::new(unsafe { self.registers.at(SGI_BASE) });
+        own.all_off();
         self.wait()?;
-        self.registers.write32(GICR_IGROUPR0, u32::MAX);
-        self.registers.write32(GICR_ICPENDR0, u32::MAX);
-        self.registers.write32(GICR_ICACTIVER0, u32::MAX);
-        for word in 0..8 {
-            self.registers.write32(GICR_IPRIORITYR + word * 4, PRIORITY);
-        }
-        self.registers.write32(GICR_ISENABLER0, ppis | 0xffff);
-        self.wait()
-    }
-    /// Makes a private interrupt active or inactive by hand.
-    #[inline]
-    pub fn set_active(&self, intid: u32, active: bool) {
-        let register = if active { GICR_ISACTIVER0 } else { GICR_ICACTIVER0 };
-        self.registers.write32(register, 1 << (intid & 31));
-    }
-    /// Switches a private interrupt on or off.
-    #[inline]
-    pub fn set_enabled(&self, intid: u32, on: bool) {
-        let register = if on { GICR_ISENABLER0 } else { GICR_ICENABLER0 };
-        self.registers.write32(register, 1 << (intid & 31));
+        own.take_over(u32::MAX);
+        own.set_enabled(ppis | 0xffff);
+        self.wait()?;
+        Ok(own)
     }
     fn wait(&self) -> Result<(), GicError> {
         (0..PATIENCE).find(|_| self.registers.read32(GICR_CTLR) & GICR_CTLR_RWP == 0).map(|_| ()).ok_or(GicError::Stuck)

@@ -4,7 +4,10 @@
 //! so no address of any board stands in this room.
 #![no_std]
 
+pub mod bcm2835_pm;
 pub mod firmware;
+pub mod gic;
+pub mod gicv2;
 pub mod gicv3;
 pub mod mmio;
 pub mod pl011;

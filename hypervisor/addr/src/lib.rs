@@ -120,6 +120,10 @@ impl<A: Address> Span<A> {
     pub fn new(start: A, size: u64) -> Option<Self> {
         start.as_u64().checked_add(size).map(|_| Self { start, size })
     }
+    /// No byte, at `start`.
+    pub const fn empty(start: A) -> Self {
+        Self { start, size: 0 }
+    }
     /// From `start` up to, not including, `end`; `None` where `end` is below `start`.
     pub fn from_bounds(start: A, end: A) -> Option<Self> {
         end.offset_from(start).map(|size| Self { start, size })

@@ -259,8 +259,9 @@ pub struct CpuModel {
 impl CpuModel {
     /// The model for a guest whose physical addresses have at most `ipa_bits` bits, on pCPUs that have `host` in common.
     ///
-    /// The guest's PARange is the largest that fits both; it is never less than the architecture's smallest, 32 bits.
-    pub fn new(host: &HostIds, ipa_bits: u8) -> Self {
+    /// The guest's PARange is the largest that fits both; it is never less than the architecture's smallest, 32 bits. Without
+    /// `gicv3` there are no system registers of an interrupt controller.
+    pub fn new(host: &HostIds, ipa_bits: u8, gicv3: bool) -> Self {
         let mut id = [0; ID_SPACE];
         let aarch32 = host.get(4, 0) & 0xf >= 2;
         for (index, (guest, host)) in id.iter_mut().zip(host.id).enumerate() {
@@ -279,6 +280,14 @@ impl CpuModel {
         // PARange is the lowest field, and cut twice: by the table and by the VM's map.
         let mmfr0 = table::fields(id_index(7, 0)).iter().fold(0, |shown, f| shown | f.show(host.get(7, 0)));
         set(7, 0, mmfr0 & !0xf | (mmfr0 & 0xf).min(pa_range(ipa_bits)));
+        if !gicv3 {
+            // ID_AA64PFR0_EL1.GIC and ID_PFR1_EL1.GIC.
+            for (crm, op2, shift) in [(4, 0, 24), (1, 1, 28)] {
+                if let Some(register) = id.get_mut(id_index(crm, op2)) {
+                    *register &= !(0xf << shift);
+                }
+            }
+        }
         Self {
             id,
             aidr: host.aidr,

@@ -1,7 +1,7 @@
 //! Writes a guest's device tree from its spec: the shape of QEMU's `virt` machine, with what Merus emulates of it.
 //!
 //! The `reg` of each node comes from [`crate::map`], which the devices are made from too. Bindings: Linux,
-//! Documentation/devicetree/bindings (`arm,gic-v3`, `arm,arch_timer`, `arm,pl011`, `arm,pl031`, `pl061-gpio`, `gpio-keys`,
+//! Documentation/devicetree/bindings (`arm,gic-v3`, `arm,gic`, `arm,arch_timer`, `arm,pl011`, `arm,pl031`, `pl061-gpio`, `gpio-keys`,
 //! `virtio,mmio`, `psci`).
 //!
 //! # Not modelled
@@ -9,7 +9,7 @@
 
 use crate::image::GuestLayout;
 use crate::map;
-use crate::spec::VmSpec;
+use crate::spec::{GuestGic, VmSpec};
 use crate::tree::NodeWriter;
 use addr::{Address, Span};
 use alloc::format;
@@ -95,8 +95,8 @@ impl core::fmt::Debug for GuestTree {
 /// Why no tree can be made.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum TreeError {
-    /// More vCPUs than redistributors fit into the map.
-    #[error("{vcpus} vCPUs are more than the platform's map has redistributors for; give fewer")]
+    /// More vCPUs than redistributors fit into the map, or than a GICv2 has.
+    #[error("{vcpus} vCPUs are more than the platform's interrupt controller has room for; give fewer")]
     TooManyVcpus {
         /// How many.
         vcpus: u32,
@@ -117,14 +117,15 @@ pub enum TreeError {
 pub fn generate(
     spec: &VmSpec,
     layout: &GuestLayout,
+    gic: GuestGic,
     draw: &mut dyn FnMut(&mut [u8]) -> bool,
 ) -> Result<GuestTree, TreeError> {
-    let mut tree = write(spec, layout, true)?;
-    if tree.seeds(draw) { Ok(tree) } else { write(spec, layout, false) }
+    let mut tree = write(spec, layout, gic, true)?;
+    if tree.seeds(draw) { Ok(tree) } else { write(spec, layout, gic, false) }
 }
 
 /// The tree, with zeroes for seeds.
-fn write(spec: &VmSpec, layout: &GuestLayout, seeded: bool) -> Result<GuestTree, TreeError> {
+fn write(spec: &VmSpec, layout: &GuestLayout, gic: GuestGic, seeded: bool) -> Result<GuestTree, TreeError> {
     let mut root = NodeWriter::new("")
         .property("compatible", "linux,dummy-virt")
         .property("model", "linux,dummy-virt")
@@ -136,8 +137,8 @@ fn write(spec: &VmSpec, layout: &GuestLayout, seeded: bool) -> Result<GuestTree,
         .child(memory(layout))
         .child(cpus(spec.vcpus))
         .child(psci())
-        .child(timer())
-        .child(interrupt_controller(spec.vcpus)?)
+        .child(timer(spec.vcpus, gic))
+        .child(interrupt_controller(spec.vcpus, gic)?)
         .child(clock())
         .child(uart())
         .child(rtc());
@@ -220,29 +221,40 @@ fn psci() -> NodeWriter {
 }
 
 /// The timers are told apart by position: secure, physical, virtual; a fourth would be the hypervisor's.
-fn timer() -> NodeWriter {
+fn timer(vcpus: u32, gic: GuestGic) -> NodeWriter {
+    // Binding `arm,gic`: which CPUs a PPI is wired to, in bits 15:8.
+    let wired = match gic {
+        GuestGic::V2 => 0xff00u32.wrapping_shr(map::GICV2_VCPUS.saturating_sub(vcpus)) & 0xff00,
+        GuestGic::V3 => 0,
+    };
     let intids = [map::SECURE_TIMER_INTID, map::PHYSICAL_TIMER_INTID, map::VIRTUAL_TIMER_INTID];
     let interrupts: Vec<u32> =
-        intids.iter().flat_map(|intid| [PPI, intid.saturating_sub(map::PPI_BASE), LEVEL_HIGH]).collect();
+        intids.iter().flat_map(|intid| [PPI, intid.saturating_sub(map::PPI_BASE), LEVEL_HIGH | wired]).collect();
     NodeWriter::new("timer")
         .property("compatible", vec!["arm,armv8-timer", "arm,armv7-timer"])
         .property("interrupts", interrupts)
         .flag("always-on")
 }
 
-fn interrupt_controller(vcpus: u32) -> Result<NodeWriter, TreeError> {
-    let redistributors = map::redistributors(vcpus).ok_or(TreeError::TooManyVcpus { vcpus })?;
-    let [start, size] = reg(redistributors);
-    Ok(NodeWriter::new(format!("intc@{:x}", map::GICD_BASE))
-        .property("compatible", "arm,gic-v3")
+fn interrupt_controller(vcpus: u32, gic: GuestGic) -> Result<NodeWriter, TreeError> {
+    let node = NodeWriter::new(format!("intc@{:x}", map::GICD_BASE))
         .property("#interrupt-cells", 3u32)
         .property("#address-cells", 2u32)
         .property("#size-cells", 2u32)
         .flag("interrupt-controller")
         .flag("ranges")
-        .property("#redistributor-regions", 1u32)
-        .wide("reg", &[map::GICD_BASE.as_u64(), map::GICD_SIZE, start, size])
-        .property("phandle", GIC_PHANDLE))
+        .property("phandle", GIC_PHANDLE);
+    let second = match gic {
+        GuestGic::V2 if vcpus > map::GICV2_VCPUS => return Err(TreeError::TooManyVcpus { vcpus }),
+        GuestGic::V2 => [map::GICC_BASE.as_u64(), map::GICC_SIZE],
+        GuestGic::V3 => reg(map::redistributors(vcpus).ok_or(TreeError::TooManyVcpus { vcpus })?),
+    };
+    let [start, size] = second;
+    let node = node.wide("reg", &[map::GICD_BASE.as_u64(), map::GICD_SIZE, start, size]);
+    Ok(match gic {
+        GuestGic::V2 => node.property("compatible", "arm,cortex-a15-gic"),
+        GuestGic::V3 => node.property("compatible", "arm,gic-v3").property("#redistributor-regions", 1u32),
+    })
 }
 
 fn clock() -> NodeWriter {

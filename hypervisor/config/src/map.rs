@@ -12,6 +12,8 @@ pub const GICD_SIZE: u64 = 0x1_0000;
 pub const GICC_BASE: Ipa = Ipa::new(0x0801_0000);
 /// Size of a GICv2 guest's CPU interface in bytes.
 pub const GICC_SIZE: u64 = 0x1_0000;
+/// As many vCPUs as a GICv2 guest can have: its registers name them by bits of a byte.
+pub const GICV2_VCPUS: u32 = 8;
 /// The first redistributor of a GICv3 guest.
 pub const GICR_BASE: Ipa = Ipa::new(0x080a_0000);
 /// Bytes that one vCPU's redistributor takes: the RD and the SGI frame, 64 KiB each.

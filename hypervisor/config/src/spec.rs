@@ -354,12 +354,33 @@ pub struct Machine {
     pub cpus: u32,
     /// RAM in bytes that VMs can have.
     pub free_memory: u64,
+    /// What the machine's interrupt controller lets guests have.
+    pub gic: GuestGic,
+}
+
+/// The interrupt controller of a machine's guests: their list registers are the hardware's, so it is of the same architecture.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum GuestGic {
+    /// GICv2: at most [`crate::map::GICV2_VCPUS`] vCPUs.
+    V2,
+    /// GICv3.
+    V3,
+}
+
+/// What about this VM depends on the machine alone, whatever else runs there.
+pub fn admit_one(vm: &VmSpec, gic: GuestGic) -> Result<(), SpecError> {
+    let most = crate::map::GICV2_VCPUS;
+    if gic == GuestGic::V2 && vm.vcpus > most {
+        return Err(vm.error(key::VCPUS, Fault::GicVcpus { vcpus: vm.vcpus, most }));
+    }
+    Ok(())
 }
 
 /// Whether these VMs fit on `machine` together; the first that does not is the error.
 pub fn admit(vms: &[VmSpec], machine: Machine) -> Result<(), SpecError> {
     let mut free = machine.free_memory;
     for vm in vms {
+        admit_one(vm, machine.gic)?;
         free = free
             .checked_sub(vm.memory)
             .ok_or_else(|| vm.error(key::MEMORY, Fault::MachineMemory { memory: vm.memory, free }))?;

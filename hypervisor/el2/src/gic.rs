@@ -89,6 +89,20 @@ pub fn send_sgi(value: u64) {
     }
 }
 
+/// What was read from an interrupt controller in memory is seen before what the caller does about it.
+#[inline(always)]
+pub fn settle() {
+    // SAFETY: a barrier.
+    unsafe { op!("dsb sy") };
+}
+
+/// The stores before this are seen by whoever takes an interrupt that is sent after it by an interrupt controller in memory.
+#[inline(always)]
+pub fn publish() {
+    // SAFETY: a barrier.
+    unsafe { op!("dsb ishst") };
+}
+
 /// Sleeps until an interrupt is pending for this pCPU (it need not be taken: PSTATE.I is set).
 #[inline(always)]
 pub fn wait_for_interrupt() {

@@ -13,6 +13,10 @@ pub struct HardwareLists {
 }
 
 impl HardwareLists {
+    /// Of a pCPU that has none: never to be used.
+    pub const fn absent() -> Self {
+        Self { count: 0, ap_count: 0, hcr: 0, timer: TIMER_PPI }
+    }
     /// This pCPU's.
     pub fn here() -> Self {
         let vtr = mrs!("S3_4_C12_C11_1");
@@ -54,6 +58,10 @@ pub(crate) fn clear_all() {
 }
 
 impl ListRegs for HardwareLists {
+    #[inline(always)]
+    fn senders(&self) -> bool {
+        false
+    }
     #[inline]
     fn count(&self) -> usize {
         self.count

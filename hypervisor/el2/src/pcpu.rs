@@ -4,7 +4,6 @@ use crate::debug::{self, DebugValues};
 use crate::door::CPTR_OWN;
 use crate::errata::{self, BranchHistory, Errata};
 use crate::features::{Features, id_register};
-use crate::lists::HardwareLists;
 use crate::probe;
 use crate::regs::{mrs, msr, op};
 use crate::start::{self, HCR_TVM, HCR_TWE, HCR_TWI, HCR_VSE};
@@ -76,8 +75,6 @@ pub struct Pcpu {
     features: Features,
     errata: Errata,
     number: usize,
-    /// The list registers of whoever is loaded.
-    pub lists: HardwareLists,
     hcr: u64,
     loaded: bool,
     debugging: bool,
@@ -86,12 +83,13 @@ pub struct Pcpu {
 }
 
 impl Pcpu {
-    /// Writes the start state on this pCPU. Called once on each.
-    pub fn start(anchored: Anchored) -> Self {
+    /// Writes the start state on this pCPU, with its GICv3 CPU interface where `gicv3` says that the board has one. Called once on
+    /// each.
+    pub fn start(anchored: Anchored, gicv3: bool) -> Self {
         let features = Features::here();
         let number = anchored.number;
         // SAFETY: once a pCPU (an anchor is handed over by `&'static mut`), before any guest; E2H is 0 since the entry code.
-        unsafe { start::pcpu(&features, anchored.at) };
+        unsafe { start::pcpu(&features, anchored.at, gicv3) };
         let errata = errata::of(id_register(0, 0));
         // SAFETY: EL1's registers are nobody's yet; the first `load` finds them as every later one does.
         unsafe { world::park(start::hcr(&features), errata) };
@@ -100,7 +98,6 @@ impl Pcpu {
             features,
             errata,
             number,
-            lists: HardwareLists::here(),
             loaded: false,
             debugging: false,
             serror_given: false,

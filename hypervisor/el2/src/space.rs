@@ -79,6 +79,24 @@ impl GuestSpace {
         let mut tlb = VmTlb::new(&self.slot, move |vmid| u64::from(vmid.as_u16()) << 48 | root.as_u64(), self.errata);
         stage2.map(span, pa, attrs, &mut RealTables { source, line: 0 }, &mut tlb)
     }
+    /// Maps the page of the hardware's virtual CPU interface (GICV) that the guest has at `at`. What it reaches there is the list
+    /// registers of whoever is loaded, and nothing of Merus'. A page of RAM is refused as [`MapError::OutsidePa`].
+    pub fn map_interrupt_interface(
+        &self,
+        at: Ipa,
+        page: Span<Pa>,
+        source: &mut dyn FrameSource,
+    ) -> Result<(), MapError> {
+        if page.size() != PAGE_SIZE || ram::is_declared(page.start(), page.size()) {
+            return Err(MapError::OutsidePa);
+        }
+        let at = Span::new(at, PAGE_SIZE).ok_or(MapError::OutsidePa)?;
+        let mut tables = self.tables.lock();
+        let Some(stage2) = tables.as_mut() else { return Err(MapError::OutOfTables) };
+        let root = self.root;
+        let mut tlb = VmTlb::new(&self.slot, move |vmid| u64::from(vmid.as_u16()) << 48 | root.as_u64(), self.errata);
+        stage2.map(at, page.start(), Attrs::DEVICE, &mut RealTables { source, line: 0 }, &mut tlb)
+    }
     /// Whether `ipa` is mapped, and to what.
     pub fn walk(&self, ipa: Ipa) -> Walk {
         struct NoFrames;

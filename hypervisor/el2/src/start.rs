@@ -91,12 +91,13 @@ fn mdcr(f: &Features) -> u64 {
     mdcr
 }
 
-/// Writes the start state on this pCPU and sets the exception vectors. `pcpu` becomes TPIDR_EL2.
+/// Writes the start state on this pCPU and sets the exception vectors. `pcpu` becomes TPIDR_EL2. `gicv3`: the board's interrupt
+/// controller is used by system registers.
 ///
 /// # Safety
 /// Runs once on each pCPU, at EL2 with E2H = 0, before any guest; `pcpu` is the address of a [`crate::PcpuAnchor`] that lives
 /// for ever.
-pub unsafe fn pcpu(f: &Features, pcpu: u64) {
+pub unsafe fn pcpu(f: &Features, pcpu: u64, gicv3: bool) {
     // SAFETY: EL2's own control registers, before any guest: each value below is the documented meaning "off for guests", or
     // Merus' own setting; registers of a feature are written only where the ID registers say that it is there.
     unsafe {
@@ -135,7 +136,7 @@ pub unsafe fn pcpu(f: &Features, pcpu: u64) {
         msr!("VMPIDR_EL2", mrs!("MPIDR_EL1"));
         msr!("VTTBR_EL2", 0);
         features(f);
-        gic();
+        gic(f, gicv3);
         debug(f);
         op!("isb");
     }
@@ -191,7 +192,14 @@ unsafe fn features(f: &Features) {
 
 /// # Safety
 /// As for [`pcpu`], of which it is a part.
-unsafe fn gic() {
+unsafe fn gic(f: &Features, gicv3: bool) {
+    if !gicv3 {
+        if f.gic_sysregs {
+            // SAFETY: see `pcpu`. The board's interrupt controller is in memory, and the CPU's own registers for another stay off.
+            unsafe { msr!("S3_4_C12_C9_5", 0) }; // ICC_SRE_EL2
+        }
+        return;
+    }
     // SAFETY: see `pcpu`; the board's device tree says GICv3, so the system registers are there.
     unsafe {
         msr!("S3_4_C12_C9_5", 0xf); // ICC_SRE_EL2: system registers, also for EL1

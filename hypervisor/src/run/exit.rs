@@ -5,7 +5,7 @@ use super::*;
 impl Cpu {
     /// What an exit leads to.
     #[inline(always)]
-    pub(super) fn exit<const TRACED: bool>(
+    pub(super) fn exit<const TRACED: bool, G: Controller>(
         &mut self,
         guest: &Guest,
         runner: &mut Runner,
@@ -13,50 +13,55 @@ impl Cpu {
         stretch: &mut Stretch,
     ) -> Next {
         // The fast lane is there once: with a second copy the compiler makes both slower.
-        if !TRACED && left.is_plain() && quick(&guest.vm, &mut runner.vcpu, left.esr, el2::world::fault_registers) {
+        if !TRACED
+            && G::QUICK
+            && left.is_plain()
+            && quick(&guest.vm, &mut runner.vcpu, left.esr, el2::world::fault_registers)
+        {
             return Next::Resume;
         }
         if left.vector() == Vector::Irq && left.serror().is_none() {
             runner.vcpu.counts.irq = runner.vcpu.counts.irq.wrapping_add(1);
-            let timer = interrupts::taken::<TRACED>(self, guest, runner);
+            let timer = interrupts::taken::<TRACED, G>(self, guest, runner);
             if TRACED && timer {
                 stretch.was_timer();
             }
             return Next::Resume;
         }
-        self.exit_slow(guest, runner, left)
+        self.exit_slow::<G>(guest, runner, left)
     }
 
     #[inline(never)]
-    pub(super) fn exit_slow(&mut self, guest: &Guest, runner: &mut Runner, left: Left) -> Next {
+    pub(super) fn exit_slow<G: Controller>(&mut self, guest: &Guest, runner: &mut Runner, left: Left) -> Next {
         if let Some(iss) = left.serror()
             && let Some(end) = self.system_error(runner, iss)
         {
             return end;
         }
         if left.vector() != Vector::Sync {
-            return self.exit_asynchronous(guest, runner, left);
+            return self.exit_asynchronous::<G>(guest, runner, left);
         }
         if runner.vcpu.tick {
-            self.look_at_timer(guest, runner);
+            self.look_at_timer::<G>(guest, runner);
         }
         let (far, hpfar) = el2::world::fault_registers();
         let exit = decode(&RawExit { vector: left.vector(), esr: left.esr, far, hpfar });
-        let mut hardware = hardware(&mut self.pcpu, self.machine, runner.id, &mut self.timer_changed);
+        let mut hardware =
+            hardware::<G>(&mut self.pcpu, &mut self.gic, self.machine, runner.id, &mut self.timer_changed);
         match handle(&guest.vm, &mut runner.vcpu, &mut hardware, exit) {
-            Next::Fold(whom) => self.fold(guest, runner, exit, whom),
+            Next::Fold(whom) => self.fold::<G>(guest, runner, exit, whom),
             next => next,
         }
     }
 
     /// An interrupt, or an SError. What came besides has been dealt with.
     #[inline(never)]
-    pub(super) fn exit_asynchronous(&mut self, guest: &Guest, runner: &mut Runner, left: Left) -> Next {
+    pub(super) fn exit_asynchronous<G: Controller>(&mut self, guest: &Guest, runner: &mut Runner, left: Left) -> Next {
         match left.vector() {
             Vector::Irq => {
                 runner.vcpu.counts.irq = runner.vcpu.counts.irq.wrapping_add(1);
                 // With an SError: too rare to be noted as more than its exit.
-                interrupts::taken::<false>(self, guest, runner);
+                interrupts::taken::<false, G>(self, guest, runner);
             }
             Vector::SError => return self.system_error(runner, left.esr as u32 & 0x01ff_ffff).unwrap_or(Next::Resume),
             // None is routed here: group 0 is the firmware's.
@@ -84,15 +89,22 @@ impl Cpu {
 
     /// Repeats `exit` once the vCPUs of `whom` have folded their list registers, while they hold still.
     #[inline(never)]
-    pub(super) fn fold(&mut self, guest: &Guest, runner: &mut Runner, exit: Exit, whom: vgic::VcpuSet) -> Next {
+    pub(super) fn fold<G: Controller>(
+        &mut self,
+        guest: &Guest,
+        runner: &mut Runner,
+        exit: Exit,
+        whom: vgic::VcpuSet,
+    ) -> Next {
         let index = runner.vcpu.index;
         let port = guest.vm.vgic();
         // Folded itself, this vCPU is waited for by nobody: two that ask each other both go on.
-        self.sync(guest, index);
+        self.sync::<G>(guest, index);
         runner.vcpu.flush_due = true;
         let mut held = port.hold(vgic::VcpuSet::EMPTY, whom, index);
         let next = loop {
-            let mut hardware = hardware(&mut self.pcpu, self.machine, runner.id, &mut self.timer_changed);
+            let mut hardware =
+                hardware::<G>(&mut self.pcpu, &mut self.gic, self.machine, runner.id, &mut self.timer_changed);
             match handle(&guest.vm, &mut runner.vcpu, &mut hardware, exit) {
                 // Those held stay so: only who is not among them is asked.
                 Next::Fold(more) => held = port.hold(held, more, index),

@@ -5,18 +5,28 @@ use super::*;
 impl Cpu {
     /// Does something for the loaded vCPU with its list registers put, so that nothing of them is asked for meanwhile.
     #[inline(always)]
-    pub(super) fn quietly<T>(&mut self, guest: &Guest, vcpu: u32, what: impl FnOnce(&mut Self) -> T) -> T {
-        guest.vm.vgic().change(|vgic| vgic.put(vcpu, &mut self.pcpu.lists));
+    pub(super) fn quietly<G: Controller, T>(
+        &mut self,
+        guest: &Guest,
+        vcpu: u32,
+        what: impl FnOnce(&mut Self) -> T,
+    ) -> T {
+        guest.vm.vgic().change(|vgic| vgic.put(vcpu, G::lists(&mut self.gic)));
         let result = what(self);
-        guest.vm.vgic().lock().load(vcpu, &mut self.pcpu.lists);
+        guest.vm.vgic().lock().load(vcpu, G::lists(&mut self.gic));
         result
     }
 
     /// Sleeps in place of a blocked vCPU while nobody else wants this pCPU: no switch, no queue. `Some`: the vCPU goes on,
     /// `true` where its timer woke it.
     #[inline(never)]
-    pub(super) fn doze<const TRACED: bool>(&mut self, guest: &Guest, vcpu: u32, port: &Port) -> Option<bool> {
-        self.quietly(guest, vcpu, |cpu| {
+    pub(super) fn doze<const TRACED: bool, G: Controller>(
+        &mut self,
+        guest: &Guest,
+        vcpu: u32,
+        port: &Port,
+    ) -> Option<bool> {
+        self.quietly::<G, _>(guest, vcpu, |cpu| {
             let start = el2::timer::now();
             let mut end = start;
             cpu.shared.idle.store(true, Ordering::SeqCst);
@@ -41,7 +51,7 @@ impl Cpu {
                 }
                 el2::gic::wait_for_interrupt();
                 end = el2::timer::now();
-                if interrupts::wakened(cpu, guest, vcpu) {
+                if interrupts::wakened::<G>(cpu, guest, vcpu) {
                     break Some(true);
                 }
             };
@@ -72,12 +82,16 @@ impl Cpu {
     /// Everything that has to be right before the next entry. `Some`: the vCPU has to leave. Long work of the guest's own is
     /// done here piece by piece, and others are looked after in between.
     #[inline(never)]
-    pub(super) fn gate<const TRACED: bool>(&mut self, guest: &Arc<Guest>, runner: &mut Box<Runner>) -> Option<Why> {
+    pub(super) fn gate<const TRACED: bool, G: Controller>(
+        &mut self,
+        guest: &Arc<Guest>,
+        runner: &mut Box<Runner>,
+    ) -> Option<Why> {
         loop {
-            if let Some(why) = self.attend::<TRACED>(guest, runner) {
+            if let Some(why) = self.attend::<TRACED, G>(guest, runner) {
                 return Some(why);
             }
-            if !runner.vcpu.cleans() || !self.clean(guest, runner) {
+            if !runner.vcpu.cleans() || !self.clean::<G>(guest, runner) {
                 return None;
             }
         }
@@ -85,7 +99,11 @@ impl Cpu {
 
     /// Looks after whatever has come up. `Some`: the vCPU has to leave.
     #[inline]
-    pub(super) fn attend<const TRACED: bool>(&mut self, guest: &Arc<Guest>, runner: &mut Box<Runner>) -> Option<Why> {
+    pub(super) fn attend<const TRACED: bool, G: Controller>(
+        &mut self,
+        guest: &Arc<Guest>,
+        runner: &mut Box<Runner>,
+    ) -> Option<Why> {
         let index = runner.vcpu.index;
         let port = guest.vm.port(index)?;
         if self.shared.resched.load(Ordering::SeqCst) {
@@ -94,17 +112,17 @@ impl Cpu {
         loop {
             runner.vcpu.flush_due = false;
             if !port.requests().is_empty()
-                && let Some(why) = self.requests(guest, runner, port)
+                && let Some(why) = self.requests::<G>(guest, runner, port)
             {
                 return Some(why);
             }
             let mut vgic = guest.vm.vgic().lock();
             if TRACED {
-                let mut lists = Watched::new(&mut self.pcpu.lists);
+                let mut lists = Watched::new(G::lists(&mut self.gic));
                 vgic.flush(index, &mut lists);
                 lists.note(self.machine, guest, index);
             } else {
-                vgic.flush(index, &mut self.pcpu.lists);
+                vgic.flush(index, G::lists(&mut self.gic));
             }
             let mut whom = vgic.take_notify();
             drop(vgic);
@@ -125,7 +143,12 @@ impl Cpu {
 
     /// Serves what others ask of the vCPU. `Some`: it has to leave.
     #[inline(never)]
-    pub(super) fn requests(&mut self, guest: &Arc<Guest>, runner: &mut Box<Runner>, port: &Port) -> Option<Why> {
+    pub(super) fn requests<G: Controller>(
+        &mut self,
+        guest: &Arc<Guest>,
+        runner: &mut Box<Runner>,
+        port: &Port,
+    ) -> Option<Why> {
         let index = runner.vcpu.index;
         let requests = port.take();
         if requests.has(Requests::LIFE) && guest.vm.life() != Life::Running {
@@ -134,15 +157,16 @@ impl Cpu {
         if requests.has(Requests::TIMER) {
             // The virtual timer's deadline may have passed on another pCPU when this one had taken over already.
             runner.vcpu.tick = true;
-            self.look_at_timer(guest, runner);
-            let mut hardware = hardware(&mut self.pcpu, self.machine, runner.id, &mut self.timer_changed);
+            self.look_at_timer::<G>(guest, runner);
+            let mut hardware =
+                hardware::<G>(&mut self.pcpu, &mut self.gic, self.machine, runner.id, &mut self.timer_changed);
             runner.vcpu.timer_due(&guest.vm, &mut hardware);
         }
         if requests.has(Requests::REPORT) {
             report::line(self.machine, guest, &runner.vcpu);
         }
         if requests.held() {
-            self.sync(guest, index);
+            self.sync::<G>(guest, index);
             while port.requests().held() {
                 sync::relax();
             }
@@ -153,11 +177,11 @@ impl Cpu {
     /// The next piece of what a set/way operation asks for: from the caches to memory. `false`: there is none left.
     #[cold]
     #[inline(never)]
-    pub(super) fn clean(&mut self, guest: &Guest, runner: &mut Runner) -> bool {
+    pub(super) fn clean<G: Controller>(&mut self, guest: &Guest, runner: &mut Runner) -> bool {
         // 64-byte lines at some three instructions each: within the budget of 10,000 for one stretch.
         const STEP: u64 = 128 << 10;
         let Some(piece) = runner.vcpu.next_to_clean(&guest.ram, STEP) else { return false };
-        self.quietly(guest, runner.vcpu.index, |cpu| {
+        self.quietly::<G, _>(guest, runner.vcpu.index, |cpu| {
             el2::ram::clean_invalidate(piece, cpu.pcpu.features().dline);
             interrupts::poll(cpu);
         });

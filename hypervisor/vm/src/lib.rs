@@ -51,7 +51,7 @@ mod walk;
 mod wires;
 
 pub use exit::{Hw, Next, StopReason, handle};
-pub use machine::{BuildError, DeviceHandle, Life, Parts, Vm, VmId, Waker};
+pub use machine::{BuildError, Controller, DeviceHandle, Life, Parts, Vm, VmId, Waker};
 pub use port::{Port, Requests};
 pub use quick::quick;
 pub use stolen::Shown;

@@ -1,5 +1,6 @@
 //! The parts of a VM that all its vCPUs share.
 
+use crate::mmio::Frame;
 use crate::port::Port;
 use crate::wires::VgicPort;
 use addr::{Ipa, Span};
@@ -13,7 +14,7 @@ use guest_smccc::entropy::Drbg;
 use guest_smccc::psci::Psci;
 use guest_smccc::pv_time;
 use sync::SpinLock;
-use trap::PstateFeatures;
+use trap::{PstateFeatures, SysRegId, sysreg};
 use vgic::VcpuId;
 
 /// A VM's number, unique among those that exist.
@@ -58,10 +59,8 @@ pub struct Parts {
     pub memory: Arc<dyn GuestMemory>,
     /// The interrupt controller and the vCPUs' ports.
     pub vgic: Arc<VgicPort>,
-    /// GICD and GICR, which need to know who accesses them and so are no devices of the bus.
-    pub gicd: Span<Ipa>,
-    /// All redistributors.
-    pub gicr: Span<Ipa>,
+    /// Where the interrupt controller's frames are, which need to know who accesses them and so are no devices of the bus.
+    pub controller: Controller,
     /// Power states.
     pub psci: Psci,
     /// What its ID registers say.
@@ -82,6 +81,25 @@ pub struct Parts {
     pub patient: bool,
 }
 
+/// The interrupt controller as the guest finds it; of the same architecture as its [`vgic::Face`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Controller {
+    /// GICv3.
+    V3 {
+        /// The distributor.
+        gicd: Span<Ipa>,
+        /// All redistributors.
+        gicr: Span<Ipa>,
+    },
+    /// GICv2. System registers of an interrupt controller are undefined for the guest.
+    V2 {
+        /// The distributor.
+        gicd: Span<Ipa>,
+        /// The CPU interface. Its first page is the hardware's, mapped by stage 2; the others exit.
+        gicc: Span<Ipa>,
+    },
+}
+
 /// A virtual machine.
 pub struct Vm {
     pub(crate) parts: Fixed,
@@ -97,8 +115,12 @@ pub(crate) struct Fixed {
     pub name: String,
     pub ram: Span<Ipa>,
     pub vgic: Arc<VgicPort>,
-    pub gicd: Span<Ipa>,
-    pub gicr: Span<Ipa>,
+    /// The interrupt controller's frames.
+    pub frames: [(Frame, Span<Ipa>); 2],
+    /// The frame whose loads the fast lane knows; empty where there is none.
+    pub quick_gicd: Span<Ipa>,
+    /// The register whose writes send SGIs; one that does not exist where there is none.
+    pub sgi_register: SysRegId,
     pub cpu: CpuModel,
     pub pstate: PstateFeatures,
     pub breakpoints: usize,
@@ -122,6 +144,16 @@ impl Vm {
     /// A VM of these parts, without devices.
     pub fn new(parts: Parts) -> Self {
         let cpu = parts.cpu;
+        let (frames, quick_gicd, sgi_register) = match parts.controller {
+            Controller::V3 { gicd, gicr } => {
+                ([(Frame::Distributor, gicd), (Frame::Redistributor, gicr)], gicd, sysreg::ICC_SGI1R_EL1)
+            }
+            Controller::V2 { gicd, gicc } => (
+                [(Frame::DistributorV2, gicd), (Frame::CpuV2, gicc)],
+                Span::empty(gicd.start()),
+                SysRegId::new(0, 0, 0, 0, 0),
+            ),
+        };
         let pstate = PstateFeatures {
             pan: cpu.has(Feature::Pan),
             uao: cpu.has(Feature::Uao),
@@ -136,8 +168,9 @@ impl Vm {
                 name: parts.name,
                 ram: parts.ram,
                 vgic: parts.vgic,
-                gicd: parts.gicd,
-                gicr: parts.gicr,
+                frames,
+                quick_gicd,
+                sgi_register,
                 cpu,
                 pstate,
                 breakpoints: parts.breakpoints,
@@ -158,7 +191,8 @@ impl Vm {
     pub fn attach(&mut self, window: Span<Ipa>, device: DeviceHandle) -> Result<(), BuildError> {
         let vcpus = u32::try_from(self.vcpus()).unwrap_or(u32::MAX);
         let stolen = self.parts.env.stolen_time.and_then(|first| pv_time::window(first, vcpus));
-        let mut fixed = [self.parts.ram, self.parts.gicd, self.parts.gicr].into_iter().chain(stolen);
+        let [(_, first), (_, second)] = self.parts.frames;
+        let mut fixed = [self.parts.ram, first, second].into_iter().chain(stolen);
         if let Some(taken) = fixed.find(|f| f.overlaps(&window)) {
             return Err(BuildError::Taken(taken.start()));
         }
@@ -189,6 +223,10 @@ impl Vm {
     #[inline]
     pub fn vgic(&self) -> &Arc<VgicPort> {
         &self.parts.vgic
+    }
+    /// Whether its interrupt controller is a GICv3.
+    pub(crate) fn has_gicv3(&self) -> bool {
+        !self.parts.quick_gicd.is_empty()
     }
     /// The devices.
     pub fn bus(&self) -> &Bus<DeviceHandle> {

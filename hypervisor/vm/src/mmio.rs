@@ -5,21 +5,24 @@ use crate::machine::Vm;
 use crate::vcpu::Vcpu;
 use bus::{AccessError, Completion};
 use trap::{Injection, Mmio};
-use vgic::{Refusal, Vgic};
+use vgic::{ListRegs, Refusal, Vgic};
 
 /// One of the interrupt controller's frames.
-#[derive(Clone, Copy)]
-enum Frame {
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Frame {
     Distributor,
     Redistributor,
+    DistributorV2,
+    /// GICC. What is accessed without an exit is the hardware's.
+    CpuV2,
 }
 
 /// A load from GICD that nobody has to be asked for; `false` for any other access, and nothing has happened.
 #[inline(always)]
 pub(crate) fn quick(vm: &Vm, vcpu: &mut Vcpu, access: &Mmio) -> bool {
     // An address below the base wraps to a large offset.
-    let offset = access.ipa.as_u64().wrapping_sub(vm.parts.gicd.start().as_u64());
-    if access.write || offset >= vm.parts.gicd.size() {
+    let offset = access.ipa.as_u64().wrapping_sub(vm.parts.quick_gicd.start().as_u64());
+    if access.write || offset >= vm.parts.quick_gicd.size() {
         return false;
     }
     match vm.parts.vgic.lock().dist_read(vcpu.index, offset, access.size) {
@@ -35,7 +38,7 @@ pub(crate) fn quick(vm: &Vm, vcpu: &mut Vcpu, access: &Mmio) -> bool {
 
 /// Completes the guest's load or store.
 pub(crate) fn handle<H: Hw>(vm: &Vm, vcpu: &mut Vcpu, hw: &mut H, access: &Mmio) -> Next {
-    for (frame, span) in [(Frame::Distributor, vm.parts.gicd), (Frame::Redistributor, vm.parts.gicr)] {
+    for (frame, span) in vm.parts.frames {
         let offset = access.ipa.as_u64().wrapping_sub(span.start().as_u64());
         if offset < span.size() {
             return controller(vm, vcpu, hw, access, frame, offset);
@@ -87,19 +90,19 @@ fn abort<H: Hw>(vm: &Vm, vcpu: &mut Vcpu, hw: &mut H, access: &Mmio) {
     give(vm, vcpu, hw, what);
 }
 
-/// GICD and GICR: these know who asks.
+/// GICD and GICR, or GICC: these know who asks.
 fn controller<H: Hw>(vm: &Vm, vcpu: &mut Vcpu, hw: &mut H, access: &Mmio, frame: Frame, offset: u64) -> Next {
     let by = vcpu.index;
     let value = access.store_value(&vcpu.frame);
     let mut vgic = vm.parts.vgic.lock();
-    let mut result = attempt(&mut vgic, by, access, frame, offset, value);
+    let mut result = attempt(&mut vgic, by, hw.lists(), access, frame, offset, value);
     if let Err(Refusal::Fold(whom)) = result
         && whom.contains(by)
     {
         // One's own list registers are at hand.
         vgic.sync(by, hw.lists());
         vcpu.flush_due = true;
-        result = attempt(&mut vgic, by, access, frame, offset, value);
+        result = attempt(&mut vgic, by, hw.lists(), access, frame, offset, value);
     }
     let mut whom = vgic.take_notify();
     vcpu.flush_due |= vgic.needs_flush(by);
@@ -117,12 +120,24 @@ fn controller<H: Hw>(vm: &Vm, vcpu: &mut Vcpu, hw: &mut H, access: &Mmio, frame:
 }
 
 #[inline]
-fn attempt(vgic: &mut Vgic, by: u32, access: &Mmio, frame: Frame, offset: u64, value: u64) -> Result<u64, Refusal> {
+fn attempt(
+    vgic: &mut Vgic,
+    by: u32,
+    lists: &mut impl ListRegs,
+    access: &Mmio,
+    frame: Frame,
+    offset: u64,
+    value: u64,
+) -> Result<u64, Refusal> {
     match (frame, access.write) {
         (Frame::Distributor, false) => vgic.dist_read(by, offset, access.size),
         (Frame::Distributor, true) => vgic.dist_write(by, offset, access.size, value).map(|()| 0),
         (Frame::Redistributor, false) => vgic.redist_read(by, offset, access.size),
         (Frame::Redistributor, true) => vgic.redist_write(by, offset, access.size, value).map(|()| 0),
+        (Frame::DistributorV2, false) => vgic.v2_dist_read(by, offset, access.size),
+        (Frame::DistributorV2, true) => vgic.v2_dist_write(by, offset, access.size, value).map(|()| 0),
+        (Frame::CpuV2, false) => vgic.v2_cpu_read(offset, access.size),
+        (Frame::CpuV2, true) => vgic.v2_cpu_write(by, offset, access.size, value, lists).map(|()| 0),
     }
 }
 

@@ -49,6 +49,8 @@ pub struct Board {
     pub ppis: Ppis,
     /// The firmware's power interface, if it has one.
     pub psci: Option<Psci>,
+    /// What ends the machine where there is no such firmware: the power management block of a BCM2835 or a successor.
+    pub power: Option<Span<Pa>>,
     /// What the boot loader loaded beside Merus.
     pub initrd: Option<Span<Pa>>,
     /// Merus' own command line; may be empty.
@@ -227,11 +229,18 @@ pub fn parse(blob: &[u8]) -> Result<Board, BoardError> {
         timer,
         ppis,
         psci: cpus::psci(&root)?,
+        power: power(&root),
         initrd: chosen.initrd,
         bootargs: chosen.bootargs,
         rng_seed: chosen.rng_seed.map(Seed::new),
         rng_seed_at: chosen.rng_seed.and_then(|seed| place_in(blob, seed)),
     })
+}
+
+/// The power management block's registers.
+fn power(root: &Place<'_>) -> Option<Span<Pa>> {
+    let place = root.search(&|place| place.is_compatible(&["brcm,bcm2835-pm-wdt"]))?;
+    place.reg().ok()?.first().copied()
 }
 
 /// Where in `blob` the property's value `part` is, which is borrowed from it.

@@ -87,7 +87,7 @@ fn max() -> HostIds {
 
 #[test]
 fn cortex_a53_and_a72_show_their_base_architecture() {
-    let a53 = CpuModel::new(&cortex_a53(), 40);
+    let a53 = CpuModel::new(&cortex_a53(), 40, true);
     assert_eq!(shown(&a53, PFR0), 0x0100_0012, "EL2 and EL3 absent, EL1 64-bit only, EL0 as it is");
     assert_eq!(shown(&a53, DFR0), 0x1030_5006, "PMU hidden, breakpoints shown");
     assert_eq!(shown(&a53, ISAR0), 0x0001_1120);
@@ -101,14 +101,17 @@ fn cortex_a53_and_a72_show_their_base_architecture() {
     assert_eq!((a53.ctr(), a53.clidr(), a53.pa_bits()), (0x8444_8004, 0x0a20_0023, 40));
     assert!(a53.has(Feature::Aarch32El0) && !a53.has(Feature::Pan) && !a53.has(Feature::Pauth));
 
-    let a72 = CpuModel::new(&cortex_a72(), 40);
+    let a72 = CpuModel::new(&cortex_a72(), 40, true);
     assert_eq!(shown(&a72, MMFR0), 0x0122, "44 bits cut to the VM's 40");
-    assert_eq!(CpuModel::new(&cortex_a72(), 48).pa_bits(), 44, "and never more than the host has");
+    assert_eq!(CpuModel::new(&cortex_a72(), 48, true).pa_bits(), 44, "and never more than the host has");
 }
 
 #[test]
 fn neoverse_n1_loses_ras_spe_pmu_and_its_el2_features() {
-    let n1 = CpuModel::new(&neoverse_n1(), 40);
+    let n1 = CpuModel::new(&neoverse_n1(), 40, true);
+    let v2 = CpuModel::new(&neoverse_n1(), 40, false);
+    assert_eq!(n1.id_register(4, 0) & !v2.id_register(4, 0), 1 << 24, "without the system registers of a GICv3");
+    assert_eq!(n1.id_register(1, 1) & !v2.id_register(1, 1), 1 << 28);
     assert_eq!(shown(&n1, PFR0), 0x1100_0000_0111_0012);
     assert_eq!(shown(&n1, PFR1), 0x20);
     assert_eq!(shown(&n1, DFR0), 0x1030_5008);
@@ -122,7 +125,7 @@ fn neoverse_n1_loses_ras_spe_pmu_and_its_el2_features() {
 
 #[test]
 fn max_is_cut_to_what_guests_may_use() {
-    let m = CpuModel::new(&max(), 40);
+    let m = CpuModel::new(&max(), 40, true);
     assert_eq!(shown(&m, PFR0), 0x1201_0000_0111_0012);
     assert_eq!(shown(&m, PFR1), 0x0000_0000_0000_0021);
     assert_eq!(shown(&m, DFR0), 0x1030_5008, "DebugVer cut to Armv8.2's, PMU and SPE hidden");
@@ -144,7 +147,7 @@ fn max_is_cut_to_what_guests_may_use() {
 /// The features that Merus neither switches nor emulates, by register and the low bit of their field.
 #[test]
 fn on_a_host_of_all_ones_every_hidden_feature_is_absent() {
-    let model = CpuModel::new(&all_ones(), 48);
+    let model = CpuModel::new(&all_ones(), 48, true);
     let hidden: &[((u8, u8), &[u32])] = &[
         // EL2, EL3, RAS, SVE, SEL2, MPAM, AMU, RME.
         (PFR0, &[8, 12, 28, 32, 36, 40, 44, 52]),
@@ -200,7 +203,7 @@ fn on_a_host_of_all_ones_every_hidden_feature_is_absent() {
 
 #[test]
 fn on_a_host_of_all_ones_no_field_exceeds_what_merus_knows() {
-    let model = CpuModel::new(&all_ones(), 48);
+    let model = CpuModel::new(&all_ones(), 48, true);
     for (register, low, most) in [
         (PFR0, 0, 2),
         (PFR0, 48, 1),
@@ -223,7 +226,7 @@ fn on_a_host_of_all_ones_no_field_exceeds_what_merus_knows() {
 
 #[test]
 fn a_host_of_zeros_shows_nothing_but_what_merus_gives() {
-    let model = CpuModel::new(&HostIds::default(), 40);
+    let model = CpuModel::new(&HostIds::default(), 40, true);
     assert_eq!(shown(&model, PFR0), 1 << 24 | 1 << 4);
     for index in 8..64u8 {
         if index != 0o40 {
@@ -236,7 +239,7 @@ fn a_host_of_zeros_shows_nothing_but_what_merus_gives() {
 fn without_aarch32_at_el0_its_registers_are_zero() {
     let mut ids = cortex_a53();
     ids.set(4, 0, 0x0100_2221);
-    let model = CpuModel::new(&ids, 40);
+    let model = CpuModel::new(&ids, 40, true);
     for crm in 1..4 {
         for op2 in 0..8 {
             assert_eq!(model.id_register(crm, op2), 0, "CRm {crm} op2 {op2}");
@@ -260,7 +263,7 @@ fn the_pa_range_is_the_largest_that_promises_no_more() {
         (48, 5, 48),
         (56, 5, 48),
     ] {
-        let model = CpuModel::new(&ids, bits);
+        let model = CpuModel::new(&ids, bits, true);
         assert_eq!((shown(&model, MMFR0) & 0xf, model.pa_bits()), (range, told), "{bits} bits");
     }
 }
@@ -321,8 +324,8 @@ fn merging_a_core_with_itself_changes_nothing_and_order_does_not_matter() {
 fn a_merged_model_promises_no_core_more_than_it_has() {
     let mut both = max();
     both.merge(&cortex_a53());
-    let model = CpuModel::new(&both, 40);
-    let a53 = CpuModel::new(&cortex_a53(), 40);
+    let model = CpuModel::new(&both, 40, true);
+    let a53 = CpuModel::new(&cortex_a53(), 40, true);
     for register in [ISAR0, ISAR1, ISAR2, PFR1] {
         assert_eq!(shown(&model, register), shown(&a53, register), "{register:?}");
     }
@@ -366,7 +369,7 @@ fn cache_sizes_follow_csselr() {
         *size = 0x7000 + index as u64;
     }
     ids.ccsidr2 = [9; 16];
-    let model = CpuModel::new(&ids, 40);
+    let model = CpuModel::new(&ids, 40, true);
     for csselr in 0..14 {
         assert_eq!((model.ccsidr(csselr), model.ccsidr2(csselr)), (0x7000 + csselr, 9));
     }
@@ -404,7 +407,7 @@ fn a_core_that_is_told_another_counter_frequency_is_refused() {
 
 #[test]
 fn reads_outside_the_id_space_wrap_into_it_and_never_panic() {
-    let model = CpuModel::new(&max(), 40);
+    let model = CpuModel::new(&max(), 40, true);
     for crm in (0..=255).step_by(if cfg!(miri) { 19 } else { 1 }) {
         for op2 in 0..=255 {
             assert_eq!(model.id_register(crm, op2), model.id_register(crm & 7, op2 & 7));

@@ -9,7 +9,7 @@ use std::string::{String, ToString};
 
 fn tree_of(spec: &VmSpec, draw: &mut dyn FnMut(&mut [u8]) -> bool) -> Vec<u8> {
     let layout = spec.layout(&kernel(8192, 0, 32 << 20, 8)).unwrap();
-    generate(spec, &layout, draw).unwrap().as_bytes().to_vec()
+    generate(spec, &layout, GuestGic::V3, draw).unwrap().as_bytes().to_vec()
 }
 
 /// Draws as many sevens as are asked for.
@@ -30,6 +30,25 @@ fn cells(tree: &Fdt<'_>, path: &str, name: &str) -> Vec<u32> {
 
 fn text(tree: &Fdt<'_>, path: &str, name: &str) -> String {
     String::from_utf8(bytes(tree, path, name).to_vec()).unwrap()
+}
+
+#[test]
+fn a_machine_with_a_gicv2_gives_its_guests_one() {
+    let spec = VmSpec { vcpus: 3, ..vm("web") };
+    let layout = spec.layout(&kernel(8192, 0, 32 << 20, 8)).unwrap();
+    let blob = generate(&spec, &layout, GuestGic::V2, &mut sevens).unwrap();
+    let tree = Fdt::new(blob.as_bytes()).unwrap();
+    assert_eq!(text(&tree, "/intc@8000000", "compatible"), "arm,cortex-a15-gic\0");
+    assert_eq!(cells(&tree, "/intc@8000000", "reg"), [0, 0x0800_0000, 0, 0x1_0000, 0, 0x0801_0000, 0, 0x1_0000]);
+    assert!(tree.find_node("/intc@8000000").unwrap().property("#redistributor-regions").is_none());
+    assert_eq!(cells(&tree, "/timer", "interrupts"), [1, 13, 0x704, 1, 14, 0x704, 1, 11, 0x704]);
+    let all = VmSpec { vcpus: 8, ..vm("web") };
+    let blob = generate(&all, &layout, GuestGic::V2, &mut sevens).unwrap();
+    let tree = Fdt::new(blob.as_bytes()).unwrap();
+    assert_eq!(cells(&tree, "/timer", "interrupts")[2], 0xff04);
+    let more = VmSpec { vcpus: 9, ..vm("web") };
+    let error = generate(&more, &layout, GuestGic::V2, &mut sevens);
+    assert_eq!(error, Err(TreeError::TooManyVcpus { vcpus: 9 }));
 }
 
 #[test]
@@ -140,11 +159,11 @@ fn a_guest_of_64_vcpus_gets_all_of_them() {
 fn more_than_the_map_holds_is_refused() {
     let spec = VmSpec { vcpus: 124, ..vm("big") };
     let layout = spec.layout(&kernel(8192, 0, 32 << 20, 8)).unwrap();
-    assert_eq!(generate(&spec, &layout, &mut sevens), Err(TreeError::TooManyVcpus { vcpus: 124 }));
+    assert_eq!(generate(&spec, &layout, GuestGic::V3, &mut sevens), Err(TreeError::TooManyVcpus { vcpus: 124 }));
     // 3 MiB are too long for Miri.
     if !cfg!(miri) {
         let long = VmSpec { cmdline: "x".repeat(3 << 20), ..vm("long") };
-        let error = generate(&long, &layout, &mut sevens).unwrap_err().to_string();
+        let error = generate(&long, &layout, GuestGic::V3, &mut sevens).unwrap_err().to_string();
         assert!(error.ends_with("and has 2097152; shorten its command line"), "{error}");
     }
 }
@@ -152,7 +171,7 @@ fn more_than_the_map_holds_is_refused() {
 #[test]
 fn seeds_are_not_shown() {
     let layout = vm("web").layout(&kernel(8192, 0, 32 << 20, 8)).unwrap();
-    let tree = generate(&vm("web"), &layout, &mut sevens).unwrap();
+    let tree = generate(&vm("web"), &layout, GuestGic::V3, &mut sevens).unwrap();
     assert_eq!(std::format!("{tree:?}"), std::format!("GuestTree({} bytes)", tree.as_bytes().len()));
     assert_eq!(std::format!("{:?}", crate::seed::Seed::new(&[7; 3])), "Seed(3 bytes)");
 }

@@ -181,6 +181,14 @@ pub enum Fault {
         /// How many it names.
         cpus: usize,
     },
+    /// More than the machine's interrupt controller can tell apart.
+    #[error("{vcpus} vCPUs are more than the {most} that guests of a machine with a GICv2 can have; give fewer")]
+    GicVcpus {
+        /// How many.
+        vcpus: u32,
+        /// How many there can be.
+        most: u32,
+    },
     /// A pCPU that the machine does not have.
     #[error("names pCPU {cpu}, but the machine has {cpus} (0 to {}); name one of them", cpus.saturating_sub(1))]
     AffinityAbsent {

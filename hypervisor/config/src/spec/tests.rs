@@ -176,8 +176,20 @@ fn groups_are_checked_by_themselves_and_with_their_vms() {
 }
 
 #[test]
+fn a_gicv2_has_eight_cpus() {
+    let of = |vcpus| VmSpec { vcpus, ..vm("wide") };
+    assert_eq!((admit_one(&of(8), GuestGic::V2), admit_one(&of(9), GuestGic::V3)), (Ok(()), Ok(())));
+    assert_eq!(
+        admit_one(&of(9), GuestGic::V2).unwrap_err().to_string(),
+        "vm \"wide\": key vcpus: 9 vCPUs are more than the 8 that guests of a machine with a GICv2 can have; give fewer"
+    );
+    let machine = Machine { cpus: 2, free_memory: 512 << 20, gic: GuestGic::V2 };
+    assert!(admit(&[vm("a"), of(9)], machine).is_err());
+}
+
+#[test]
 fn the_machine_must_have_room_for_all_together() {
-    let machine = Machine { cpus: 2, free_memory: 512 << 20 };
+    let machine = Machine { cpus: 2, free_memory: 512 << 20, gic: GuestGic::V3 };
     assert_eq!(admit(&[vm("a"), vm("b")], machine), Ok(()));
     assert_eq!(
         admit(&[vm("a"), vm("b"), vm("c")], machine).unwrap_err().to_string(),

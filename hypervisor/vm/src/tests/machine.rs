@@ -329,6 +329,7 @@ impl TestMachine {
             list_registers: LIST_REGISTERS,
             priority_bits: 5,
             affinities: mpidrs.iter().map(|m| *m as u32).collect(),
+            face: vgic::Face::V3,
         });
         let waker = Arc::new(FakeWaker { vm: ID, queue: SpinLock::new(Rank::Sched, ()), log: Mutex::default() });
         let port = Arc::new(VgicPort::new(ID, vgic.unwrap(), vcpus as usize, waker.clone()));
@@ -339,10 +340,12 @@ impl TestMachine {
             ram: span(map::RAM_BASE.as_u64(), 64 << 20),
             memory: ram.clone(),
             vgic: port.clone(),
-            gicd: span(GICD, map::GICD_SIZE),
-            gicr: span(GICR, map::GICR_STRIDE * u64::from(vcpus)),
+            controller: crate::Controller::V3 {
+                gicd: span(GICD, map::GICD_SIZE),
+                gicr: span(GICR, map::GICR_STRIDE * u64::from(vcpus)),
+            },
             psci: Psci::new(&mpidrs).unwrap(),
-            cpu: CpuModel::new(&host(), 40),
+            cpu: CpuModel::new(&host(), 40, true),
             breakpoints: 6,
             watchpoints: 4,
             env: Env { trng: true, ..Env::default() },

@@ -260,13 +260,13 @@ fn a_root_in_its_own_page_is_met_first() {
 #[test]
 fn the_limits_are_the_models() {
     let mut host = HostIds::default();
-    assert_eq!(Limits::of(&CpuModel::new(&host, 48)), NONE);
+    assert_eq!(Limits::of(&CpuModel::new(&host, 48, true)), NONE);
     host.set(7, 2, 1 << 16);
-    assert_eq!(Limits::of(&CpuModel::new(&host, 48)), Limits { large_va: true, ..NONE });
+    assert_eq!(Limits::of(&CpuModel::new(&host, 48, true)), Limits { large_va: true, ..NONE });
     host.set(7, 2, 1 << 28);
     // The model shows no more than 48 bits of physical address.
     host.set(7, 0, 6);
-    assert_eq!(Limits::of(&CpuModel::new(&host, 52)), Limits { small_tables: true, ..NONE });
+    assert_eq!(Limits::of(&CpuModel::new(&host, 52, true)), Limits { small_tables: true, ..NONE });
 }
 
 #[test]
