@@ -79,6 +79,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<()> {
         kernel: built.img.clone(),
         load_at: None,
         preload: None,
+        dtb: None,
         initrd: Some(bundle_of(ctx, &args, &built, guest, scripted)?),
         // Three guests are ended one by one, and the last one's end is to be seen as well.
         append: (args.demo == Some(Demo::Many)).then(|| "merus.idle=stay".to_owned()),

@@ -7,6 +7,7 @@
 mod apt;
 mod guest;
 mod qemu;
+mod raspi4b;
 mod target;
 
 use crate::build;
@@ -126,6 +127,15 @@ pub fn ensure_qemu(ctx: &Ctx) -> Result<Qemu> {
 pub fn ensure_guest(ctx: &Ctx) -> Result<Guest> {
     let _lock = lock(ctx)?;
     guest::ensure(ctx)
+}
+
+/// Makes sure that the device tree of the Raspberry Pi 4 is there.
+///
+/// # Errors
+/// When it cannot be fetched.
+pub fn ensure_raspi4b(ctx: &Ctx) -> Result<PathBuf> {
+    let _lock = lock(ctx)?;
+    raspi4b::ensure(ctx)
 }
 
 /// Keeps two of these programs from filling the cache at once; let go when dropped.

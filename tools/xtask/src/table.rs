@@ -348,6 +348,7 @@ impl Row {
                 kernel: PathBuf::new(),
                 load_at: self.load_at.clone(),
                 preload: None,
+                dtb: None,
                 initrd: None,
                 append: self.append.clone(),
                 control: None,

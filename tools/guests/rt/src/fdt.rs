@@ -1,10 +1,10 @@
 //! What a payload takes from its device tree: boot arguments, CPUs, memory.
 //!
-//! A reader of exactly that, for the trees that Merus and QEMU write: `/cpus/cpu@*` with `reg`, `/memory@*` with two cells
+//! And whether its interrupt controller is a GICv2. A reader of exactly that, for the trees that Merus and QEMU write: `/cpus/cpu@*` with `reg`, `/memory@*` with two cells
 //! each for address and size, `/chosen/bootargs`. Format: Devicetree Specification 0.4, "Flattened Devicetree (DTB) Format".
 
 use core::str;
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 const MAGIC: u32 = 0xd00d_feed;
 const BEGIN_NODE: u32 = 1;
@@ -16,10 +16,16 @@ static BOOTARGS: AtomicUsize = AtomicUsize::new(0);
 static BOOTARGS_LEN: AtomicUsize = AtomicUsize::new(0);
 static MEMORY_SIZE: AtomicU64 = AtomicU64::new(0);
 static TREE: AtomicU64 = AtomicU64::new(0);
+static GICV2: AtomicBool = AtomicBool::new(false);
 
 /// Bytes of RAM, all of it from [`mmio::RAM`](crate::mmio::RAM) on.
 pub fn memory_size() -> u64 {
     MEMORY_SIZE.load(Ordering::Relaxed)
+}
+
+/// Whether the interrupt controller is a GICv2.
+pub fn gicv2() -> bool {
+    GICV2.load(Ordering::Relaxed)
 }
 
 /// Where the tree is; 0 if x0 was none.
@@ -75,6 +81,9 @@ pub(crate) fn init(at: u64, mut cpu: impl FnMut(u64)) {
         (["", "cpus", node], "reg") if node.starts_with("cpu@") => cpu(cells(value)),
         (["", node], "reg") if node.starts_with("memory") => {
             MEMORY_SIZE.store(value.get(8..16).map_or(0, cells), Ordering::Relaxed);
+        }
+        (["", node], "compatible") if node.starts_with("intc@") => {
+            GICV2.store(value.starts_with(b"arm,cortex-a15-gic"), Ordering::Relaxed);
         }
         _ => {}
     });

@@ -1,11 +1,13 @@
-//! A GICv3 driver that shows every register: tests set, clear and look at single bits.
+//! A driver of the GICv3, or of the GICv2 ([`gicv2`]) where the device tree has one, that shows every register: tests set, clear
+//! and look at single bits.
 //!
-//! SGIs and PPIs are banked: their functions take the CPU whose redistributor is meant. Everything is group 1 (non-secure).
+//! SGIs and PPIs are banked: their functions take the CPU whose redistributor is meant. Everything is in the one group there is (1,
+//! non-secure).
 //! Reference: Arm IHI 0069 (GICv3/v4), "Programmers' model".
 
 use crate::mmio::{GICD, GICR, GICR_STRIDE, read32, read64, write8, write32, write64};
 use crate::sysreg::isb;
-use crate::{cpu, mrs, msr, timer};
+use crate::{cpu, gicv2, mrs, msr, timer};
 
 // Distributor; the registers of one interrupt each are at the same offsets in a redistributor's SGI_base.
 /// GICD_CTLR.
@@ -60,6 +62,17 @@ pub fn lines() -> u32 {
 
 /// Turns the distributor on: all SPIs disabled, group 1, at [`PRIORITY`], idle, routed to the first CPU.
 pub fn init() {
+    if gicv2::is_here() {
+        write32(GICD + CTLR, 0);
+        for word in 1..u64::from(lines() / 32) {
+            reset_word(GICD, word);
+        }
+        for spi in 32..lines().min(1020) {
+            gicv2::route(spi, 0);
+        }
+        write32(GICD + CTLR, 1);
+        return init_cpu();
+    }
     write32(GICD + CTLR, 0);
     settle(GICD + CTLR);
     write32(GICD + CTLR, 1 << 4);
@@ -77,6 +90,13 @@ pub fn init() {
 
 /// Turns this CPU's side on: all SGIs enabled, PPIs disabled, all at [`PRIORITY`] and idle; every priority comes through.
 pub fn init_cpu() {
+    if gicv2::is_here() {
+        reset_word(GICD, 0);
+        for sgi in 0..16 {
+            gicv2::set_sgi_pending(sgi, false);
+        }
+        return gicv2::open();
+    }
     let base = redistributor(cpu::index());
     let waker = read32(base + GICR_WAKER);
     write32(base + GICR_WAKER, waker & !WAKER_SLEEP);
@@ -95,6 +115,9 @@ pub fn init_cpu() {
 
 /// Takes this CPU's interface out: nothing is signalled to it any more.
 pub fn exit_cpu() {
+    if gicv2::is_here() {
+        return gicv2::switch(false);
+    }
     msr!("ICC_IGRPEN1_EL1", 0);
     isb();
 }
@@ -117,7 +140,11 @@ fn reset_word(base: u64, word: u64) {
 
 /// Where the registers of an interrupt are: `cpu` counts for SGIs and PPIs.
 fn frame(cpu: usize, intid: u32) -> u64 {
-    if intid < 32 { redistributor(cpu) + SGI_BASE } else { GICD }
+    match intid {
+        32.. => GICD,
+        _ if gicv2::is_here() => gicv2::own_frame(cpu),
+        _ => redistributor(cpu) + SGI_BASE,
+    }
 }
 
 fn set_bit(cpu: usize, register: u64, intid: u32) {
@@ -136,6 +163,9 @@ pub fn enable(cpu: usize, intid: u32) {
 /// Disables an interrupt; it is out of the CPU interfaces when this returns.
 pub fn disable(cpu: usize, intid: u32) {
     set_bit(cpu, ICENABLER, intid);
+    if gicv2::is_here() {
+        return;
+    }
     if intid < 32 {
         let base = redistributor(cpu);
         let settled = timer::wait_for(cpu::PATIENCE, || read32(base) & 1 << 3 == 0);
@@ -152,11 +182,17 @@ pub fn is_enabled(cpu: usize, intid: u32) -> bool {
 
 /// Makes an interrupt pending by ISPENDR.
 pub fn set_pending(cpu: usize, intid: u32) {
+    if intid < 16 && gicv2::is_here() {
+        return gicv2::set_sgi_pending(intid, true);
+    }
     set_bit(cpu, ISPENDR, intid);
 }
 
 /// Takes its pending state back by ICPENDR.
 pub fn clear_pending(cpu: usize, intid: u32) {
+    if intid < 16 && gicv2::is_here() {
+        return gicv2::set_sgi_pending(intid, false);
+    }
     set_bit(cpu, ICPENDR, intid);
 }
 
@@ -206,11 +242,17 @@ pub fn set_edge(spi: u32, edge: bool) {
 
 /// Routes an SPI to one CPU.
 pub fn route(spi: u32, cpu: usize) {
+    if gicv2::is_here() {
+        return gicv2::route(spi, cpu);
+    }
     write64(GICD + IROUTER + 8 * u64::from(spi), cpu::mpidr(cpu));
 }
 
 /// Sends an SGI to one CPU.
 pub fn send_sgi(cpu: usize, intid: u32) {
+    if gicv2::is_here() {
+        return gicv2::send(1 << (16 + cpu) | intid);
+    }
     let mpidr = cpu::mpidr(cpu);
     let aff1 = mpidr >> 8 & 0xff;
     let aff2 = mpidr >> 16 & 0xff;
@@ -219,18 +261,27 @@ pub fn send_sgi(cpu: usize, intid: u32) {
     write_sgi1r(1 << (mpidr & 15) | aff1 << 16 | aff2 << 32 | rs << 44 | aff3 << 48 | u64::from(intid) << 24);
 }
 
-/// Sends an SGI to the CPUs whose affinity 0 has its bit in `list`, in the cluster of the first CPU.
+/// Sends an SGI to the CPUs whose affinity 0 has its bit in `list`, in the cluster of the first CPU (of a GICv2: the first eight).
 pub fn send_sgi_list(list: u16, intid: u32) {
+    if gicv2::is_here() {
+        return gicv2::send(u32::from(list & 0xff) << 16 | intid);
+    }
     write_sgi1r(u64::from(list) | u64::from(intid) << 24);
 }
 
 /// Sends an SGI to all CPUs but this one.
 pub fn send_sgi_others(intid: u32) {
+    if gicv2::is_here() {
+        return gicv2::send(1 << 24 | intid);
+    }
     write_sgi1r(1 << 40 | u64::from(intid) << 24);
 }
 
-/// Writes ICC_SGI1R_EL1; what was stored before is visible to who takes the SGI.
+/// Writes ICC_SGI1R_EL1, or GICD_SGIR; what was stored before is visible to who takes the SGI.
 pub fn write_sgi1r(value: u64) {
+    if gicv2::is_here() {
+        return gicv2::send(value as u32);
+    }
     crate::run!("dsb ish");
     msr!("ICC_SGI1R_EL1", value);
     isb();
@@ -238,41 +289,81 @@ pub fn write_sgi1r(value: u64) {
 
 /// Acknowledges the best pending interrupt: its INTID, or [`SPURIOUS`].
 pub fn acknowledge() -> u32 {
-    let intid = mrs!("ICC_IAR1_EL1") as u32;
+    let intid = if gicv2::is_here() { gicv2::acknowledge() } else { mrs!("ICC_IAR1_EL1") as u32 };
     crate::sysreg::dsb();
     intid
 }
 
 /// Drops the priority of an interrupt, and deactivates it unless EOImode is 1.
 pub fn end(intid: u32) {
+    if gicv2::is_here() {
+        return gicv2::end(intid);
+    }
     msr!("ICC_EOIR1_EL1", u64::from(intid));
     isb();
 }
 
 /// Deactivates an interrupt where EOImode is 1.
 pub fn deactivate(intid: u32) {
+    if gicv2::is_here() {
+        return gicv2::deactivate(intid);
+    }
     msr!("ICC_DIR_EL1", u64::from(intid));
     isb();
 }
 
 /// The best pending interrupt, without taking it.
 pub fn highest_pending() -> u32 {
-    mrs!("ICC_HPPIR1_EL1") as u32
+    if gicv2::is_here() { gicv2::highest_pending() } else { mrs!("ICC_HPPIR1_EL1") as u32 }
 }
 
 /// The running priority; 0xff when idle.
 pub fn running_priority() -> u8 {
-    mrs!("ICC_RPR_EL1") as u8
+    if gicv2::is_here() { gicv2::running_priority() } else { mrs!("ICC_RPR_EL1") as u8 }
 }
 
 /// Lets only priorities better (lower) than this through.
 pub fn set_pmr(priority: u8) {
+    if gicv2::is_here() {
+        return gicv2::set_pmr(priority);
+    }
     msr!("ICC_PMR_EL1", u64::from(priority));
     isb();
 }
 
 /// EOImode: whether [`end`] leaves deactivating to [`deactivate`].
 pub fn set_eoi_mode(split: bool) {
+    if gicv2::is_here() {
+        return gicv2::set_eoi_mode(split);
+    }
     msr!("ICC_CTLR_EL1", if split { 2 } else { 0 });
+    isb();
+}
+
+/// Switches the group of all interrupts on or off at this CPU's interface.
+pub fn switch_group(on: bool) {
+    if gicv2::is_here() {
+        return gicv2::switch(on);
+    }
+    msr!("ICC_IGRPEN1_EL1", u64::from(on));
+    isb();
+}
+
+/// Sets how many of a priority's low bits do not decide about preemption (ICC_BPR1_EL1); what the register says then.
+pub fn set_binary_point(point: u32) -> u32 {
+    if gicv2::is_here() {
+        return gicv2::set_binary_point(point);
+    }
+    msr!("ICC_BPR1_EL1", u64::from(point));
+    isb();
+    mrs!("ICC_BPR1_EL1") as u32
+}
+
+/// Forgets the priorities that handlers left active.
+pub fn forget_priorities() {
+    if gicv2::is_here() {
+        return gicv2::forget_priorities();
+    }
+    msr!("ICC_AP1R0_EL1", 0);
     isb();
 }

@@ -12,7 +12,7 @@
 //! | [`cpu`] | this CPU, other CPUs, waiting for each other |
 //! | [`console`] | the PL011 and `println!` |
 //! | [`psci`] | calls to firmware |
-//! | [`gic`], [`timer`] | interrupt controller and timers |
+//! | [`gic`], [`gicv2`], [`timer`] | interrupt controller and timers |
 //! | [`mmio`], [`mod@sysreg`] | device and system register access |
 //! | [`mmu`] | translation tables that a test builds for itself |
 //! | [`fdt`] | what the device tree says |
@@ -24,6 +24,7 @@ pub mod cpu;
 pub mod entry;
 pub mod fdt;
 pub mod gic;
+pub mod gicv2;
 pub mod mmio;
 pub mod mmu;
 pub mod psci;

@@ -4,6 +4,8 @@ use core::arch::asm;
 
 /// GICD, the distributor.
 pub const GICD: u64 = 0x0800_0000;
+/// GICC of a GICv2.
+pub const GICC: u64 = 0x0801_0000;
 /// GICR of the first CPU; each next one is [`GICR_STRIDE`] further.
 pub const GICR: u64 = 0x080a_0000;
 /// Bytes of one CPU's redistributor: RD_base and SGI_base.

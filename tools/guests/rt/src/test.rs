@@ -3,7 +3,7 @@
 //! A check that fails prints `test <name>: FAILED: ...` with its values and lets the test go on; `test <name>: ok` comes
 //! only where none did. A test that waits in vain panics, which prints such a line too and powers off.
 
-use crate::{cpu, fdt, println, psci, vectors};
+use crate::{cpu, fdt, gicv2, println, psci, vectors};
 use core::fmt::{Arguments, Debug};
 use core::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
@@ -15,16 +15,21 @@ pub struct Test {
     pub run: fn(),
     /// Whether `test=all` leaves it out: it needs a shape of its own, or does not end.
     pub alone: bool,
+    /// Whether it is about a GICv3, and skipped where there is a GICv2.
+    pub gicv3: bool,
 }
 
-/// An entry of the table of tests: `guest_test!("name", function)`, or with `alone` as a third word.
+/// An entry of the table of tests: `guest_test!("name", function)`, or with `alone` or `gicv3` as a third word.
 #[macro_export]
 macro_rules! guest_test {
     ($name:literal, $run:path) => {
-        $crate::test::Test { name: $name, run: $run, alone: false }
+        $crate::test::Test { name: $name, run: $run, alone: false, gicv3: false }
+    };
+    ($name:literal, $run:path, gicv3) => {
+        $crate::test::Test { name: $name, run: $run, alone: false, gicv3: true }
     };
     ($name:literal, $run:path, alone) => {
-        $crate::test::Test { name: $name, run: $run, alone: true }
+        $crate::test::Test { name: $name, run: $run, alone: true, gicv3: false }
     };
 }
 
@@ -58,7 +63,11 @@ pub fn main(tests: &[Test]) {
         let Some(test) = tests.get(n) else { continue };
         if test.name == wanted || wanted == "all" && !test.alone {
             ran += 1;
-            run_one(test);
+            if test.gicv3 && gicv2::is_here() {
+                println!("test {}: skipped: it needs a GICv3", test.name);
+            } else {
+                run_one(test);
+            }
         }
     }
     if ran == 0 {

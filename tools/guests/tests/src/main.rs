@@ -49,7 +49,7 @@ static TESTS: &[Test] = &[
     guest_test!("suspend", psci_calls::suspend),
     guest_test!("active-many", priorities::active_many),
     guest_test!("smp", smp::smp),
-    guest_test!("loads", loads::loads),
+    guest_test!("loads", loads::loads, gicv3),
     guest_test!("fp", fp::fp),
     guest_test!("pauth", pauth::pauth),
     guest_test!("wfx", wfx::wfx),

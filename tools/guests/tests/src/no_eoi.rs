@@ -8,7 +8,7 @@
 use crate::taken;
 use core::sync::atomic::{AtomicU32, Ordering};
 use guest_rt::timer::{ENABLE, Timer, now, ticks};
-use guest_rt::{check, check_eq, cpu, fdt, gic, msr, psci, sysreg, timer, vectors};
+use guest_rt::{check, check_eq, cpu, fdt, gic, psci, timer, vectors};
 
 const TICK: u32 = 27;
 /// An SGI and an SPI at the timer's priority, and two SGIs at better ones.
@@ -65,8 +65,7 @@ pub fn no_eoi() {
 fn work(cpu: usize) {
     // A run before this one has left its priorities active.
     Timer::Virtual.set_ctl(0);
-    msr!("ICC_AP1R0_EL1", 0);
-    sysreg::isb();
+    gic::forget_priorities();
     if cpu != 0 {
         gic::init_cpu();
     }

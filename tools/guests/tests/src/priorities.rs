@@ -2,7 +2,7 @@
 
 use crate::taken;
 use core::sync::atomic::{AtomicU32, Ordering};
-use guest_rt::{check, check_eq, cpu, gic, msr, sysreg, timer, vectors};
+use guest_rt::{check, check_eq, cpu, gic, timer, vectors};
 
 /// Runs the test.
 pub fn priorities() {
@@ -113,12 +113,10 @@ fn mask() {
     check!(taken::wait(0, 3, 1), "SGI 3 (0xf0) did not pass a mask of 0xff");
     cpu::mask_irq();
     // Group and CPU interface off: pending, not signalled.
-    msr!("ICC_IGRPEN1_EL1", 0);
-    sysreg::isb();
+    gic::switch_group(false);
     gic::send_sgi(0, 1);
     check_eq!(gic::acknowledge(), gic::SPURIOUS, "IAR1 with group 1 off");
-    msr!("ICC_IGRPEN1_EL1", 1);
-    sysreg::isb();
+    gic::switch_group(true);
     check!(timer::wait_for(1000, || gic::highest_pending() == 1), "SGI 1 was lost while group 1 was off");
     check_eq!(gic::acknowledge(), 1, "IAR1 with group 1 on");
     gic::end(1);
@@ -175,9 +173,7 @@ fn binary_point() {
     gic::set_priority(0, 1, 0x48);
     gic::set_priority(0, 2, 0x40);
     // Group priority bits 7:5 only: 0x40 and 0x48 are equal.
-    msr!("ICC_BPR1_EL1", 5);
-    sysreg::isb();
-    check_eq!(guest_rt::mrs!("ICC_BPR1_EL1"), 5, "BPR1");
+    check_eq!(gic::set_binary_point(5), 5, "BPR1");
     cpu::unmask_irq();
     gic::send_sgi(0, 1);
     check!(taken::wait(0, 1, 1), "SGI 1 did not come");
@@ -188,8 +184,7 @@ fn binary_point() {
     gic::end(1);
     check!(taken::wait(0, 2, 1), "SGI 2 did not come after the end");
     cpu::mask_irq();
-    msr!("ICC_BPR1_EL1", 0);
-    sysreg::isb();
+    gic::set_binary_point(0);
     gic::set_priority(0, 1, gic::PRIORITY);
     gic::set_priority(0, 2, gic::PRIORITY);
 }

@@ -300,6 +300,7 @@ fn machine(shape: &str, smp: u32, kernel: &Path, initrd: Option<PathBuf>) -> Mac
         kernel: kernel.to_owned(),
         load_at: None,
         preload: None,
+        dtb: None,
         initrd,
         append: None,
         control: None,

@@ -41,6 +41,8 @@ pub struct Machine {
     pub load_at: Option<String>,
     /// Started in the image's place, by the boot protocol; it jumps to the image, which is put at [`PRELOADED_AT`].
     pub preload: Option<PathBuf>,
+    /// The board's device tree, where QEMU makes none.
+    pub dtb: Option<PathBuf>,
     /// The bundle, if any.
     pub initrd: Option<PathBuf>,
     /// The board's `/chosen/bootargs`, if any.
@@ -74,6 +76,9 @@ impl Machine {
             }
             (None, None) => command.arg("-kernel").arg(&self.kernel),
         };
+        if let Some(dtb) = &self.dtb {
+            command.arg("-dtb").arg(dtb);
+        }
         if let Some(initrd) = &self.initrd {
             command.arg("-initrd").arg(initrd);
         }

@@ -137,6 +137,7 @@ fn fake(script: &str) -> (Qemu, Machine) {
         kernel: "none".into(),
         load_at: None,
         preload: None,
+        dtb: None,
         initrd: None,
         append: None,
         control: None,

@@ -51,7 +51,7 @@ fn fetch(ctx: &Ctx, step: &Step, dir: &Path) -> Result<()> {
 }
 
 /// `linux-image-6.1.0-56-cloud-arm64` out of `linux-image-6.1.0-56-cloud-arm64 (= 6.1.192-2), ...`.
-fn parse_depends(depends: &str) -> Option<String> {
+pub(super) fn parse_depends(depends: &str) -> Option<String> {
     let names = depends.split([',', '|']).filter_map(|item| item.split_whitespace().next());
     names.map(str::to_owned).find(|name| name.starts_with("linux-image-"))
 }

@@ -32,6 +32,8 @@ struct Env<'a> {
     debug_fp: Option<Image>,
     /// What leaves a mess before Merus starts, if a row has it.
     dirty: Option<PathBuf>,
+    /// The Raspberry Pi 4's tree, if a row wants it.
+    raspi4b: Option<PathBuf>,
     /// Bundles packed so far, by what they are made of.
     packed: Mutex<HashMap<Bundle, PathBuf>>,
 }
@@ -64,6 +66,9 @@ pub fn run(ctx: &Ctx, kind: Option<&TargetKind>, all: bool, tally: &mut Tally) -
     Ok(())
 }
 
+/// QEMU's name of the machine that needs a device tree.
+const RASPI4B: &str = "raspi4b";
+
 fn prepare<'a>(ctx: &'a Ctx, kind: Option<&TargetKind>, boots: &[Boot]) -> Result<Env<'a>> {
     let kind = kind.context("the target is not set up")?;
     let qemu = setup::ensure_qemu(ctx)?;
@@ -73,12 +78,14 @@ fn prepare<'a>(ctx: &'a Ctx, kind: Option<&TargetKind>, boots: &[Boot]) -> Resul
     let debug_fp = boots.iter().any(|boot| boot.debug_fp).then(|| build::debug_fp(ctx, kind)).transpose()?;
     let dirty = boots.iter().any(|boot| boot.preload == Some(Preload::Dirty));
     let dirty = dirty.then(|| build::guest_payload(ctx, kind, "guest-dirty", "guest-dirty")).transpose()?;
+    let raspi4b = boots.iter().any(|boot| boot.machine.machine == RASPI4B);
+    let raspi4b = raspi4b.then(|| setup::ensure_raspi4b(ctx)).transpose()?;
     let bundles = ctx.merus_dir.join("bundles");
     if bundles.exists() {
         fs::remove_dir_all(&bundles).with_context(|| format!("cannot remove {}", bundles.display()))?;
     }
     let files = Files { kernel: guest.kernel, initrd: guest.initrd, tests, text: ctx.root.join("deny.toml") };
-    Ok(Env { ctx, built, qemu, files, debug_fp, dirty, packed: Mutex::default() })
+    Ok(Env { ctx, built, qemu, files, debug_fp, dirty, raspi4b, packed: Mutex::default() })
 }
 
 /// Boots the rows, [`AT_ONCE`] at a time, each counted when it is done.
@@ -113,6 +120,9 @@ fn boot_one(env: &Env<'_>, boot: &Boot) -> Result<Outcome> {
         None => None,
         Some(Preload::Dirty) => Some(env.dirty.clone().context("the pre-loader was not built")?),
     };
+    if machine.machine == RASPI4B {
+        machine.dtb.clone_from(&env.raspi4b);
+    }
     machine.initrd = boot.bundle.as_ref().map(|bundle| env.bundle(bundle)).transpose()?;
     let mut expect = boot.expect.clone();
     for step in &mut expect.control {

@@ -1,0 +1,106 @@
+//! The device tree of the Raspberry Pi 4: Debian's, out of its arm64 kernel package, with what QEMU's `raspi4b` does not emulate
+//! switched off and its first UART where the board's tree has it for Bluetooth.
+
+use super::Stamp;
+use super::apt::{Apt, Installed};
+use super::guest::parse_depends;
+use crate::ctx::{self, Ctx, Step};
+use anyhow::{Context as _, Result, bail};
+use dtoolkit::fdt::Fdt;
+use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The package that always depends on the newest kernel for machines: it has the boards' trees.
+const KERNEL: &str = "linux-image-arm64";
+const TREE: &str = "broadcom/bcm2711-rpi-4-b.dtb";
+
+/// What raises an external abort where QEMU has nothing, or is of no use there.
+const ABSENT: [&str; 17] = [
+    "/soc/interrupt-controller@7ef00100",
+    "/soc/clock@7ef00000",
+    "/soc/avs-monitor@7d5d2000",
+    "/soc/i2c@7ef04500",
+    "/soc/i2c@7ef09500",
+    "/soc/hdmi@7ef00700",
+    "/soc/hdmi@7ef05700",
+    "/soc/hvs@7e400000",
+    "/soc/vec@7ec13000",
+    "/soc/pixelvalve@7e206000",
+    "/soc/pixelvalve@7e207000",
+    "/soc/pixelvalve@7e20a000",
+    "/soc/pixelvalve@7e216000",
+    "/soc/pixelvalve@7ec12000",
+    "/soc/dsi@7e209000",
+    "/soc/dsi@7e700000",
+    "/v3dbus/gpu@7ec00000",
+];
+
+/// Finds or makes the tree.
+///
+/// # Errors
+/// When Debian's archive cannot be reached or has changed its shape.
+pub fn ensure(ctx: &Ctx) -> Result<PathBuf> {
+    let dir = ctx.cache.join("raspi4b");
+    let tree = dir.join("board.dtb");
+    let stamp = Stamp::new(1);
+    if !(stamp.matches(&dir) && tree.exists()) {
+        let step = Step::start("fetching the Raspberry Pi 4's device tree");
+        fetch(ctx, &step, &dir).context("cannot make the Raspberry Pi 4's device tree")?;
+        step.done(tree.display().to_string());
+    }
+    Ok(tree)
+}
+
+fn fetch(ctx: &Ctx, step: &Step, dir: &Path) -> Result<()> {
+    let mut apt = Apt::new(ctx, "raspi4b", "arm64", &Installed::Nothing)?;
+    apt.accept_release(step)?;
+    let security = format!("{}-security", apt.codename);
+    apt.accept_configured(step, &security);
+    let depends = apt.field(KERNEL, "Depends")?;
+    let kernel =
+        parse_depends(&depends).with_context(|| format!("{KERNEL} depends on no kernel, but on: {depends}"))?;
+    ctx::replace_dir(dir, |temporary| {
+        let unpacked = temporary.join("package");
+        apt.unpack(ctx, step, std::slice::from_ref(&kernel), &unpacked)?;
+        let at = unpacked.join("usr/lib").join(&kernel).join(TREE);
+        let blob = fs::read(&at).with_context(|| format!("the package {kernel} has no {TREE}"))?;
+        fs::write(temporary.join("board.dtb"), edit(&blob)?)?;
+        fs::remove_dir_all(&unpacked)?;
+        Stamp::new(1).write(temporary, &[kernel])
+    })?;
+    apt.finish()
+}
+
+/// The board's tree as QEMU's machine has the board.
+fn edit(blob: &[u8]) -> Result<Vec<u8>> {
+    let fdt = Fdt::new(blob).map_err(|error| anyhow::anyhow!("the board's tree: {error}"))?;
+    let mut tree = DeviceTree::from_fdt(&fdt);
+    let mut off = 0;
+    for path in ABSENT.into_iter().chain(["/emmc2bus/mmc@7e340000"]) {
+        if let Some(node) = tree.find_node_mut(path) {
+            set(node, "status", "disabled")?;
+            off += 1;
+        }
+    }
+    if off < ABSENT.len() / 2 {
+        bail!("the board's tree has other nodes than are known: {off} of {} were found", ABSENT.len());
+    }
+    set(tree.find_node_mut("/chosen").context("no /chosen")?, "stdout-path", "serial0:115200n8")?;
+    // The tree's `serial0` is the PL011 under this alias or the other.
+    set(tree.find_node_mut("/aliases").context("no /aliases")?, "serial0", "/soc/serial@7e201000")?;
+    let uart = tree.find_node_mut("/soc/serial@7e201000").context("no PL011")?;
+    uart.remove_child("bluetooth");
+    Ok(tree.to_dtb())
+}
+
+fn set(node: &mut DeviceTreeNode, name: &str, value: &str) -> Result<()> {
+    match node.property_mut(name) {
+        Some(property) => property.set_value(value),
+        None => {
+            let property = DeviceTreeProperty::new(name, value);
+            node.add_property(property.map_err(|error| anyhow::anyhow!("{name}: {error}"))?);
+        }
+    }
+    Ok(())
+}
