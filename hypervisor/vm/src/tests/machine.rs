@@ -319,8 +319,24 @@ impl TestMachine {
         Self::with(vcpus, |_| {})
     }
 
+    /// On a board with a GICv2.
+    pub fn gicv2(vcpus: u32) -> Self {
+        let controller = crate::Controller::V2 {
+            gicd: span(GICD, map::GICD_SIZE),
+            gicc: span(map::GICC_BASE.as_u64(), map::GICC_SIZE),
+        };
+        Self::faced(vcpus, vgic::Face::V2, |parts| {
+            parts.controller = controller;
+            parts.cpu = CpuModel::new(&host(), 40, false);
+        })
+    }
+
     /// With other parts.
     pub fn with(vcpus: u32, change: impl FnOnce(&mut Parts)) -> Self {
+        Self::faced(vcpus, vgic::Face::V3, change)
+    }
+
+    fn faced(vcpus: u32, face: vgic::Face, change: impl FnOnce(&mut Parts)) -> Self {
         const ID: VmId = 7;
         let mpidrs: Vec<u64> = (0..vcpus).map(map::vcpu_mpidr).collect();
         let vgic = Vgic::new(&Config {
@@ -329,7 +345,7 @@ impl TestMachine {
             list_registers: LIST_REGISTERS,
             priority_bits: 5,
             affinities: mpidrs.iter().map(|m| *m as u32).collect(),
-            face: vgic::Face::V3,
+            face,
         });
         let waker = Arc::new(FakeWaker { vm: ID, queue: SpinLock::new(Rank::Sched, ()), log: Mutex::default() });
         let port = Arc::new(VgicPort::new(ID, vgic.unwrap(), vcpus as usize, waker.clone()));
@@ -363,7 +379,12 @@ impl TestMachine {
             Arc::new(SpinLock::new(Rank::Device, Pl031::new(SpiLine::new(port, map::PL031_INTID), Midnight)));
         vm.attach(span(UART, map::PL011_SIZE), uart.clone()).unwrap();
         vm.attach(span(map::PL031_BASE.as_u64(), map::PL031_SIZE), rtc).unwrap();
-        let cpus = (0..vcpus).map(|n| Loaded { vcpu: Vcpu::new(n), hw: FakeHw::new() }).collect();
+        let hw = || {
+            let mut hw = FakeHw::new();
+            hw.lists.gicv2 = face == vgic::Face::V2;
+            hw
+        };
+        let cpus = (0..vcpus).map(|n| Loaded { vcpu: Vcpu::new(n), hw: hw() }).collect();
         let mut machine = Self { vm: Arc::new(vm), waker, uart, output, ram, cpus };
         (0..vcpus).for_each(|n| machine.start(n));
         machine

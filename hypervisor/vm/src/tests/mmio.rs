@@ -238,6 +238,33 @@ fn own_interrupt_state_is_folded_without_anybody_else() {
 }
 
 #[test]
+fn a_gicv2_is_reached_by_memory_alone() {
+    let mut m = TestMachine::gicv2(3);
+    let gicc_dir = map::GICC_BASE.as_u64() + vgic::V2_CPU_TRAPPED;
+    m.store32(0, GICD, 1);
+    m.waker.take();
+    // From two senders to vCPU 0, which ends each by GICC_DIR.
+    for by in [1, 2] {
+        m.store32(by, GICD + 0xf00, 1 << 16 | 5);
+        assert_eq!(m.waker.take(), [Asked::Wake(0)]);
+    }
+    m.cpus[0].hw.lists.guest_setup(0xff, true);
+    for by in [1, 2] {
+        m.enter(0);
+        let iar = m.cpus[0].hw.lists.acknowledge();
+        assert_eq!(iar, 5 | by << 10);
+        m.cpus[0].hw.lists.end(iar);
+        assert!(m.cpus[0].hw.lists.dir(iar), "GICC_DIR exits");
+        m.store32(0, gicc_dir, iar);
+    }
+    m.enter(0);
+    assert_eq!(m.cpus[0].hw.lists.acknowledge(), vgic::fakes::SPURIOUS);
+    assert_eq!(m.load32(1, GICD + 0x800), 0x0202_0202, "banked");
+    assert_eq!(m.load32(0, gicc_dir), 0);
+    assert_eq!(m.vm.cpu().id_register(4, 0) >> 24 & 0xf, 0);
+}
+
+#[test]
 fn another_vcpus_state_is_refused_until_it_is_folded() {
     let mut m = TestMachine::new(3);
     m.enable_private(1);

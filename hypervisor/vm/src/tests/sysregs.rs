@@ -112,6 +112,15 @@ fn classes_that_cannot_come_are_undefined() {
 }
 
 #[test]
+fn a_gicv2_has_no_system_registers() {
+    let mut m = TestMachine::gicv2(2);
+    for id in [sysreg::ICC_SGI1R_EL1, sysreg::ICC_SGI0R_EL1, sysreg::ICC_ASGI1R_EL1, sysreg::ICC_DIR_EL1] {
+        undefined(&mut m, sysreg_exit(id, 1, false));
+    }
+    assert!(m.waker.take().is_empty(), "and nothing is sent");
+}
+
+#[test]
 fn sgis_go_where_the_register_says() {
     let mut m = TestMachine::new(3);
     (0..3).for_each(|n| m.enable_private(n));
