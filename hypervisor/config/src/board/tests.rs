@@ -107,6 +107,11 @@ fn board_with(maintenance: [u32; 3], timer: [u32; 12]) -> Parts {
             .property("#size-cells", 1u32)
             .property("ranges", [0x7e00_0000u32, 0, 0xfe00_0000, 0x180_0000, 0x4000_0000, 0, 0xff80_0000, 0x80_0000])
             .child(gic)
+            .child(
+                node("watchdog@7e100000")
+                    .property("compatible", vec!["brcm,bcm2711-pm", "brcm,bcm2835-pm-wdt"])
+                    .property("reg", [0x7e10_0000u32, 0x114, 0x7e00_a000, 0x24]),
+            )
             .child(uart(0x7e20_1000, 121).property("status", "disabled"))
             .child(uart(0x7e20_1a00, 122)),
         timer: node("timer").property("compatible", "arm,armv8-timer").property("interrupts", timer),
@@ -160,7 +165,7 @@ fn a_board_of_another_shape_is_read() {
     };
     assert_eq!(board.gic, gic);
     assert_eq!(board.uart, Some(Uart { kind: UartKind::Pl011, base: span(0xfe20_1a00, 0x200), intid: Some(154) }));
-    assert_eq!(board.psci, None);
+    assert_eq!((board.psci, board.power), (None, Some(span(0xfe10_0000, 0x114))));
     assert_eq!(board.initrd, Some(span(0x1000_0000, 0x2000)));
     assert_eq!(board.bootargs, "merus.idle=stay");
     assert!(board.rng_seed.is_none());
