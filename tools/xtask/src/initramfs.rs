@@ -244,6 +244,7 @@ mod tests {
             "echo",
             "busybox",
             "exec",
+            "until",
             "exit",
             "load",
             "devices",
