@@ -49,7 +49,8 @@ pub struct Board {
     pub ppis: Ppis,
     /// The firmware's power interface, if it has one.
     pub psci: Option<Psci>,
-    /// What ends the machine where there is no such firmware: the power management block of a BCM2835 or a successor.
+    /// What ends the machine where there is no such firmware: the power management block of a BCM2835 or a successor. (Not looked for
+    /// where there is one.)
     pub power: Option<Span<Pa>>,
     /// What the boot loader loaded beside Merus.
     pub initrd: Option<Span<Pa>>,
@@ -218,6 +219,7 @@ pub fn parse(blob: &[u8]) -> Result<Board, BoardError> {
     let (Gic::V3 { maintenance_irq: maintenance, .. } | Gic::V2 { maintenance_irq: maintenance, .. }) = gic;
     let (timer, ppis) = cpus::timer(&root, maintenance)?;
     let uart = chosen::uart(&root, chosen.stdout, gic_place.phandle());
+    let psci = cpus::psci(&root)?;
     Ok(Board {
         model: root.string("model").or_else(|| root.strings("compatible").next()).unwrap_or_default().to_string(),
         ram: memory::ram(&root)?,
@@ -228,8 +230,9 @@ pub fn parse(blob: &[u8]) -> Result<Board, BoardError> {
         control: chosen::second_uart(&root, uart, gic_place.phandle()),
         timer,
         ppis,
-        psci: cpus::psci(&root)?,
-        power: power(&root),
+        psci,
+        // A whole tree is a long way to look.
+        power: if psci.is_none() { power(&root) } else { None },
         initrd: chosen.initrd,
         bootargs: chosen.bootargs,
         rng_seed: chosen.rng_seed.map(Seed::new),
