@@ -148,11 +148,15 @@ pub fn create(s: &mut Session, create: &Create) -> Result<(), Error> {
     if create.start {
         life::start(&mut s.client, &create.name, wait)?;
     }
-    told(s, &create.name)
+    told(s, &create.name, wait)
 }
 
-/// What a VM is now.
-fn told(s: &mut Session, vm: &str) -> Result<(), Error> {
+/// What a VM is now. Nobody who does not want to wait is made to: nothing is asked then.
+fn told(s: &mut Session, vm: &str, wait: Option<Duration>) -> Result<(), Error> {
+    if wait.is_none() {
+        s.print(|| json!({ "done": false }), || format!("{vm}: under way\n"));
+        return Ok(());
+    }
     let row = s.client.info(vm)?;
     s.print(|| json!({ "done": true, "vm": json::vm(&row) }), || format!("{vm}: {}\n", row.state));
     Ok(())
@@ -177,7 +181,7 @@ pub fn life(s: &mut Session, of: &OfVm, step: &Step) -> Result<(), Error> {
         Step::Reset => life::reset(&mut s.client, vm, wait),
         Step::Stop(grace) => {
             // A machine whose last VM ends may power off, with the line, before it is asked what came of it.
-            return match life::stop(&mut s.client, vm, *grace, wait).and_then(|()| told(s, vm)) {
+            return match life::stop(&mut s.client, vm, *grace, wait).and_then(|()| told(s, vm, wait)) {
                 Err(Error::Lost { call: "info", .. }) => {
                     s.print(
                         || json!({ "done": true, "gone": true }),
@@ -189,7 +193,7 @@ pub fn life(s: &mut Session, of: &OfVm, step: &Step) -> Result<(), Error> {
             };
         }
     }?;
-    told(s, vm)
+    told(s, vm, wait)
 }
 
 pub fn destroy(s: &mut Session, vm: &str, force: bool) -> Result<(), Error> {

@@ -11,6 +11,7 @@ const WARM: u32 = 3;
 pub fn run(s: &mut Session, rounds: u32, create: &Create) -> Result<(), Error> {
     let new = act::new_vm(s, create)?;
     let mut first: Option<MachineRow> = None;
+    let (mut before, mut least) = (s.client.machine()?.now_ns, u64::MAX);
     for round in 0..rounds {
         let limit = s.wait(false);
         life::create(&mut s.client, new.clone(), limit)?;
@@ -23,6 +24,8 @@ pub fn run(s: &mut Session, rounds: u32, create: &Create) -> Result<(), Error> {
         let patience = s.client.limit();
         life::destroy(&mut s.client, &create.name, false, patience)?;
         let now = s.client.machine()?;
+        least = least.min(now.now_ns.saturating_sub(before));
+        before = now.now_ns;
         if round + 1 < WARM {
             continue;
         }
@@ -39,7 +42,7 @@ pub fn run(s: &mut Session, rounds: u32, create: &Create) -> Result<(), Error> {
     let took = s.client.machine()?.now_ns.saturating_sub(first.map_or(0, |row| row.now_ns));
     let each = took / u64::from(rounds.saturating_sub(WARM).max(1));
     s.print(
-        || json!({ "rounds": rounds, "memory_free": free, "ns": each }),
+        || json!({ "rounds": rounds, "memory_free": free, "ns": each, "least_ns": least }),
         || {
             format!(
                 "{rounds} rounds; {free} bytes of frames are free, as after the first ones; {each} ns of the machine's time each\n"

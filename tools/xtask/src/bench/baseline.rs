@@ -11,9 +11,6 @@ use std::path::{Path, PathBuf};
 
 /// What may come on top before it is growth: a part of the figure.
 const SLACK: f64 = 0.03;
-/// Rows that are driven over the control line, and by how much they may be over their baseline.
-const ASKED: [&str; 3] = ["create", "list", "round"];
-const ASKED_SLACK: f64 = 0.2;
 
 /// The committed figures.
 #[derive(Debug, Default, PartialEq, Deserialize)]
@@ -92,9 +89,7 @@ impl Baseline {
             };
             let new = stat.mean;
             let show = |figure: f64| super::rows::plain(figure);
-            // Whoever asks on the control line looks by the host's clock how far it is: a look more or less is no growth.
-            let asked = ASKED.contains(&row.name);
-            if new > old * (1.0 + if asked { ASKED_SLACK } else { SLACK }) {
+            if new > old * (1.0 + SLACK) {
                 let percent = (new / old - 1.0) * 100.0;
                 faults.push(format!("{}: {} -> {}, {percent:.1} % more", row.name, show(*old), show(new)));
                 continue;
@@ -107,7 +102,6 @@ impl Baseline {
             if let Some(reach) = row.reach.map(|reach| reach * per_unit)
                 && *old <= reach
                 && new > reach
-                && !asked
             {
                 faults.push(format!(
                     "{}: {} -> {}, over the bound of {}",

@@ -4,7 +4,7 @@ use super::runs::{self, Env, Measured, Stat};
 use crate::ctx::Step;
 use crate::qemu::control::{self, Control};
 use crate::qemu::{End, Machine};
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
 use serde_json::Value;
 
 /// Rows with so many vCPUs on one pCPU, of which all but one sleep most of the time.
@@ -117,21 +117,26 @@ fn managed(env: &Env<'_>) -> Result<[(&'static str, u64); 3]> {
     let steps = vec![
         step(Some(ASLEEP), format!("ping --count {QUESTIONS} --json")),
         step(None, format!("create fresh {made} --memory 128M --cmdline bench=start --start")),
+        // Made anew, it runs by itself: nobody asks anything until it has ended.
+        step(Some("\"fresh\" ended"), "start --no-wait fresh".to_owned()),
         step(Some("\"fresh\" ended"), "events --json".to_owned()),
         step(None, format!("soak again --rounds {ROUNDS} {made} --memory 16M --json")),
     ];
     let (lines, said) = runs::converse(env, "managed", &machine, "bench: done", steps, End::Control)?;
     let of_fresh = |what: &str| {
         let rows = said.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let mut rows = rows.filter(|row| row["vm"] == "fresh" && row["event"] == what);
-        rows.next().and_then(|row| row["at_ns"].as_u64()).with_context(|| format!("no event `{what}`"))
+        let rows = rows.filter(|row| row["vm"] == "fresh" && row["event"] == what);
+        rows.last().and_then(|row| row["at_ns"].as_u64()).with_context(|| format!("no event `{what}`"))
     };
-    // The one of the questions, then the one of the rounds.
-    let each: Vec<u64> = said.iter().filter_map(|line| runs::number_after(line, "\"ns\": ")).collect();
-    let &[list, round] = each.as_slice() else { bail!("not two times, but {each:?}") };
-    let launched = lines.iter().find(|line| line.contains("vm \"fresh\""));
+    let number = |key: &str| {
+        let mark = format!("\"{key}\": ");
+        said.iter().find_map(|line| runs::number_after(line, &mark)).with_context(|| format!("no `{key}`"))
+    };
+    // The questions come first; of the rounds the one in which there was the least of looking whether it is over.
+    let (list, round) = (number("ns")?, number("least_ns")?);
+    let launched = lines.iter().rfind(|line| line.contains("vm \"fresh\"") && line.contains(runs::STARTS));
     let launched = launched.and_then(|line| runs::number_after(line, runs::STARTS)).context("fresh never started")?;
-    let first = lines.iter().find_map(|line| runs::report(line).filter(|(name, _)| *name == "start"));
+    let first = lines.iter().rev().find_map(|line| runs::report(line).filter(|(name, _)| *name == "start"));
     let first = first.context("fresh said nothing")?.1.min;
     let made = of_fresh("created")?.saturating_sub(of_fresh("making")?);
     Ok([("create", made + first.saturating_sub(launched)), ("list", list), ("round", round)])
