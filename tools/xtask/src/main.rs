@@ -9,6 +9,7 @@ mod build;
 mod bundle;
 mod cpio;
 mod ctx;
+mod disk;
 mod fp_scan;
 mod initramfs;
 mod lint;
@@ -19,6 +20,7 @@ mod setup;
 mod symbolize;
 mod table;
 mod test;
+mod uboot;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;

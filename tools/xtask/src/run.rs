@@ -77,14 +77,11 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<()> {
         smp: args.smp,
         memory: args.board_memory.clone(),
         kernel: built.img.clone(),
-        load_at: None,
-        preload: None,
-        dtb: None,
         initrd: Some(bundle_of(ctx, &args, &built, guest, scripted)?),
         // Three guests are ended one by one, and the last one's end is to be seen as well.
         append: (args.demo == Some(Demo::Many)).then(|| "merus.idle=stay".to_owned()),
         control: control_line(ctx, &built),
-        extra: Vec::new(),
+        ..Machine::default()
     };
     if args.demo == Some(Demo::Many) {
         return if scripted { many_check(ctx, &qemu, &machine, &built) } else { many_live(&qemu, &machine, ctx) };

@@ -5,6 +5,7 @@
 //! own directory when it adds the target.
 
 mod apt;
+mod firmware;
 mod guest;
 mod qemu;
 mod raspi4b;
@@ -12,7 +13,7 @@ mod target;
 
 use crate::build;
 use crate::ctx::Ctx;
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -136,6 +137,18 @@ pub fn ensure_guest(ctx: &Ctx) -> Result<Guest> {
 pub fn ensure_raspi4b(ctx: &Ctx) -> Result<PathBuf> {
     let _lock = lock(ctx)?;
     raspi4b::ensure(ctx)
+}
+
+/// Makes sure that U-Boot is there, for the machine `board` of QEMU.
+///
+/// # Errors
+/// When it cannot be fetched, or is not to be had for that board.
+pub fn ensure_u_boot(ctx: &Ctx, board: &str) -> Result<PathBuf> {
+    let _lock = lock(ctx)?;
+    let board = board.split(',').next().unwrap_or_default();
+    let file = firmware::ensure(ctx, &firmware::U_BOOT)?.join(format!("{board}.bin"));
+    ensure!(file.exists(), "no U-Boot is known for QEMU's machine {board}");
+    Ok(file)
 }
 
 /// Keeps two of these programs from filling the cache at once; let go when dropped.

@@ -75,6 +75,11 @@ pub struct Row {
     load_at: Option<String>,
     /// Starts this before Merus.
     preload: Option<Preload>,
+    /// A firmware finds the image and starts it.
+    firmware: Option<Firmware>,
+    /// Image and bundle are on a disk, where the firmware finds them.
+    #[serde(default)]
+    from_disk: bool,
     /// Boots the build that traps FP instructions in EL2.
     #[serde(default)]
     debug_fp: bool,
@@ -162,6 +167,14 @@ pub enum Preload {
     Dirty,
 }
 
+/// What starts Merus on a board, other than QEMU itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Firmware {
+    /// U-Boot, as Debian builds it for the board.
+    UBoot,
+}
+
 /// One row for each combination of the axes; an axis that is left out is the row's own value.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -217,6 +230,10 @@ pub struct Boot {
     pub bundle: Option<Bundle>,
     /// What starts Merus in the firmware's place.
     pub preload: Option<Preload>,
+    /// What starts it then.
+    pub firmware: Option<Firmware>,
+    /// Whether image and bundle are on a disk.
+    pub from_disk: bool,
     /// Whether it is the build that traps FP instructions in EL2.
     pub debug_fp: bool,
     /// What must be printed and how it must end.
@@ -301,6 +318,7 @@ impl Row {
         let fill = |text: &String| text.replace("{how}", how);
         Self {
             name: fill(&self.name),
+            machine: self.machine.as_ref().map(fill),
             manifest: self.manifest.as_ref().map(fill),
             expect: self.expect.iter().map(fill).collect(),
             forbid: self.forbid.iter().map(fill).collect(),
@@ -321,7 +339,12 @@ impl Row {
         };
         let name = fill(&self.name);
         ensure!(!name.contains(['{', ' ', '/']), "`{name}` is no name");
-        ensure!(self.preload.is_none() || self.load_at.is_none(), "`preload` loads the image itself, `load_at` too");
+        let loaders = [self.preload.is_some(), self.load_at.is_some(), self.firmware.is_some()];
+        ensure!(
+            loaders.iter().filter(|set| **set).count() <= 1,
+            "one of `preload`, `load_at` and `firmware` loads the image"
+        );
+        ensure!(!self.from_disk || self.firmware.is_some(), "`from_disk` is for a `firmware`, which reads it");
         if let Some(text) = self.allow.iter().find(|text| !defaults.forbid.contains(text)) {
             bail!("`allow` has `{text}`, which is not forbidden");
         }
@@ -345,16 +368,14 @@ impl Row {
                 cpu: cpu.clone(),
                 smp,
                 memory: self.board_memory.as_ref().unwrap_or(&defaults.board_memory).clone(),
-                kernel: PathBuf::new(),
                 load_at: self.load_at.clone(),
-                preload: None,
-                dtb: None,
-                initrd: None,
                 append: self.append.clone(),
-                control: None,
                 extra: if self.icount { counted(self.turns) } else { Vec::new() },
+                ..Machine::default()
             },
             preload: self.preload,
+            firmware: self.firmware,
+            from_disk: self.from_disk,
             debug_fp: self.debug_fp,
             expect: Expect {
                 lines: self.expect.iter().map(fill).collect(),

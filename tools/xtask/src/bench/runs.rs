@@ -298,13 +298,9 @@ fn machine(shape: &str, smp: u32, kernel: &Path, initrd: Option<PathBuf>) -> Mac
         smp,
         memory: "1G".to_owned(),
         kernel: kernel.to_owned(),
-        load_at: None,
-        preload: None,
-        dtb: None,
         initrd,
-        append: None,
-        control: None,
         extra: COUNTED.map(str::to_owned).to_vec(),
+        ..Machine::default()
     }
 }
 

@@ -25,7 +25,7 @@ pub fn counted(turns: Option<u32>) -> Vec<String> {
 }
 
 /// The machine to boot.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Machine {
     /// QEMU's `-M`.
     pub machine: String,
@@ -37,6 +37,11 @@ pub struct Machine {
     pub memory: String,
     /// The image to boot.
     pub kernel: PathBuf,
+    /// A firmware that QEMU starts instead (`-bios`); it finds the image and the bundle in `fw_cfg`, or on the disk.
+    pub firmware: Option<PathBuf>,
+    /// A disk, which nothing of the run changes: an SD card on a Raspberry Pi, else a virtio disk. With `firmware`, image and bundle
+    /// are on it and nowhere else.
+    pub disk: Option<PathBuf>,
     /// Put the image there and jump to it, without the boot protocol (x0 = 0): QEMU's `-device loader`. Then there is no bundle.
     pub load_at: Option<String>,
     /// Started in the image's place, by the boot protocol; it jumps to the image, which is put at [`PRELOADED_AT`].
@@ -74,8 +79,17 @@ impl Machine {
             (None, Some(place)) => {
                 command.args(["-device", &at(place), "-device", &format!("loader,addr={place},cpu-num=0")])
             }
+            (None, None) if self.firmware.is_some() && self.disk.is_some() => &mut command,
             (None, None) => command.arg("-kernel").arg(&self.kernel),
         };
+        if let Some(firmware) = &self.firmware {
+            command.arg("-bios").arg(firmware);
+        }
+        if let Some(disk) = &self.disk {
+            let bus = if self.machine.starts_with("raspi") { "sd" } else { "virtio" };
+            // What a run writes is forgotten, so rows can share the file.
+            command.args(["-drive", &format!("if={bus},format=raw,snapshot=on,file={}", disk.display())]);
+        }
         if let Some(dtb) = &self.dtb {
             command.arg("-dtb").arg(dtb);
         }

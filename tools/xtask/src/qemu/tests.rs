@@ -135,13 +135,7 @@ fn fake(script: &str) -> (Qemu, Machine) {
         smp: 1,
         memory: "1G".to_owned(),
         kernel: "none".into(),
-        load_at: None,
-        preload: None,
-        dtb: None,
-        initrd: None,
-        append: None,
-        control: None,
-        extra: Vec::new(),
+        ..Machine::default()
     };
     (qemu, machine)
 }
@@ -163,6 +157,22 @@ fn the_image_is_the_kernel_or_lies_where_what_starts_it_looks() {
     machine.load_at = Some("0x50000000".to_owned());
     assert!(!has(&machine, &["-kernel"]));
     assert!(has(&machine, &["-device", "loader,addr=0x50000000,cpu-num=0"]));
+}
+
+#[test]
+fn a_firmware_gets_the_image_from_qemu_or_from_its_disk() {
+    let (qemu, machine) = fake("");
+    let line = |machine: &Machine| crate::ctx::shown(&machine.command(&qemu, "stdio"));
+    let machine = Machine { firmware: Some("u-boot".into()), initrd: Some("bundle".into()), ..machine };
+    let handed = line(&machine);
+    assert!(["-kernel none", "-bios u-boot", "-initrd bundle"].iter().all(|part| handed.contains(part)), "{handed}");
+    let machine = Machine { disk: Some("disk".into()), initrd: None, ..machine };
+    let read = line(&machine);
+    assert!(read.contains("-bios u-boot") && !read.contains("-kernel"), "{read}");
+    assert!(read.contains("-drive if=virtio,format=raw,snapshot=on,file=disk"), "{read}");
+    let machine = Machine { machine: "raspi4b".to_owned(), firmware: None, ..machine };
+    let card = line(&machine);
+    assert!(card.contains("-kernel none") && card.contains("-drive if=sd,format=raw,snapshot=on,file=disk"), "{card}");
 }
 
 fn run_fake(name: &str, script: &str, expect: &Expect) -> Outcome {

@@ -94,6 +94,15 @@ fn what_is_booted_and_what_before_is_read() {
 }
 
 #[test]
+fn a_firmware_alone_reads_a_disk() {
+    let table = parse("[[row]]\nname = 'a'\nguest = 'linux'\nfirmware = 'u-boot'\nfrom_disk = true").unwrap();
+    assert_eq!((table.boots[0].firmware, table.boots[0].from_disk), (Some(Firmware::UBoot), true));
+    assert!(error("[[row]]\nname = 'x'\nguest = 'linux'\nfrom_disk = true").contains("`firmware`"));
+    let both = "[[row]]\nname = 'x'\nguest = 'linux'\npreload = 'dirty'\nfirmware = 'u-boot'";
+    assert!(error(both).contains("row x") && error(both).contains("`firmware`"));
+}
+
+#[test]
 fn placeholders_become_paths() {
     let files = Files { kernel: "/k".into(), initrd: "/i".into(), tests: "/t".into(), text: "/a\"b".into() };
     assert_eq!(files.fill("{kernel} {initrd} {tests} {text} {other}"), "/k /i /t /a\\\"b {other}");

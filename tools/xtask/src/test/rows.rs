@@ -3,11 +3,13 @@
 use super::Tally;
 use crate::build::{self, Built, Image};
 use crate::ctx::{self, Ctx};
+use crate::qemu::Machine;
 use crate::qemu::control::{self, Control};
 use crate::qemu::{self, Outcome};
 use crate::setup::{self, Qemu, TargetKind};
 use crate::symbolize::Symbols;
-use crate::table::{Boot, Bundle, Files, Preload, Refusal, Table};
+use crate::table::{Boot, Bundle, Files, Firmware, Preload, Refusal, Table};
+use crate::uboot;
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use std::collections::HashMap;
 use std::fs;
@@ -124,6 +126,9 @@ fn boot_one(env: &Env<'_>, boot: &Boot) -> Result<Outcome> {
         machine.dtb.clone_from(&env.raspi4b);
     }
     machine.initrd = boot.bundle.as_ref().map(|bundle| env.bundle(bundle)).transpose()?;
+    if let Some(firmware) = boot.firmware {
+        start_by(env, boot, firmware, &mut machine)?;
+    }
     let mut expect = boot.expect.clone();
     for step in &mut expect.control {
         step.run = env.files.plain(&step.run);
@@ -139,7 +144,34 @@ fn boot_one(env: &Env<'_>, boot: &Boot) -> Result<Outcome> {
         // QEMU leaves it behind where it was ended.
         let _ = fs::remove_file(&control.socket);
     }
+    if let Some(disk) = &machine.disk {
+        // It can be made again, and a whole table of them is large.
+        let _ = fs::remove_file(disk);
+    }
     outcome
+}
+
+/// Has a firmware start the image: QEMU hands it over, or it lies on a disk.
+fn start_by(env: &Env<'_>, boot: &Boot, firmware: Firmware, machine: &mut Machine) -> Result<()> {
+    let disk = env.ctx.merus_dir.join("disks").join(format!("{}.img", boot.name));
+    match firmware {
+        Firmware::UBoot => {
+            let u_boot = setup::ensure_u_boot(env.ctx, &machine.machine)?;
+            if boot.from_disk {
+                let append = machine.append.take();
+                uboot::disk(&machine.kernel, machine.initrd.take().as_deref(), append.as_deref())?.write(&disk)?;
+                machine.disk = Some(disk);
+            }
+            if machine.machine == RASPI4B {
+                // The board's own firmware would load it as it loads any kernel.
+                ensure!(boot.from_disk, "U-Boot on {RASPI4B} has nothing but the disk");
+                machine.kernel = u_boot;
+            } else {
+                machine.firmware = Some(u_boot);
+            }
+        }
+    }
+    Ok(())
 }
 
 fn log_of(env: &Env<'_>, boot: &Boot) -> PathBuf {
