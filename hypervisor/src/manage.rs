@@ -236,7 +236,7 @@ impl Host for Machinery<'_> {
         }
     }
     fn group(&mut self, index: usize, group: &Group) -> Result<(), Refusal> {
-        construct::group(Machinery::machine(self), index, group)
+        placing::group(Machinery::machine(self), index, group)
     }
     fn group_memory(&self, index: usize) -> u64 {
         let machine = Machinery::machine(self);

@@ -1,8 +1,9 @@
-//! What a VM may have of the pCPUs: its class, its affinity, its weight and its maximum, when it is made and when they are changed.
+//! What a VM may have of the pCPUs: its class, its affinity, its weight and its maximum, when it is made and when they are changed;
+//! and what a group may have of them and of memory.
 //!
 //! All of it happens under management's lock, so that two VMs are never promised the same time.
 
-use crate::construct::refused_spec;
+use crate::construct::{no_memory, refused_spec};
 use crate::guest::{Guest, Runner};
 use crate::machine::Machine;
 use alloc::boxed::Box;
@@ -13,6 +14,7 @@ use alloc::vec::Vec;
 use config::map;
 use config::setting::Setting;
 use config::spec::{CpuClass, CpuMax, key};
+use control::Group;
 use core::sync::atomic::Ordering;
 use el2::world::GuestState;
 use proto::Refusal;
@@ -293,4 +295,29 @@ fn change_one(machine: &Machine, guest: &Guest, vcpu: u32, class: Class, mask: A
         }
         error => Refusal::Unsupported(format!("vCPU {vcpu} cannot change its class: {error:?}")),
     })
+}
+
+/// Makes a group, or changes one.
+pub fn group(machine: &Machine, index: usize, group: &Group) -> Result<(), Refusal> {
+    let id = GroupId(index as u16);
+    let weight = Weight::new(group.weight).unwrap_or_default();
+    let bytes = group.memory_max.unwrap_or(u64::MAX);
+    let account = machine.groups.lock().get(index).copied();
+    match account {
+        Some(account) => {
+            let _ = machine.memory.lock().frames.set_limit(account, bytes);
+            let _ = machine.shares.set_group_weight(id, weight);
+        }
+        None => {
+            let mut memory = machine.memory.lock();
+            let account = memory.frames.open_account(bytes).map_err(|e| no_memory(machine, &memory, e, 0))?;
+            drop(memory);
+            machine.groups.lock().push(account);
+            let _ = machine.shares.add_group(id, weight);
+        }
+    }
+    let _ = machine.shares.set_group_max(id, limit(group.cpu_max), crate::time::now_ns());
+    // Its VMs' vCPUs follow when they are picked next.
+    (0..machine.pcpus.len()).for_each(|number| machine.preempt(number));
+    Ok(())
 }

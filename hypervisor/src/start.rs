@@ -40,7 +40,13 @@ fn refuse(what: &str, why: impl core::fmt::Display) -> ! {
 }
 
 /// The first pCPU's way to [`Cpu::run`].
-pub fn first(info: BootInfo, mut map: Stage1) -> ! {
+pub fn first(info: BootInfo, map: Stage1) -> ! {
+    bring_up(info, map).run()
+}
+
+/// Everything before. (Not inlined, and its result from the heap: the pCPU stays on the stack that this is done on.)
+#[inline(never)]
+fn bring_up(info: BootInfo, mut map: Stage1) -> Box<Cpu> {
     time::init();
     let anchored = Box::leak(Box::new(PcpuAnchor::new(0))).catch_faults();
     let (uart, psci) = boot::with_tree(info.fdt, board::last_resort).unwrap_or_default();
@@ -91,9 +97,9 @@ pub fn first(info: BootInfo, mut map: Stage1) -> ! {
         gic::enable_spi(intid);
     }
     smp::release();
-    let mut cpu = Cpu::new(machine, &machine.pcpus[0], own, own_gic);
+    let mut cpu = Box::new(Cpu::new(machine, &machine.pcpus[0], own, own_gic));
     begin(&mut cpu, specs, groups);
-    cpu.run()
+    cpu
 }
 
 /// The board, from its tree. What seeds the tree holds are wiped there: they are for one use.
