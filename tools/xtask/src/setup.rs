@@ -7,6 +7,7 @@
 mod apt;
 mod firmware;
 mod guest;
+mod packages;
 mod qemu;
 mod raspi4b;
 mod target;

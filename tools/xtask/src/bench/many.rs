@@ -125,8 +125,8 @@ fn managed(env: &Env<'_>) -> Result<[(&'static str, u64); 3]> {
     let (lines, said) = runs::converse(env, "managed", &machine, "bench: done", steps, End::Control)?;
     let of_fresh = |what: &str| {
         let rows = said.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-        let rows = rows.filter(|row| row["vm"] == "fresh" && row["event"] == what);
-        rows.last().and_then(|row| row["at_ns"].as_u64()).with_context(|| format!("no event `{what}`"))
+        let mut rows = rows.filter(|row| row["vm"] == "fresh" && row["event"] == what);
+        rows.next_back().and_then(|row| row["at_ns"].as_u64()).with_context(|| format!("no event `{what}`"))
     };
     let number = |key: &str| {
         let mark = format!("\"{key}\": ");

@@ -4,6 +4,7 @@
 //! decides which of those places is Debian: a third party's repository for the same release fails the signature check and
 //! is passed over.
 
+use super::packages::MAIN;
 use crate::ctx::{self, Ctx, Step};
 use anyhow::{Context as _, Result, bail};
 use std::fs;
@@ -55,6 +56,8 @@ pub struct Apt {
     configured: Vec<Source>,
     /// The sources accepted so far.
     sources: Vec<Source>,
+    /// The parts of each source that are looked at.
+    components: &'static [&'static str],
     /// The host's release, for example `bookworm`.
     pub codename: String,
 }
@@ -84,7 +87,13 @@ impl Apt {
             codename(&release).context("/etc/os-release has no VERSION_CODENAME: this is no Debian release")?;
         fs::write(dir.join("apt.conf"), config(&dir, arch)?)?;
         let configured = configured(&dir)?;
-        Ok(Self { dir, arch: arch.to_owned(), keyring, configured, sources: Vec::new(), codename })
+        Ok(Self { dir, arch: arch.to_owned(), keyring, configured, sources: Vec::new(), components: MAIN, codename })
+    }
+
+    /// Looks at these parts of the archives, whether the host's configuration has them or not.
+    #[must_use]
+    pub fn with_components(self, components: &'static [&'static str]) -> Self {
+        Self { components, ..self }
     }
 
     /// Accepts the Debian archive of the host's own release; everything else is looked for beside it.
@@ -142,9 +151,10 @@ impl Apt {
             sources.push(source.clone());
         }
         let Self { arch, keyring, .. } = self;
+        let components = self.components.join(" ");
         let lines: String = sources
             .iter()
-            .map(|Source { uri, suite }| format!("deb [arch={arch} signed-by={keyring}] {uri} {suite} main\n"))
+            .map(|Source { uri, suite }| format!("deb [arch={arch} signed-by={keyring}] {uri} {suite} {components}\n"))
             .collect();
         fs::write(self.dir.join("etc/sources.list"), lines)?;
         step.say(format!("package lists of {}", source.suite));

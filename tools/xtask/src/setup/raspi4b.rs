@@ -1,18 +1,22 @@
 //! The device tree of the Raspberry Pi 4: Debian's, out of its arm64 kernel package, with what QEMU's `raspi4b` does not emulate
 //! switched off and its first UART where the board's tree has it for Bluetooth.
 
-use super::Stamp;
-use super::apt::{Apt, Installed};
-use super::guest::parse_depends;
-use crate::ctx::{self, Ctx, Step};
+use super::packages::{MAIN, Package, Recipe};
+use crate::ctx::Ctx;
 use anyhow::{Context as _, Result, bail};
 use dtoolkit::fdt::Fdt;
 use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-/// The package that always depends on the newest kernel for machines: it has the boards' trees.
-const KERNEL: &str = "linux-image-arm64";
+/// The kernel for machines has the boards' trees.
+const RECIPE: Recipe = Recipe {
+    name: "raspi4b",
+    title: "the Raspberry Pi 4's device tree",
+    number: 1,
+    packages: &[Package::KernelOf("linux-image-arm64")],
+    components: MAIN,
+};
 const TREE: &str = "broadcom/bcm2711-rpi-4-b.dtb";
 
 /// What raises an external abort where QEMU has nothing, or is of no use there.
@@ -41,35 +45,17 @@ const ABSENT: [&str; 17] = [
 /// # Errors
 /// When Debian's archive cannot be reached or has changed its shape.
 pub fn ensure(ctx: &Ctx) -> Result<PathBuf> {
-    let dir = ctx.cache.join("raspi4b");
-    let tree = dir.join("board.dtb");
-    let stamp = Stamp::new(1);
-    if !(stamp.matches(&dir) && tree.exists()) {
-        let step = Step::start("fetching the Raspberry Pi 4's device tree");
-        fetch(ctx, &step, &dir).context("cannot make the Raspberry Pi 4's device tree")?;
-        step.done(tree.display().to_string());
-    }
-    Ok(tree)
-}
-
-fn fetch(ctx: &Ctx, step: &Step, dir: &Path) -> Result<()> {
-    let mut apt = Apt::new(ctx, "raspi4b", "arm64", &Installed::Nothing)?;
-    apt.accept_release(step)?;
-    let security = format!("{}-security", apt.codename);
-    apt.accept_configured(step, &security);
-    let depends = apt.field(KERNEL, "Depends")?;
-    let kernel =
-        parse_depends(&depends).with_context(|| format!("{KERNEL} depends on no kernel, but on: {depends}"))?;
-    ctx::replace_dir(dir, |temporary| {
-        let unpacked = temporary.join("package");
-        apt.unpack(ctx, step, std::slice::from_ref(&kernel), &unpacked)?;
-        let at = unpacked.join("usr/lib").join(&kernel).join(TREE);
-        let blob = fs::read(&at).with_context(|| format!("the package {kernel} has no {TREE}"))?;
-        fs::write(temporary.join("board.dtb"), edit(&blob)?)?;
-        fs::remove_dir_all(&unpacked)?;
-        Stamp::new(1).write(temporary, &[kernel])
-    })?;
-    apt.finish()
+    const NAME: &str = "board.dtb";
+    let dir = RECIPE.ensure(
+        ctx,
+        |dir| dir.join(NAME).exists(),
+        |unpacked, dir| {
+            let kernel = unpacked.names().first().context("no kernel")?;
+            let blob = unpacked.read(&format!("usr/lib/{kernel}/{TREE}"))?;
+            Ok(fs::write(dir.join(NAME), edit(&blob)?)?)
+        },
+    )?;
+    Ok(dir.join(NAME))
 }
 
 /// The board's tree as QEMU's machine has the board.
