@@ -1,5 +1,6 @@
 //! Settings as a person types them: by their manifest's key, and a value without quotes.
 
+use crate::image::Raw;
 use crate::spec::{self, CpuClass, CpuMax, DEFAULT_CPU_PERIOD_US, Fault, VmSpec, key};
 use alloc::vec::Vec;
 
@@ -103,6 +104,31 @@ pub fn size(text: &str) -> Option<u64> {
     decimal(digits)?.checked_mul(1 << shift)
 }
 
+/// An address, or a number of bytes: `0x` and hexadecimal digits, or as [`size`].
+pub fn address(text: &str) -> Option<u64> {
+    let text = text.trim();
+    match text.strip_prefix("0x") {
+        Some(digits) if digits.bytes().all(|byte| byte.is_ascii_hexdigit()) => u64::from_str_radix(digits, 16).ok(),
+        Some(_) => None,
+        None => size(text),
+    }
+}
+
+/// What [`address`] reads.
+pub const ADDRESS_FORM: &str = "a number such as 0x40080000 (or with K, M or G)";
+
+/// Takes one of `load`, `entry` and `room`, which a VM keeps for its life, into `raw`; `None`: it is another key.
+pub fn raw(key: &str, value: &str, raw: &mut Raw) -> Option<Result<(), Fault>> {
+    let place = match key {
+        key::LOAD => &mut raw.load,
+        key::ENTRY => &mut raw.entry,
+        key::ROOM => &mut raw.room,
+        _ => return None,
+    };
+    *place = address(value);
+    Some(place.map_or(Err(Fault::Form { value: value.into(), form: ADDRESS_FORM }), |_| Ok(())))
+}
+
 /// `50%` of one pCPU, cgroup v2's `QUOTA PERIOD` in microseconds (the period may be left out), or `max`: `Some(None)`.
 pub fn cpu_max(text: &str) -> Option<Option<CpuMax>> {
     if let Some(percent) = text.trim().strip_suffix('%') {
@@ -149,6 +175,20 @@ mod tests {
             assert_eq!(Setting::parse(key, value), Ok(setting.clone()), "{key}={value}");
             assert_eq!(setting.key(), key);
         }
+    }
+
+    #[test]
+    fn a_raw_binary_s_place_is_read_in_hexadecimal_too() {
+        let mut place = Raw::default();
+        for (key, value) in [("load", "0x40080000"), ("entry", " 1074266116"), ("room", "2M")] {
+            assert_eq!(raw(key, value, &mut place), Some(Ok(())), "{key}");
+        }
+        assert_eq!(place, Raw { load: Some(0x4008_0000), entry: Some(0x4008_0004), room: Some(2 << 20) });
+        for value in ["", "0x", "0x+1", "-1", "0X10", "0x10000000000000000", "é"] {
+            let error = raw("load", value, &mut place).unwrap().unwrap_err().to_string();
+            assert!(error.contains("0x40080000"), "{value}: {error}");
+        }
+        assert_eq!(raw("cpu.weight", "1", &mut place), None);
     }
 
     #[test]

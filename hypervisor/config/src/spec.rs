@@ -6,11 +6,12 @@
 mod fault;
 mod group;
 mod power;
+mod raw;
 pub use fault::{Bytes, Fault};
 pub use group::GroupSpec;
 pub use power::{POWER_KEY_FORM, PowerKey};
 
-use crate::image::{self, GuestLayout};
+use crate::image::{self, GuestLayout, Raw};
 use crate::map;
 use addr::BLOCK_SIZE;
 use alloc::string::{String, ToString};
@@ -50,8 +51,14 @@ pub const MAX_AFFINITY: usize = 512;
 pub mod key {
     /// Unique name; the console's prefix.
     pub const NAME: &str = "name";
-    /// The kernel: an arm64 Image.
+    /// The kernel: an arm64 Image, or a raw binary if there is a [`LOAD`].
     pub const KERNEL: &str = "kernel";
+    /// Where a raw binary's first byte goes, optional.
+    pub const LOAD: &str = "load";
+    /// Where the boot vCPU starts in a raw binary, optional.
+    pub const ENTRY: &str = "entry";
+    /// Bytes that belong to a raw binary, what is not in its file included; optional.
+    pub const ROOM: &str = "room";
     /// The initrd, optional.
     pub const INITRD: &str = "initrd";
     /// The kernel's command line, optional.
@@ -77,9 +84,12 @@ pub mod key {
     /// Those of a group.
     pub const OF_GROUP: [&str; 4] = [NAME, CPU_WEIGHT, CPU_MAX, MEMORY_MAX];
     /// Those of a VM.
-    pub const ALL: [&str; 13] = [
+    pub const ALL: [&str; 16] = [
         NAME,
         KERNEL,
+        LOAD,
+        ENTRY,
+        ROOM,
         INITRD,
         CMDLINE,
         MEMORY,
@@ -204,6 +214,8 @@ pub struct VmSpec {
     pub name: String,
     /// The kernel.
     pub kernel: PayloadRef,
+    /// Where it goes, if it has no header that says so.
+    pub raw: Raw,
     /// The initrd, if any.
     pub initrd: Option<PayloadRef>,
     /// The kernel's command line; may be empty.
@@ -288,6 +300,10 @@ impl VmSpec {
         };
         check(key::NAME, check_name(&self.name));
         check(key::KERNEL, check_payload(&self.kernel));
+        let (load, entry, room) = raw::check(self);
+        check(key::LOAD, load);
+        check(key::ENTRY, entry);
+        check(key::ROOM, room);
         if let Some(initrd) = &self.initrd {
             check(key::INITRD, check_payload(initrd));
         }
@@ -311,14 +327,19 @@ impl VmSpec {
         found
     }
 
-    /// Reads the kernel's header from `kernel` (its file, or the first [`image::HEADER_SIZE`] bytes at least) and
-    /// places the parts in the VM's RAM.
+    /// Reads the kernel's header from `kernel` (its file, or the first [`image::HEADER_SIZE`] bytes at least), unless the
+    /// settings say where it goes, and places the parts in the VM's RAM.
     pub fn layout(&self, kernel: &[u8]) -> Result<GuestLayout, SpecError> {
-        let header = image::parse(kernel)
-            .map_err(|reason| self.error(key::KERNEL, Fault::Kernel { name: self.kernel.name.to_string(), reason }))?;
         let initrd = self.initrd.as_ref().map(|initrd| initrd.size);
-        GuestLayout::new(self.memory, &header, self.kernel.size, initrd)
-            .map_err(|e| self.error(key::MEMORY, Fault::Layout(e)))
+        let layout = if self.raw.load.is_some() {
+            GuestLayout::raw(self.memory, &self.raw, self.kernel.size, initrd)
+        } else {
+            let header = image::parse(kernel).map_err(|reason| {
+                self.error(key::KERNEL, Fault::Kernel { name: self.kernel.name.to_string(), reason })
+            })?;
+            GuestLayout::new(self.memory, &header, self.kernel.size, initrd)
+        };
+        layout.map_err(|e| self.error(key::MEMORY, Fault::Layout(e)))
     }
 }
 
@@ -374,6 +395,15 @@ pub fn admit_one(vm: &VmSpec, gic: GuestGic) -> Result<(), SpecError> {
         return Err(vm.error(key::VCPUS, Fault::GicVcpus { vcpus: vm.vcpus, most }));
     }
     Ok(())
+}
+
+/// Whether the machine's CPUs, as ID_AA64MMFR0_EL1 shows them to guests, have the pages that the VM's kernel was built for. One that
+/// they do not have never says a word: it stops at its first look at that register.
+pub fn admit_pages(vm: &VmSpec, layout: &GuestLayout, mmfr0: u64) -> Result<(), SpecError> {
+    match layout.page_size.kib().filter(|_| !layout.page_size.is_in(mmfr0)) {
+        Some(kib) => Err(vm.error(key::KERNEL, Fault::Pages { name: vm.kernel.name.to_string(), kib, mmfr0 })),
+        None => Ok(()),
+    }
 }
 
 /// Whether these VMs fit on `machine` together; the first that does not is the error.

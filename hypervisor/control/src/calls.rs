@@ -7,7 +7,8 @@ use crate::registry::{MAX_GROUPS, MAX_VMS, Origin, Record, Registry};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use config::setting::Setting;
+use config::image::Raw;
+use config::setting::{self, Setting};
 use config::spec::{
     self, CpuSpec, Fault, GroupSpec, POWER_KEY_FORM, PayloadKind, PayloadRef, PowerKey, SpecError, VmSpec, key,
 };
@@ -216,6 +217,7 @@ impl Control {
         let mut spec = VmSpec {
             name: new.name,
             kernel,
+            raw: Raw::default(),
             initrd: initrd.as_ref().map(|(p, _)| p.clone()),
             cmdline: new.cmdline.unwrap_or_default(),
             memory: new.memory,
@@ -231,6 +233,10 @@ impl Control {
             if key.trim() == key::POWER_KEY {
                 let form = || Fault::Form { value: value.into(), form: POWER_KEY_FORM };
                 spec.power_key = PowerKey::parse(value).ok_or_else(|| spec_fault(key.trim(), form()))?;
+                continue;
+            }
+            if let Some(taken) = setting::raw(key.trim(), value, &mut spec.raw) {
+                taken.map_err(|fault| spec_fault(key.trim(), fault))?;
                 continue;
             }
             let setting = Setting::parse(key.trim(), value).map_err(|f| spec_fault(key.trim(), f))?;

@@ -7,6 +7,7 @@ use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec;
 use alloc::vec::Vec;
+use config::image::Raw;
 use config::setting::Setting;
 use config::spec::{PayloadKind, PayloadRef, VmSpec};
 use proptest::prelude::*;
@@ -23,6 +24,8 @@ struct Fake {
     vms: BTreeMap<u16, &'static str>,
     power_key: bool,
     full: bool,
+    /// Where the kernel of the VM made last goes.
+    raw: Option<Raw>,
     /// What each VM has printed.
     printed: Vec<u8>,
 }
@@ -77,6 +80,7 @@ impl Host for Fake {
         }
         let was = self.vms.insert(vm.0, "made");
         assert!(was.is_none_or(|was| was == "ended"), "{was:?} and made again");
+        self.raw = Some(spec.raw);
         self.told.push(format!("create {} {}", vm.0, spec.name));
         Ok(())
     }
@@ -331,13 +335,17 @@ fn without_a_power_key_a_stop_ends_at_once() {
 #[test]
 fn refusals_change_nothing_and_say_what() {
     let (mut c, mut h) = (control(), Fake::default());
-    let cases: [(Call, &str); 9] = [
+    let cases: [(Call, &str); 13] = [
         (Call::Create(NewVm { memory: 1, ..new_vm("a") }), "key memory: "),
         (Call::Create(NewVm { vcpus: 65, ..new_vm("a") }), "key vcpus: "),
         (Call::Create(NewVm { name: "A".into(), ..new_vm("a") }), "key name: "),
         (Call::Create(NewVm { settings: "cpu.weight=0".into(), ..new_vm("a") }), "key cpu.weight: "),
         (Call::Create(NewVm { settings: "cpu.affinity=2".into(), ..new_vm("a") }), "key cpu.affinity: "),
         (Call::Create(NewVm { settings: "colour".into(), ..new_vm("a") }), "key colour: has no value"),
+        (Call::Create(NewVm { settings: "load=here".into(), ..new_vm("a") }), "key load: \"here\" is not right; write"),
+        (Call::Create(NewVm { settings: "load=0x10".into(), ..new_vm("a") }), "key load: 0x10 to "),
+        (Call::Create(NewVm { settings: "room=4K".into(), ..new_vm("a") }), "key room: is of a raw binary's"),
+        (Call::Create(NewVm { settings: "load=0x40000000\nentry=0x1".into(), ..new_vm("a") }), "key entry: 0x1 is no"),
         (Call::Create(NewVm { group: Some("g".into()), ..new_vm("a") }), "no group \"g\""),
         (Call::Create(NewVm { kernel: Payload::Boot("x".into()), ..new_vm("a") }), "no payload \"x\""),
         (Call::Create(NewVm { kernel: Payload::Object(Hash([1; 32])), ..new_vm("a") }), "no payload 0101"),
@@ -350,6 +358,17 @@ fn refusals_change_nothing_and_say_what() {
     h.full = true;
     assert!(matches!(c.call(&mut h, Call::Create(new_vm("a"))), Err(Refusal::NoMemory { .. })));
     assert_eq!(c.alive(), 0);
+}
+
+#[test]
+fn a_raw_binary_s_place_comes_with_the_settings_and_stays() {
+    let (mut c, mut h) = (control(), Fake::default());
+    let settings = "load=0x40080000\nentry = 0x40080004\ncpu.weight=7\nroom=64K".into();
+    c.call(&mut h, Call::Create(NewVm { settings, ..new_vm("a") })).unwrap();
+    let place = Raw { load: Some(0x4008_0000), entry: Some(0x4008_0004), room: Some(64 << 10) };
+    assert_eq!(h.raw, Some(place));
+    let set = Call::Set { target: Target::Vm("a".into()), key: "load".into(), value: "0x40000000".into() };
+    assert!(c.call(&mut h, set).unwrap_err().to_string().contains("key load: cannot be changed"));
 }
 
 #[test]

@@ -13,8 +13,9 @@ use alloc::format;
 use alloc::string::ToString;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
+use config::cpu_model::CpuModel;
 use config::image::GuestLayout;
-use config::spec::{PayloadRef, VmSpec, admit_one};
+use config::spec::{PayloadRef, VmSpec, admit_one, admit_pages};
 use control::{Source, VmNumber};
 use memory::{AccountId, Dirty, HandOver, MemoryError};
 use proto::{Refusal, SpecFault};
@@ -47,6 +48,7 @@ pub fn begin(machine: &'static Machine, request: &Request<'_>) -> Result<Constru
     read_payload(machine, request.kernel, &spec.kernel, 0, &mut head)
         .ok_or_else(|| Refusal::NoSuchObject(format!("\"{}\" in the bundle", spec.kernel.name)))?;
     let layout = spec.layout(&head).map_err(|e| refused_spec(e.key, e.fault))?;
+    admit_pages(spec, &layout, shown_mmfr0(machine)).map_err(|e| refused_spec(e.key, e.fault))?;
     admit_one(spec, gic::of_guests()).map_err(|e| refused_spec(e.key, e.fault))?;
     let ipa_bits = machine.geometry.ipa_bits();
     if layout.ram.end().as_u64() > 1 << ipa_bits {
@@ -65,6 +67,12 @@ pub fn begin(machine: &'static Machine, request: &Request<'_>) -> Result<Constru
         machine.entities.lock().give(first, spec.vcpus);
     }
     made
+}
+
+/// ID_AA64MMFR0_EL1 as guests see it. (Never inlined: the model would stand in its caller's frame, and pCPUs have small stacks.)
+#[inline(never)]
+fn shown_mmfr0(machine: &Machine) -> u64 {
+    CpuModel::new(&machine.ids, machine.geometry.ipa_bits() as u8, gic::is_v3()).id_register(7, 0)
 }
 
 fn with_entities(

@@ -88,6 +88,7 @@ fn no_copy_of_a_guests_seeds_is_left() {
     let spec = config::VmSpec {
         name: "web".into(),
         kernel: payload(),
+        raw: config::image::Raw::default(),
         initrd: None,
         cmdline: String::new(),
         memory: 256 << 20,

@@ -101,5 +101,9 @@ fn vm_line(vm: &VmSpec) -> String {
         text += &format!(", cpu.affinity {cpus:?}");
     }
     let initrd = vm.initrd.as_ref().map_or("none", |initrd| initrd.name.as_str());
-    text + &format!("\n  kernel {}, initrd {initrd}\n  cmdline {:?}\n", vm.kernel.name, vm.cmdline)
+    let mut place = vm.raw.load.map_or(String::new(), |load| format!(" at {load:#x}"));
+    if let Some(entry) = vm.raw.entry {
+        place += &format!(" (entry {entry:#x})");
+    }
+    text + &format!("\n  kernel {}{place}, initrd {initrd}\n  cmdline {:?}\n", vm.kernel.name, vm.cmdline)
 }

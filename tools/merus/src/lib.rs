@@ -6,6 +6,7 @@
 //! | [`client`] | calls and their answers, lists page by page, repeating what was lost |
 //! | [`life`] | a VM's life: calls that begin something, and waiting for its end |
 //! | [`upload`] | payloads: named by their hash, sent once, resumed |
+//! | [`kernel`] | kernels unpacked and laid out |
 //! | [`chrome`] | trace records as Chrome trace JSON |
 //! | [`error`] | what can go wrong, with exit codes for scripts |
 //!
@@ -15,6 +16,7 @@
 pub mod chrome;
 pub mod client;
 pub mod error;
+pub mod kernel;
 pub mod life;
 pub mod upload;
 pub mod wire;

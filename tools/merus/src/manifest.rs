@@ -5,12 +5,14 @@
 
 use crate::report::{Kind, Report};
 use crate::value;
-use config::image::HEADER_SIZE;
+use config::image::{HEADER_SIZE, Raw};
 use config::spec::{self, CpuSpec, Fault, GroupSpec, Owner, PayloadKind, PayloadRef, Place, SpecError, VmSpec, key};
+use merus_client::kernel::{self, Kernel};
 use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
@@ -21,7 +23,33 @@ pub struct Plan {
     /// The groups, in the manifest's order.
     pub groups: Vec<GroupSpec>,
     /// All files, each once for each use.
-    pub files: Vec<PathBuf>,
+    pub files: Vec<Content>,
+}
+
+/// A payload's bytes.
+#[derive(Clone)]
+pub enum Content {
+    /// As they are in this file.
+    File(PathBuf),
+    /// As they were made of this file.
+    Made(PathBuf, Arc<[u8]>),
+}
+
+impl Content {
+    /// The file.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::File(path) | Self::Made(path, _) => path,
+        }
+    }
+}
+
+/// A kernel that was made ready once, for all VMs that ask for the same.
+struct Made {
+    path: PathBuf,
+    asked: Raw,
+    bytes: Arc<[u8]>,
+    raw: Raw,
 }
 
 /// Reads and checks the manifest at `path`. There is no plan where it could not be understood.
@@ -50,6 +78,7 @@ pub fn read(path: &Path) -> (Option<Plan>, Report) {
         plan: Plan { vms: Vec::new(), groups: Vec::new(), files: Vec::new() },
         vms: Vec::new(),
         groups: Vec::new(),
+        made: Vec::new(),
     };
     reader.document(document.get_ref());
     let plan = reader.finish();
@@ -81,6 +110,9 @@ pub fn reason(error: &io::Error) -> String {
 /// that is a value and a table.
 const MEMORY_SIZE: &str = "memory.size";
 
+/// Settings that say where something lies.
+const PLACES: [&str; 4] = [key::MEMORY, key::LOAD, key::ENTRY, key::ROOM];
+
 /// One setting: its name with dots, where its key is, its value.
 struct Setting<'a> {
     name: String,
@@ -110,6 +142,7 @@ struct Reader<'a> {
     plan: Plan,
     vms: Vec<Lines>,
     groups: Vec<Lines>,
+    made: Vec<Made>,
 }
 
 impl Reader<'_> {
@@ -187,18 +220,29 @@ impl Reader<'_> {
 
     fn vm(&mut self, index: usize, at: Range<usize>, table: &DeTable<'_>) {
         let (folder, mut files) = (self.folder, std::mem::take(&mut self.plan.files));
+        let mut made = std::mem::take(&mut self.made);
         let mut fields = self.fields("vm", index, at, table, &key::ALL);
         let name = fields.required(key::NAME, value::text).unwrap_or_else(|| fields.label.clone());
         let kernel = fields.required(key::KERNEL, value::text);
-        let kernel = kernel.map(|name| fields.payload(&mut files, folder, name, PayloadKind::Kernel));
+        let mut kernel = kernel.map(|name| fields.payload(&mut files, folder, name, PayloadKind::Kernel));
+        let memory = fields.required(key::MEMORY, value::size).unwrap_or_default();
+        let mut raw = Raw {
+            load: fields.optional(key::LOAD, value::address),
+            entry: fields.optional(key::ENTRY, value::address),
+            room: fields.optional(key::ROOM, value::address),
+        };
+        if let Some(kernel) = &mut kernel {
+            fields.make_ready(kernel, &mut raw, memory, &mut files, &mut made);
+        }
         let initrd = fields.optional(key::INITRD, value::text);
         let initrd = initrd.map(|name| fields.payload(&mut files, folder, name, PayloadKind::Ramdisk));
         let spec = VmSpec {
             name,
             kernel: kernel.unwrap_or_else(|| payload(String::new(), PayloadKind::Kernel)),
+            raw,
             initrd,
             cmdline: fields.optional(key::CMDLINE, value::text).unwrap_or_default(),
-            memory: fields.required(key::MEMORY, value::size).unwrap_or_default(),
+            memory,
             vcpus: fields.required(key::VCPUS, value::count).unwrap_or_default(),
             cpu: CpuSpec {
                 weight: fields.optional(key::CPU_WEIGHT, value::count).unwrap_or(spec::DEFAULT_WEIGHT),
@@ -213,7 +257,7 @@ impl Reader<'_> {
         let lines = fields.lines;
         self.vms.push(lines);
         self.plan.vms.push(spec);
-        self.plan.files = files;
+        (self.plan.files, self.made) = (files, made);
     }
 
     /// Checks what the VMs ask for, with the code that Merus runs.
@@ -234,10 +278,11 @@ impl Reader<'_> {
         for (vm, lines) in plan.vms.iter().zip(&vms) {
             let known = |keys: &[&str]| !keys.iter().any(|key| lines.faulty.contains(key));
             let fits = vm.layout(&lines.kernel).err().filter(|error| match error.key {
-                key::KERNEL => known(&[key::KERNEL]),
-                // RAM that is refused by itself has been reported above.
+                key::KERNEL => known(&[key::KERNEL, key::LOAD]),
+                // RAM, or a place in it, that is refused by itself has been reported above.
                 _ => {
-                    known(&[key::KERNEL, key::INITRD, key::MEMORY]) && !vm.faults().iter().any(|f| f.key == key::MEMORY)
+                    known(&[key::KERNEL, key::INITRD, key::MEMORY, key::LOAD, key::ENTRY, key::ROOM])
+                        && !vm.faults().iter().any(|f| PLACES.contains(&f.key))
                 }
             });
             if let Some(error) = fits.filter(|_| vm.kernel.size > 0) {
@@ -315,7 +360,7 @@ impl Fields<'_, '_> {
     }
 
     /// Takes a file in; `name` is its path from the manifest's folder.
-    fn payload(&mut self, files: &mut Vec<PathBuf>, folder: &Path, name: String, kind: PayloadKind) -> PayloadRef {
+    fn payload(&mut self, files: &mut Vec<Content>, folder: &Path, name: String, kind: PayloadKind) -> PayloadRef {
         let key = match kind {
             PayloadKind::Kernel => key::KERNEL,
             PayloadKind::Ramdisk => key::INITRD,
@@ -334,10 +379,51 @@ impl Fields<'_, '_> {
             }
         }
         payload.image = files.len().to_string();
-        files.push(path);
+        files.push(Content::File(path));
         payload
     }
+
+    /// Unpacks a kernel, or lays it out, if its form asks for that. What cannot be is reported, and stays as it is: Merus refuses
+    /// it as well.
+    fn make_ready(
+        &mut self,
+        kernel: &mut PayloadRef,
+        raw: &mut Raw,
+        memory: u64,
+        files: &mut [Content],
+        made: &mut Vec<Made>,
+    ) {
+        let index = kernel.image.parse().unwrap_or(usize::MAX);
+        let Some(content) = files.get_mut(index).filter(|_| !self.lines.faulty.contains(&key::KERNEL)) else { return };
+        let path = content.path().to_path_buf();
+        let mut found = made.iter().position(|one| one.path == path && one.asked == *raw);
+        if found.is_none() {
+            // Without a size of RAM, which has been reported, any bound will do.
+            let limit = if memory == 0 { NO_MEMORY } else { memory };
+            match kernel::open(&path, *raw, limit) {
+                Ok(None) => return,
+                Ok(Some(Kernel { bytes, raw: becomes })) => {
+                    found = Some(made.len());
+                    made.push(Made { path: path.clone(), asked: *raw, bytes: bytes.into(), raw: becomes });
+                }
+                Err(error) => {
+                    self.lines.faulty.push(key::KERNEL);
+                    let text =
+                        format!("{} \"{}\": key {}: \"{}\" {error}", self.what, self.label, key::KERNEL, kernel.name);
+                    self.report.add(&self.lines.of(key::KERNEL), Kind::Semantic, text);
+                }
+            }
+        }
+        if let Some(one) = found.and_then(|found| made.get(found)) {
+            self.lines.kernel = one.bytes.iter().take(HEADER_SIZE).copied().collect();
+            (*raw, kernel.size) = (one.raw, one.bytes.len() as u64);
+            *content = Content::Made(path, one.bytes.clone());
+        }
+    }
 }
+
+/// How much is unpacked for a VM that does not say how much RAM it has, in bytes.
+const NO_MEMORY: u64 = 256 << 20;
 
 fn payload(name: String, kind: PayloadKind) -> PayloadRef {
     PayloadRef { image: String::new(), name, kind, offset: 0, size: 0, crc32: 0, sha256: None }

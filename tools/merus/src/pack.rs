@@ -1,6 +1,6 @@
 //! Writes a bundle.
 
-use crate::manifest::{Plan, reason};
+use crate::manifest::{Content, Plan, reason};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use config::bundle::{self, ALIGN};
 use config::spec::{PayloadKind, PayloadRef, VmSpec};
@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use std::fs::{File, Permissions};
 use std::io::{BufWriter, Read, Write};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// `1 VM`, `2 VMs`.
 pub fn count(number: usize, what: &str) -> String {
@@ -19,11 +19,11 @@ pub fn count(number: usize, what: &str) -> String {
 pub fn write(plan: &Plan, output: &Path) -> Result<String> {
     let mut vms = plan.vms.clone();
     let mut payloads: Vec<PayloadRef> = Vec::new();
-    let mut files: Vec<PathBuf> = Vec::new();
+    let mut files: Vec<Content> = Vec::new();
     for payload in vms.iter_mut().flat_map(payloads_of) {
         let index: usize = payload.image.parse().context("a payload without a file")?;
-        let path = plan.files.get(index).context("a payload without a file")?;
-        sum_up(payload, path)?;
+        let content = plan.files.get(index).context("a payload without a file")?;
+        sum_up(payload, content)?;
         // One copy of what several VMs use.
         let same = |other: &&PayloadRef| other.kind == payload.kind && other.sha256 == payload.sha256;
         match payloads.iter().find(same) {
@@ -35,7 +35,7 @@ pub fn write(plan: &Plan, output: &Path) -> Result<String> {
                 };
                 payload.image = format!("{kind}-{}", payloads.len() + 1);
                 payloads.push(payload.clone());
-                files.push(path.clone());
+                files.push(content.clone());
             }
         }
     }
@@ -50,7 +50,11 @@ fn payloads_of(vm: &mut VmSpec) -> impl Iterator<Item = &mut PayloadRef> {
     [Some(&mut vm.kernel), vm.initrd.as_mut()].into_iter().flatten()
 }
 
-fn each_block(path: &Path, mut with: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+fn each_block(content: &Content, mut with: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+    let path = match content {
+        Content::File(path) => path,
+        Content::Made(_, bytes) => return with(bytes),
+    };
     let cannot = |error: &std::io::Error| anyhow!("{}: cannot be read: {}", path.display(), reason(error));
     let mut file = File::open(path).map_err(|error| cannot(&error))?;
     let mut block = vec![0; 1 << 20];
@@ -63,9 +67,9 @@ fn each_block(path: &Path, mut with: impl FnMut(&[u8]) -> Result<()>) -> Result<
 }
 
 /// Fills in a payload's length and sums.
-fn sum_up(payload: &mut PayloadRef, path: &Path) -> Result<()> {
+fn sum_up(payload: &mut PayloadRef, content: &Content) -> Result<()> {
     let (mut crc32, mut sha256, mut size) = (crc32fast::Hasher::new(), Sha256::new(), 0);
-    each_block(path, |block| {
+    each_block(content, |block| {
         crc32.update(block);
         sha256.update(block);
         size += block.len() as u64;
@@ -76,7 +80,7 @@ fn sum_up(payload: &mut PayloadRef, path: &Path) -> Result<()> {
 }
 
 /// Writes to a file beside `output` and puts it in its place when all of it is there.
-fn emit(output: &Path, head: &[u8], payloads: &[PayloadRef], files: &[PathBuf]) -> Result<u64> {
+fn emit(output: &Path, head: &[u8], payloads: &[PayloadRef], files: &[Content]) -> Result<u64> {
     ensure!(!output.is_dir(), "it is a directory; give the path of a file");
     let folder = output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // As if made by `open` with the usual mode: the umask still applies.
@@ -86,16 +90,16 @@ fn emit(output: &Path, head: &[u8], payloads: &[PayloadRef], files: &[PathBuf]) 
     let mut out = BufWriter::new(file);
     out.write_all(head)?;
     let mut at = head.len() as u64;
-    for (payload, path) in payloads.iter().zip(files) {
+    for (payload, content) in payloads.iter().zip(files) {
         ensure!(payload.offset == at, "a payload is out of order");
         let mut crc32 = crc32fast::Hasher::new();
-        each_block(path, |block| {
+        each_block(content, |block| {
             crc32.update(block);
             at += block.len() as u64;
             Ok(out.write_all(block)?)
         })?;
         if at != payload.offset + payload.size || payload.check(crc32.finalize()).is_err() {
-            bail!("{}: the file changed while it was read; try again", path.display());
+            bail!("{}: the file changed while it was read; try again", content.path().display());
         }
         let end = at.next_multiple_of(ALIGN);
         out.write_all(&vec![0; (end - at) as usize])?;

@@ -14,11 +14,36 @@ pub const WINDOW: usize = 3;
 /// How often an upload is taken up again where nothing has come through.
 const RETRIES: u32 = 3;
 
-/// A file to be uploaded.
+/// Where a payload's bytes are.
+#[derive(Debug)]
+enum Content {
+    File(PathBuf, File),
+    Bytes(Vec<u8>),
+}
+
+impl Content {
+    /// `count` bytes from `offset` on, which must be there.
+    fn read(&mut self, offset: u64, count: usize) -> Result<Vec<u8>, Error> {
+        match self {
+            Self::File(path, file) => {
+                let fault = |source| Error::File { path: path.display().to_string(), source };
+                let mut bytes = vec![0; count];
+                file.seek(SeekFrom::Start(offset)).map_err(fault)?;
+                file.read_exact(&mut bytes).map_err(fault)?;
+                Ok(bytes)
+            }
+            Self::Bytes(bytes) => {
+                let from = usize::try_from(offset).unwrap_or(usize::MAX);
+                Ok(bytes.get(from..from.saturating_add(count)).unwrap_or_default().to_vec())
+            }
+        }
+    }
+}
+
+/// A file, or what was made of one, to be uploaded.
 #[derive(Debug)]
 pub struct Payload {
-    path: PathBuf,
-    file: File,
+    content: Content,
     /// What people will call it.
     pub name: String,
     /// Its SHA-256.
@@ -61,7 +86,13 @@ impl Payload {
         }
         let own = || path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
         let name = name.map_or_else(own, str::to_owned);
-        Ok(Self { path: path.into(), file, name, hash: Hash(sha.finalize().into()), size })
+        Ok(Self { content: Content::File(path.into(), file), name, hash: Hash(sha.finalize().into()), size })
+    }
+
+    /// Bytes that are in no file, under that name.
+    pub fn of(bytes: Vec<u8>, name: &str) -> Self {
+        let hash = Hash(Sha256::digest(&bytes).into());
+        Self { name: name.into(), hash, size: bytes.len() as u64, content: Content::Bytes(bytes) }
     }
 
     /// Sends what Merus does not have yet, [`WINDOW`] chunks ahead of their answers. `progress` hears how many bytes are there, from
@@ -105,17 +136,15 @@ impl Payload {
         sent: &mut u64,
         progress: &mut impl FnMut(u64),
     ) -> Result<(), Error> {
-        let call = |offset, bytes| Call::Chunk { hash: self.hash, offset, bytes: Bytes(bytes) };
+        let hash = self.hash;
+        let call = |offset, bytes| Call::Chunk { hash, offset, bytes: Bytes(bytes) };
         let nothing = call(0, Vec::new());
         let mut flying: Vec<(u32, u64)> = Vec::new();
         let mut next = *there;
         while *there < self.size {
             while flying.len() < WINDOW && next < self.size {
                 let left = usize::try_from(self.size - next).unwrap_or(MAX_CHUNK);
-                let mut bytes = vec![0; MAX_CHUNK.min(left)];
-                let fault = |source| Error::File { path: self.path.display().to_string(), source };
-                self.file.seek(SeekFrom::Start(next)).map_err(fault)?;
-                self.file.read_exact(&mut bytes).map_err(fault)?;
+                let bytes = self.content.read(next, MAX_CHUNK.min(left))?;
                 let count = bytes.len() as u64;
                 let Some(id) = client.post(&call(next, bytes))? else { return Ok(()) };
                 next += count;

@@ -1,6 +1,6 @@
 //! Values as a manifest writes them. Each `Err` says what is wrong and what to do.
 
-use config::setting::{self, CPU_CLASS_FORM, CPU_MAX_FORM, SIZE_FORM};
+use config::setting::{self, ADDRESS_FORM, CPU_CLASS_FORM, CPU_MAX_FORM, SIZE_FORM};
 use config::spec::{CpuClass, CpuMax, POWER_KEY_FORM, PowerKey};
 use toml::de::DeValue;
 
@@ -44,6 +44,16 @@ pub fn size(value: &DeValue<'_>) -> Parsed<u64> {
     match value {
         DeValue::String(text) => setting::size(text).ok_or_else(|| format!("\"{text}\" is no size; write {SIZE_FORM}")),
         _ => number(value, SIZE_FORM),
+    }
+}
+
+/// An address or a number of bytes.
+pub fn address(value: &DeValue<'_>) -> Parsed<u64> {
+    match value {
+        DeValue::String(text) => {
+            setting::address(text).ok_or_else(|| format!("\"{text}\" is no address; write {ADDRESS_FORM}"))
+        }
+        _ => number(value, ADDRESS_FORM),
     }
 }
 
@@ -99,6 +109,17 @@ mod tests {
         {
             let error = with(text, size).unwrap_err();
             assert!(error.contains("write a size such as \"256M\""), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn addresses_are_numbers_or_text() {
+        for text in ["0x40080000", "\"0x40080000\"", "1074266112", "\"1074266112\""] {
+            assert_eq!(with(text, address), Ok(0x4008_0000), "{text}");
+        }
+        assert_eq!(with("\"2M\"", address), Ok(2 << 20));
+        for text in ["-1", "\"-1\"", "\"0x\"", "1.5", "true"] {
+            assert!(with(text, address).unwrap_err().contains("write a number such as 0x40080000"), "{text}");
         }
     }
 

@@ -1,6 +1,7 @@
 //! The program as a user meets it: exact messages, exit statuses, and what it leaves on disk.
 
 use config::bundle::Bundle;
+use config::image::Raw;
 use config::spec::{CpuMax, PayloadKind};
 use std::fs;
 use std::path::Path;
@@ -106,6 +107,53 @@ fn a_good_manifest_becomes_the_bundle_that_merus_reads() {
     }
 }
 
+/// A kernel that is packed is unpacked, once for all VMs that have it; where a raw binary goes is in the bundle.
+#[test]
+fn kernels_are_made_ready_for_merus() {
+    let manifest = "[[vm]]\nname = \"packed\"\nkernel = \"Image.gz\"\nmemory = \"64M\"\nvcpus = 1\n\
+                    [[vm]]\nname = \"again\"\nkernel = \"./Image.gz\"\nmemory = \"32M\"\nvcpus = 1\n\
+                    [[vm]]\nname = \"raw\"\nkernel = \"text\"\nload = 0x40080000\nentry = 0x40080004\nroom = \"1M\"\n\
+                    memory = \"16M\"\nvcpus = 1\n";
+    let folder = folder(manifest);
+    let image = fs::read(folder.path().join("vmlinuz")).unwrap();
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut encoder, &image).unwrap();
+    fs::write(folder.path().join("Image.gz"), encoder.finish().unwrap()).unwrap();
+    let pack = merus(folder.path(), &["pack", "merus.toml", "-o", "out.merus"]);
+    assert_eq!((text(&pack.stdout), text(&pack.stderr)), ("out.merus: 3 VMs, 2 files, 1 MiB\n".into(), "".into()));
+    let bytes = fs::read(folder.path().join("out.merus")).unwrap();
+    let bundle = Bundle::parse(&bytes).unwrap();
+    let vms = bundle.vms().unwrap();
+    for vm in &vms[..2] {
+        assert_eq!((bundle.payload(&vm.kernel), vm.raw), (Some(&image[..]), Raw::default()));
+        assert_eq!(vm.kernel.name, "Image.gz");
+    }
+    assert_eq!(vms[2].raw, Raw { load: Some(0x4008_0000), entry: Some(0x4008_0004), room: Some(1 << 20) });
+    let inspect = text(&merus(folder.path(), &["inspect", "out.merus"]).stdout);
+    assert!(inspect.contains("\n  kernel text at 0x40080000 (entry 0x40080004), initrd none\n"), "{inspect}");
+}
+
+/// Where a raw binary goes is refused with its line; nothing else is said about a VM whose binary has no place.
+#[test]
+fn a_raw_binary_s_place_is_checked_with_its_line() {
+    let cases = [
+        ("load = \"here\"", ":6: vm \"a\": key load: \"here\" is no address; write a number such as 0x40080000"),
+        ("load = 0x50000000", ":6: vm \"a\": key load: 0x50000000 to 0x50000042 is not all in the VM's RAM"),
+        ("entry = 0x40000000", ":6: vm \"a\": key entry: is of a raw binary's; set `load`, too"),
+        ("load = 0x40000000\nentry = 0x40000002", ":7: vm \"a\": key entry: 0x40000002 is no multiple of 4"),
+        ("load = 0x40000000\nroom = 65", ":7: vm \"a\": key room: 0x41 is less than the kernel's 0x42 bytes"),
+        ("load = 0x40200000\nroom = \"14M\"", ":3: vm \"a\": key memory: 16 MiB do not hold kernel, initrd and device"),
+    ];
+    for (lines, message) in cases {
+        let kernel = if lines.starts_with("entry") { "vmlinuz" } else { "text" };
+        let manifest = format!(
+            "[[vm]]\nname = \"a\"\nmemory = \"16M\"\nvcpus = 1\nkernel = \"{kernel}\"\n{lines}\ninitrd = \"initrd.gz\"\n"
+        );
+        let said = refusal(&manifest);
+        assert!(said.starts_with(&format!("merus.toml{message}")) && said.lines().count() == 1, "{lines}: {said}");
+    }
+}
+
 #[test]
 fn groups_come_with_their_settings_and_vms_name_them() {
     let groups = "[[group]]\nname = \"team\"\ncpu.weight = 300\ncpu.max = \"25%\"\nmemory.max = \"512M\"\n\n\
@@ -188,17 +236,17 @@ fn each_fault_is_one_line_with_file_line_vm_and_key() {
         (
             4,
             r#"kernel = "text""#,
-            r#"key kernel: "text" is no arm64 Image: the bytes `ARM\x64` are not at offset 56; give the kernel's Image file"#,
+            r#"key kernel: "text" is no arm64 Image: the bytes `ARM\x64` are not at offset 56; give a kernel, or say by `load` where a raw binary goes"#,
         ),
         (
             4,
             r#"kernel = "vmlinuz.gz""#,
-            r#"key kernel: "vmlinuz.gz" is compressed with gzip; unpack it (`gunzip`) and give the Image inside"#,
+            r#"key kernel: "vmlinuz.gz" is a damaged gzip file (corrupt deflate stream); copy or make it again"#,
         ),
         (
             4,
             r#"kernel = "zboot""#,
-            r#"key kernel: "zboot" is an EFI zboot image, which only EFI firmware can unpack; give the plain Image (`arch/arm64/boot/Image` in the kernel's build tree)"#,
+            r#"key kernel: "zboot" is an EFI zboot image packed with "", and only gzip and zstd are unpacked; give the plain Image"#,
         ),
         (
             5,
@@ -225,7 +273,7 @@ fn each_fault_is_one_line_with_file_line_vm_and_key() {
         (
             9,
             "gpu = true",
-            "key gpu: is unknown; the keys are name, kernel, initrd, cmdline, memory, vcpus, cpu.weight, cpu.max, \
+            "key gpu: is unknown; the keys are name, kernel, load, entry, room, initrd, cmdline, memory, vcpus, cpu.weight, cpu.max, \
              cpu.affinity, cpu.class, memory.max, group, power-key",
         ),
         (
@@ -361,6 +409,8 @@ fn what_is_no_manifest_is_refused() {
 fn no_check_writes_what_merus_must_refuse_and_nothing_else() {
     let cases = [
         (4, "kernel = \"text\"", "\"text\" is no arm64 Image"),
+        (4, "kernel = \"vmlinuz.gz\"", "\"vmlinuz.gz\" is compressed with gzip; give the file itself to `merus pack`"),
+        (9, "load = 0x3ff00000", "0x3ff00000 to 0x3ff02328 is not all in the VM's RAM"),
         (7, "memory = \"512G\"", "512G is more than the platform's 255G"),
         (8, "vcpus = 0", "0 vCPUs cannot run anything"),
         (8, "vcpus = 65", "65 vCPUs are more than are supported"),

@@ -2,6 +2,7 @@
 
 mod fake;
 
+use config::image::Raw;
 use fake::Server;
 use proto::TraceRow;
 use serde_json::Value;
@@ -177,6 +178,49 @@ fn payloads_are_sent_once_and_found_by_name_and_hash() {
     let empty = folder.path().join("empty");
     std::fs::write(&empty, "").unwrap();
     assert!(bad(&server, &["put", empty.to_str().unwrap()]).1.contains("it is empty"));
+}
+
+/// A kernel's file is unpacked and laid out before it is sent; where it goes, the settings say.
+#[test]
+fn kernels_are_made_ready_before_they_are_sent() {
+    let server = Server::start();
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let packed = |bytes: &[u8]| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    };
+    let kernel: Vec<u8> = (0..20_000u32).map(|n| (n % 251) as u8).collect();
+    let zipped = file("Image.gz", &packed(&kernel));
+    let at = |settings: &[&str]| {
+        let command = ["create", "web", "--kernel", &zipped, "--memory", "16M"];
+        let made = good(&server, &[&command[..], settings].concat());
+        good(&server, &["destroy", "web"]);
+        assert!(made.contains("Image.gz: "), "{made}");
+        server.with(|m| m.machine.kernel.take()).unwrap()
+    };
+    let place = Raw { load: Some(0x4008_0000), entry: None, room: Some(1 << 20) };
+    let settings = ["--set", "load=0x40080000", "--set", "cpu.weight=7", "--set", "room=1M"];
+    assert_eq!(at(&settings), (kernel.clone(), place));
+    assert_eq!(at(&[]), (kernel, Raw::default()));
+    let bomb = file("bomb.gz", &packed(&vec![0; (8 << 20) + 1]));
+    let cut = file("cut.gz", &std::fs::read(&zipped).unwrap()[..300]);
+    for (kernel, settings, code, message) in [
+        (&bomb, "", 2, "unpacks to more than 8M"),
+        (&cut, "", 2, "is a damaged gzip file (it ends too early)"),
+        (&zipped, "load=x", 2, "--set load=x: \"x\" is not right; write a number such as 0x40080000"),
+        (&zipped, "load=0", 1, "key load: 0x0 to 0x4e20 is not all in the VM's RAM"),
+    ] {
+        let settings = if settings.is_empty() { vec![] } else { vec!["--set", settings] };
+        let command = [&["create", "web", "--kernel", kernel, "--memory", "8M"][..], &settings].concat();
+        let (got, said) = bad(&server, &command);
+        assert!(got == code && said.contains(message), "{got}: {said}");
+    }
 }
 
 #[test]

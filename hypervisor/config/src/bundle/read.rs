@@ -1,6 +1,7 @@
 //! Opens a bundle and reads what it asks for.
 
 use super::{ALIGN, BundleError, HeaderField, MAGIC, MAX_PAYLOADS, MAX_TREE, VERSION, names};
+use crate::image::Raw;
 use crate::spec::{
     CpuClass, CpuMax, CpuSpec, Fault, GroupSpec, MAX_GROUPS, MAX_VMS, Owner, PayloadKind, PayloadRef, PowerKey,
     SpecError, VmSpec, faults, key,
@@ -117,6 +118,11 @@ impl<'a> Bundle<'a> {
         Ok(VmSpec {
             name: name.to_string(),
             kernel,
+            raw: Raw {
+                load: fields.optional(key::LOAD)?,
+                entry: fields.optional(key::ENTRY)?,
+                room: fields.optional(key::ROOM)?,
+            },
             initrd: self.image(&fields, key::INITRD)?,
             cmdline: fields.optional::<&str>(key::CMDLINE)?.unwrap_or_default().to_string(),
             memory: fields.required(key::MEMORY)?,

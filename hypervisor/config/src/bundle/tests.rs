@@ -1,4 +1,5 @@
 use super::*;
+use crate::image::Raw;
 use crate::image::tests::kernel;
 use crate::spec::tests::{payload, vm};
 use crate::spec::{CpuClass, CpuMax, CpuSpec, GroupSpec, PayloadKind, PowerKey, VmSpec, key};
@@ -318,14 +319,23 @@ prop_compose! {
                 .prop_map(|(priority, budget_us, period_us)| CpuClass::Rt { priority, budget_us, period_us }),
         ],
         group in prop::option::of("[a-z0-9_-]{1,32}"),
-        power_key in prop_oneof![
-            Just(PowerKey::Both), Just(PowerKey::Gpio), Just(PowerKey::Virtio), Just(PowerKey::None)
-        ],
+        // (There is a limit to how many of them stand side by side.)
+        (power_key, load) in (
+            prop_oneof![
+                Just(PowerKey::Both), Just(PowerKey::Gpio), Just(PowerKey::Virtio), Just(PowerKey::None)
+            ],
+            prop::option::of((0u64..1 << 20, any::<bool>(), prop::option::of((1u64 << 20)..(2 << 20)))),
+        ),
     ) -> VmSpec {
         let memory = memory << 21;
         VmSpec {
             name, cmdline, memory, vcpus,
             kernel: payload("vmlinuz", PayloadKind::Kernel, 0),
+            raw: load.map_or(Raw::default(), |(at, entry, room)| Raw {
+                load: Some(0x4000_0000 + at * 4),
+                entry: entry.then_some(0x4000_0000 + at * 4),
+                room,
+            }),
             initrd: initrd.then(|| payload("initrd.gz", PayloadKind::Ramdisk, 0)),
             cpu: CpuSpec {
                 weight,

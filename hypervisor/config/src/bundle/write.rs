@@ -109,6 +109,11 @@ fn vm(index: usize, spec: &VmSpec) -> NodeWriter {
         .property(key::MEMORY, spec.memory)
         .property(key::VCPUS, spec.vcpus)
         .property(key::CPU_WEIGHT, spec.cpu.weight);
+    for (key, value) in [(key::LOAD, spec.raw.load), (key::ENTRY, spec.raw.entry), (key::ROOM, spec.raw.room)] {
+        if let Some(value) = value {
+            node = node.property(key, value);
+        }
+    }
     if let Some(initrd) = &spec.initrd {
         node = node.property(key::INITRD, initrd.image.as_str());
     }

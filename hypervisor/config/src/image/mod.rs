@@ -1,10 +1,13 @@
 //! Reads the header of a guest's kernel and says where kernel, initrd and device tree go in the guest's RAM.
 //!
 //! Linux, "Booting AArch64 Linux", section "Call the kernel image" (the header and the placement rules). Any payload with
-//! that header will do: Linux, U-Boot, Xen, a test program.
+//! that header will do: Linux, U-Boot, Xen, a test program. A binary without it is placed by [`Raw`], if its description has one.
+//!
+//! Nothing is unpacked here: the host's program does that, so that Merus sees plain bytes. What comes packed all the same is refused
+//! by the name of its form ([`form`]).
 
 mod layout;
-pub use layout::{FDT_MAX, GuestLayout, LayoutError};
+pub use layout::{FDT_MAX, GuestLayout, LayoutError, Raw};
 
 use thiserror::Error;
 
@@ -24,6 +27,29 @@ pub enum PageSize {
     K64,
 }
 
+impl PageSize {
+    /// Its name in messages: KiB; `None` where the header does not say.
+    pub fn kib(self) -> Option<u32> {
+        match self {
+            Self::Unspecified => None,
+            Self::K4 => Some(4),
+            Self::K16 => Some(16),
+            Self::K64 => Some(64),
+        }
+    }
+
+    /// Whether a CPU with this ID_AA64MMFR0_EL1 can run such a kernel (Arm ARM, "ID_AA64MMFR0_EL1", TGran4, TGran16 and TGran64).
+    pub fn is_in(self, mmfr0: u64) -> bool {
+        let field = |shift: u32| (mmfr0 >> shift) & 15;
+        match self {
+            Self::Unspecified => true,
+            Self::K4 => field(28) != 15,
+            Self::K16 => field(20) != 0,
+            Self::K64 => field(24) != 15,
+        }
+    }
+}
+
 /// The fields of an arm64 `Image` header.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ImageHeader {
@@ -41,12 +67,20 @@ pub struct ImageHeader {
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum ImageError {
     /// Shorter than the header.
-    #[error("is no arm64 Image: the file has {size} bytes and the header alone takes 64; give the kernel's Image file")]
+    #[error(
+        "is no arm64 Image: the file has {size} bytes and the header alone takes 64; give a kernel, or say by `load` where a raw binary goes"
+    )]
     TooShort {
         /// Length of the file in bytes.
         size: u64,
     },
-    /// Compressed as a whole.
+    /// Compressed as a whole, in a way that the host's program unpacks.
+    #[error("is compressed with {method}; give the file itself to `merus pack` or `merus ctl create`, which unpack it")]
+    Packed {
+        /// The method's name.
+        method: &'static str,
+    },
+    /// Compressed as a whole, in another way.
     #[error("is compressed with {method}; unpack it (`{command}`) and give the Image inside")]
     Compressed {
         /// The method's name.
@@ -55,16 +89,15 @@ pub enum ImageError {
         command: &'static str,
     },
     /// An EFI program that unpacks the kernel by itself.
-    #[error(
-        "is an EFI zboot image, which only EFI firmware can unpack; give the plain Image (`arch/arm64/boot/Image` in the \
-         kernel's build tree)"
-    )]
+    #[error("is an EFI zboot image; give the file itself to `merus pack` or `merus ctl create`, which unpack it")]
     Zboot,
     /// An ELF file.
-    #[error("is an ELF file; give the flat arm64 Image (`objcopy -O binary` makes one where its header is linked in)")]
+    #[error("is an ELF file; give the file itself to `merus pack` or `merus ctl create`, which lay it out")]
     Elf,
     /// No header at offset 0.
-    #[error("is no arm64 Image: the bytes `ARM\\x64` are not at offset 56; give the kernel's Image file")]
+    #[error(
+        "is no arm64 Image: the bytes `ARM\\x64` are not at offset 56; give a kernel, or say by `load` where a raw binary goes"
+    )]
     NoMagic,
     /// Built for a big-endian CPU.
     #[error("is a big-endian kernel; give one built for little-endian")]
@@ -86,7 +119,7 @@ pub enum ImageError {
 
 /// Reads a kernel's header from its first bytes (all of the file, or [`HEADER_SIZE`] bytes at least).
 pub fn parse(kernel: &[u8]) -> Result<ImageHeader, ImageError> {
-    if let Some(error) = known_stranger(kernel) {
+    if let Some(error) = form(kernel).refusal() {
         return Err(error);
     }
     let Some(header) = kernel.first_chunk::<HEADER_SIZE>() else {
@@ -119,24 +152,61 @@ pub fn parse(kernel: &[u8]) -> Result<ImageHeader, ImageError> {
     Ok(ImageHeader { text_offset, image_size, page_size, anywhere: flags & 8 != 0 })
 }
 
-/// Files that people give in place of an Image, by their first bytes.
-fn known_stranger(kernel: &[u8]) -> Option<ImageError> {
-    const COMPRESSED: [(&[u8], &str, &str); 6] = [
-        (b"\x1f\x8b", "gzip", "gunzip"),
-        (b"\xfd7zXZ\0", "xz", "unxz"),
-        (b"\x28\xb5\x2f\xfd", "zstd", "unzstd"),
-        (b"\x04\x22\x4d\x18", "lz4", "unlz4"),
-        (b"\x02\x21\x4c\x18", "lz4", "unlz4"),
-        (b"BZh", "bzip2", "bunzip2"),
-    ];
-    if let Some((_, method, command)) = COMPRESSED.iter().find(|(magic, ..)| kernel.starts_with(magic)) {
-        return Some(ImageError::Compressed { method, command });
+/// What kind of file a kernel comes in, by its first bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Form {
+    /// Compressed with gzip (`Image.gz`).
+    Gzip,
+    /// Compressed with zstd (`Image.zst`).
+    Zstd,
+    /// Compressed with something that nothing here unpacks.
+    Compressed {
+        /// The method's name.
+        method: &'static str,
+        /// The command that unpacks it.
+        command: &'static str,
+    },
+    /// An EFI program with the kernel inside (`vmlinuz.efi`).
+    Zboot,
+    /// An ELF file (`vmlinux`).
+    Elf,
+    /// Anything else: an `Image`, or a raw binary.
+    Plain,
+}
+
+impl Form {
+    /// Why Merus starts no file of this form; `None` for a plain one.
+    pub fn refusal(self) -> Option<ImageError> {
+        match self {
+            Self::Gzip => Some(ImageError::Packed { method: "gzip" }),
+            Self::Zstd => Some(ImageError::Packed { method: "zstd" }),
+            Self::Compressed { method, command } => Some(ImageError::Compressed { method, command }),
+            Self::Zboot => Some(ImageError::Zboot),
+            Self::Elf => Some(ImageError::Elf),
+            Self::Plain => None,
+        }
     }
-    if kernel.starts_with(b"\x7fELF") {
-        return Some(ImageError::Elf);
+}
+
+/// The form of a kernel, by its first eight bytes.
+pub fn form(kernel: &[u8]) -> Form {
+    const MAGICS: [(&[u8], Form); 9] = [
+        (b"\x1f\x8b", Form::Gzip),
+        (b"\x28\xb5\x2f\xfd", Form::Zstd),
+        (b"\xfd7zXZ\0", Form::Compressed { method: "xz", command: "unxz" }),
+        // LZMA's properties byte and the dictionary sizes that its tools write.
+        (b"\x5d\0\0", Form::Compressed { method: "lzma", command: "unlzma" }),
+        (b"\x04\x22\x4d\x18", Form::Compressed { method: "lz4", command: "unlz4" }),
+        (b"\x02\x21\x4c\x18", Form::Compressed { method: "lz4", command: "unlz4" }),
+        (b"\x89LZO\0", Form::Compressed { method: "lzo", command: "lzop -d" }),
+        (b"BZh", Form::Compressed { method: "bzip2", command: "bunzip2" }),
+        (b"\x7fELF", Form::Elf),
+    ];
+    if let Some((_, form)) = MAGICS.iter().find(|(magic, _)| kernel.starts_with(magic)) {
+        return *form;
     }
     // Linux, include/linux/pe.h and drivers/firmware/efi/libstub/zboot-header.S: "MZ", then "zimg" at offset 4.
-    (kernel.starts_with(b"MZ") && kernel.get(4..8) == Some(b"zimg")).then_some(ImageError::Zboot)
+    if kernel.starts_with(b"MZ") && kernel.get(4..8) == Some(b"zimg") { Form::Zboot } else { Form::Plain }
 }
 
 #[cfg(test)]

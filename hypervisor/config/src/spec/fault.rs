@@ -4,7 +4,7 @@ use super::{
     CPU_PERIODS_US, MAX_AFFINITY, MAX_CMDLINE, MAX_GROUPS, MAX_NAME, MAX_VCPUS, MAX_VMS, MIN_CPU_QUOTA_US, MIN_MEMORY,
     MIN_RT_BUDGET_US, RT_PRIORITIES, WEIGHTS,
 };
-use crate::image::{ImageError, LayoutError};
+use crate::image::{ImageError, LayoutError, PageSize};
 use crate::map;
 use addr::BLOCK_SIZE;
 use alloc::string::String;
@@ -229,6 +229,57 @@ pub enum Fault {
         /// Why not.
         reason: ImageError,
     },
+    /// The kernel was built for pages that the machine's CPUs do not have.
+    #[error("\"{name}\" was built for pages of {kib} KiB, and this machine's CPUs have {}; give a kernel for one of those", Pages(*mmfr0))]
+    Pages {
+        /// The file.
+        name: String,
+        /// What it was built for.
+        kib: u32,
+        /// ID_AA64MMFR0_EL1 as guests see it.
+        mmfr0: u64,
+    },
+    /// A setting of a raw binary without the one that makes it one.
+    #[error("is of a raw binary's; set `load`, too, or leave it out")]
+    NoLoad,
+    /// A raw binary that is not all in RAM.
+    #[error(
+        "{load:#x} to {end:#x} is not all in the VM's RAM, which is {:#x} to {:#x}; give another address, or more memory",
+        map::RAM_BASE.as_u64(),
+        map::RAM_BASE.as_u64().saturating_add(*memory)
+    )]
+    LoadOutside {
+        /// Where it would begin.
+        load: u64,
+        /// Where it would end.
+        end: u64,
+        /// The RAM in bytes.
+        memory: u64,
+    },
+    /// A first instruction outside the binary.
+    #[error("{entry:#x} is not in the kernel, which is {load:#x} to {end:#x}; give an address there")]
+    EntryOutside {
+        /// Where it would start.
+        entry: u64,
+        /// Where the kernel begins.
+        load: u64,
+        /// Where it ends.
+        end: u64,
+    },
+    /// An address between two instructions.
+    #[error("{address:#x} is no multiple of 4; give one")]
+    Crooked {
+        /// The address.
+        address: u64,
+    },
+    /// Less room than the file has bytes.
+    #[error("{room:#x} is less than the kernel's {size:#x} bytes; give at least that, or leave it out")]
+    RoomTooSmall {
+        /// As asked for, in bytes.
+        room: u64,
+        /// The file's bytes.
+        size: u64,
+    },
     /// Kernel, initrd and device tree do not fit.
     #[error("{0}")]
     Layout(LayoutError),
@@ -240,6 +291,28 @@ fn down(bytes: u64) -> u64 {
 
 fn up(bytes: u64) -> u64 {
     down(bytes).saturating_add(BLOCK_SIZE)
+}
+
+/// The granules of an ID_AA64MMFR0_EL1: `4 and 64 KiB`.
+struct Pages(u64);
+
+impl fmt::Display for Pages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all = [PageSize::K4, PageSize::K16, PageSize::K64];
+        let there = || all.into_iter().filter(|size| size.is_in(self.0)).filter_map(PageSize::kib);
+        let last = there().count().saturating_sub(1);
+        for (n, kib) in there().enumerate() {
+            let between = if n == 0 {
+                ""
+            } else if n == last {
+                " and "
+            } else {
+                ", "
+            };
+            write!(f, "{between}{kib}")?;
+        }
+        f.write_str(" KiB")
+    }
 }
 
 /// A size as the manifest writes it: `256M`, `2G`, or plain bytes.

@@ -14,6 +14,7 @@ pub(crate) fn vm(name: &str) -> VmSpec {
     VmSpec {
         name: name.to_string(),
         kernel: payload("vmlinuz", PayloadKind::Kernel, 8192),
+        raw: Raw::default(),
         initrd: None,
         cmdline: "console=ttyAMA0".to_string(),
         memory: 256 << 20,
@@ -222,9 +223,62 @@ fn kernel_and_memory_are_checked_together() {
     );
     assert_eq!(
         spec.layout(&[0; 64]).unwrap_err().to_string(),
-        "vm \"web\": key kernel: \"vmlinuz\" is no arm64 Image: the bytes `ARM\\x64` are not at offset 56; give the \
-         kernel's Image file"
+        "vm \"web\": key kernel: \"vmlinuz\" is no arm64 Image: the bytes `ARM\\x64` are not at offset 56; give a \
+         kernel, or say by `load` where a raw binary goes"
     );
+}
+
+#[test]
+fn a_raw_binary_s_place_is_checked_against_ram_and_file() {
+    let of = |load, entry, room| VmSpec { raw: Raw { load, entry, room }, memory: 16 << 20, ..vm("web") };
+    let good = of(Some(0x4008_0000), Some(0x4008_0044), Some(1 << 20));
+    assert_eq!(messages(&[good.clone(), VmSpec { name: "db".into(), ..of(Some(0x40ff_e000), None, None) }]), [""; 0]);
+    // Its first bytes are nobody's business.
+    assert_eq!(good.layout(b"\x1f\x8b").unwrap().entry.as_u64(), 0x4008_0044);
+    let cases = [
+        (of(None, Some(0x4000_0000), None), "key entry: is of a raw binary's; set `load`, too, or leave it out"),
+        (of(None, None, Some(1)), "key room: is of a raw binary's; set `load`, too, or leave it out"),
+        (
+            of(Some(0x3fff_f000), None, None),
+            "key load: 0x3ffff000 to 0x40001000 is not all in the VM's RAM, which is 0x40000000 to 0x41000000; give \
+             another address, or more memory",
+        ),
+        (of(Some(0x40ff_f000), None, None), "key load: 0x40fff000 to 0x41001000 is not all in the VM's RAM"),
+        (of(Some(0x4000_0000), None, Some(u64::MAX)), "key load: 0x40000000 to 0xffffffffffffffff is not all in"),
+        (of(Some(u64::MAX), None, None), "key load: 0xffffffffffffffff to 0xffffffffffffffff is not all in"),
+        (of(Some(0x4008_0002), None, None), "key load: 0x40080002 is no multiple of 4; give one"),
+        (of(Some(0x4008_0000), Some(0x4008_0001), None), "key entry: 0x40080001 is no multiple of 4; give one"),
+        (
+            of(Some(0x4008_0000), Some(0x4008_2000), None),
+            "key entry: 0x40082000 is not in the kernel, which is 0x40080000 to 0x40082000; give an address there",
+        ),
+        (of(Some(0x4008_0000), Some(0), None), "key entry: 0x0 is not in the kernel"),
+        (
+            of(Some(0x4008_0000), None, Some(0x1000)),
+            "key room: 0x1000 is less than the kernel's 0x2000 bytes; give at least that, or leave it out",
+        ),
+    ];
+    for (spec, message) in cases {
+        let found = messages(&[spec]);
+        assert!(matches!(&found[..], [one] if one.starts_with(&format!("vm \"web\": {message}"))), "{found:?}");
+    }
+}
+
+#[test]
+fn pages_that_the_machine_lacks_are_refused_before_the_guest_hangs() {
+    let (a72, a76) = (0x0000_1124, 0x0010_1122);
+    let layout = |flags| vm("web").layout(&kernel(8192, 0, 1 << 20, flags)).unwrap();
+    for (flags, mmfr0) in [(0, a72), (2, a72), (6, a72), (4, a76)] {
+        assert_eq!(admit_pages(&vm("web"), &layout(flags), mmfr0), Ok(()), "{flags}");
+    }
+    let refusal = |flags, mmfr0| admit_pages(&vm("web"), &layout(flags), mmfr0).unwrap_err().to_string();
+    assert_eq!(
+        refusal(4, a72),
+        "vm \"web\": key kernel: \"vmlinuz\" was built for pages of 16 KiB, and this machine's CPUs have 4 and 64 KiB; \
+         give a kernel for one of those"
+    );
+    assert!(refusal(6, 0x0f10_0000).contains("CPUs have 4 and 16 KiB;"));
+    assert!(refusal(2, 0xff10_0000).contains("CPUs have 16 KiB;"));
 }
 
 #[test]

@@ -2,9 +2,11 @@
 
 use super::table::bytes;
 use super::{Create, OfVm, Session, json, say, setting};
+use config::image::Raw;
+use config::spec::key;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use merus_client::upload::{Payload as Upload, Uploaded};
-use merus_client::{Error, life};
+use merus_client::{Error, kernel, life};
 use proto::{Call, Hash, NewVm, Payload, Target};
 use serde_json::json;
 use std::io::IsTerminal;
@@ -42,8 +44,7 @@ fn is_hash(text: &str) -> bool {
 }
 
 /// Uploads with a bar on a terminal; what to tell of it.
-fn upload(s: &mut Session, file: &Path, name: Option<&str>) -> Result<(Uploaded, String), Error> {
-    let mut payload = Upload::open(file, name)?;
+fn upload(s: &mut Session, mut payload: Upload) -> Result<(Uploaded, String), Error> {
     let bar = ProgressBar::with_draw_target(Some(payload.size), ProgressDrawTarget::hidden());
     if std::io::stderr().is_terminal() && !s.json {
         bar.set_draw_target(ProgressDrawTarget::stderr());
@@ -81,7 +82,7 @@ fn upload(s: &mut Session, file: &Path, name: Option<&str>) -> Result<(Uploaded,
 }
 
 pub fn put(s: &mut Session, file: &Path, name: Option<&str>) -> Result<(), Error> {
-    let (done, text) = upload(s, file, name)?;
+    let (done, text) = upload(s, Upload::open(file, name)?)?;
     let value = || json!({ "hash": json::hash(&done.hash), "size": done.size, "sent": done.sent });
     s.print(value, || format!("{text}\nsha256:{}\n", done.hash));
     Ok(())
@@ -115,19 +116,52 @@ fn payload(s: &mut Session, source: &Source) -> Result<Payload, Error> {
     Ok(match source {
         Source::Boot(name) => Payload::Boot(name.clone()),
         Source::Hash(hash) => Payload::Object(object(s, hash, false)?),
-        Source::File(path) => {
-            let (done, text) = upload(s, path, None)?;
-            if !s.json {
-                say(&format!("{text}\n"));
-            }
-            Payload::Object(done.hash)
-        }
+        Source::File(path) => sent(s, Upload::open(path, None)?)?,
     })
+}
+
+/// Uploads and says so.
+fn sent(s: &mut Session, upload: Upload) -> Result<Payload, Error> {
+    let (done, text) = self::upload(s, upload)?;
+    if !s.json {
+        say(&format!("{text}\n"));
+    }
+    Ok(Payload::Object(done.hash))
+}
+
+/// The same for a kernel: a file is unpacked, or laid out, if its form asks for that. `raw` is where the settings say that it goes,
+/// and becomes where it does.
+fn kernel(s: &mut Session, source: &Source, raw: &mut Raw, memory: u64) -> Result<Payload, Error> {
+    if let Source::File(path) = source {
+        let fault = |error| Error::File { path: path.display().to_string(), source: std::io::Error::other(error) };
+        if let Some(made) = kernel::open(path, *raw, memory).map_err(fault)? {
+            *raw = made.raw;
+            let name = path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+            return sent(s, Upload::of(made.bytes, &name));
+        }
+    }
+    payload(s, source)
+}
+
+/// Splits where the kernel goes off the settings.
+fn places(settings: &[(String, String)]) -> Result<(Raw, String), Error> {
+    let (mut raw, mut others) = (Raw::default(), String::new());
+    for (key, value) in settings {
+        match config::setting::raw(key, value, &mut raw) {
+            Some(taken) => taken.map_err(|fault| Error::Usage(format!("--set {key}={value}: {fault}")))?,
+            None => others += &format!("{key}={value}\n"),
+        }
+    }
+    Ok((raw, others))
 }
 
 /// What the command line asks for; uploads what is not there.
 pub fn new_vm(s: &mut Session, create: &Create) -> Result<NewVm, Error> {
-    let kernel = payload(s, &create.kernel)?;
+    let (mut raw, mut settings) = places(&create.set)?;
+    let kernel = kernel(s, &create.kernel, &mut raw, create.memory)?;
+    for (key, value) in [(key::LOAD, raw.load), (key::ENTRY, raw.entry), (key::ROOM, raw.room)] {
+        settings += &value.map_or(String::new(), |value| format!("{key}={value:#x}\n"));
+    }
     let initrd = create.initrd.as_ref().map(|initrd| payload(s, initrd)).transpose()?;
     Ok(NewVm {
         name: create.name.clone(),
@@ -137,7 +171,7 @@ pub fn new_vm(s: &mut Session, create: &Create) -> Result<NewVm, Error> {
         cmdline: create.cmdline.clone(),
         memory: create.memory,
         vcpus: create.vcpus,
-        settings: create.set.iter().map(|(key, value)| format!("{key}={value}\n")).collect(),
+        settings,
     })
 }
 

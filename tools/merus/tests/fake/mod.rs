@@ -1,6 +1,7 @@
 //! Merus on the host: the real books and channel, and a machine that only keeps accounts, served by a thread.
 #![allow(dead_code)]
 
+use config::image::Raw;
 use config::setting::Setting;
 use config::spec::{PayloadKind, PayloadRef, VmSpec};
 use control::{Channel, Control, Group, Host, Region, Source, Usage, VmNumber};
@@ -46,8 +47,20 @@ pub struct Machine {
     pub memory: Option<u64>,
     /// What is begun stays so.
     pub stuck: bool,
+    /// The uploaded kernel of the VM that was made last, and where it goes.
+    pub kernel: Option<(Vec<u8>, Raw)>,
     /// VMs cannot be made, for this reason.
     pub failing: Option<&'static str>,
+}
+
+impl Machine {
+    fn make(&mut self, vm: VmNumber, spec: &VmSpec) -> Result<(), Refusal> {
+        if let Some(left) = self.memory.filter(|left| spec.memory > *left) {
+            return Err(Refusal::NoMemory { asked: spec.memory, left, of: "the machine".into() });
+        }
+        self.begun.push((Begun::Make, vm));
+        Ok(())
+    }
 }
 
 impl Host for Machine {
@@ -84,12 +97,17 @@ impl Host for Machine {
     fn object_free(&mut self, region: Region) {
         self.regions.remove(&region.0).unwrap();
     }
-    fn create(&mut self, vm: VmNumber, spec: &VmSpec, _: Option<usize>, _: Source, _: Source) -> Result<(), Refusal> {
-        if let Some(left) = self.memory.filter(|left| spec.memory > *left) {
-            return Err(Refusal::NoMemory { asked: spec.memory, left, of: "the machine".into() });
-        }
-        self.begun.push((Begun::Make, vm));
-        Ok(())
+    fn create(
+        &mut self,
+        vm: VmNumber,
+        spec: &VmSpec,
+        _: Option<usize>,
+        kernel: Source,
+        _: Source,
+    ) -> Result<(), Refusal> {
+        let Source::Object(region) = kernel else { return self.make(vm, spec) };
+        self.kernel = Some((self.regions.get(&region.0).cloned().unwrap_or_default(), spec.raw));
+        self.make(vm, spec)
     }
     fn start(&mut self, vm: VmNumber) {
         self.consoles.entry(vm.0).or_default().extend_from_slice(b"booting\r\n");
