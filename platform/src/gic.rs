@@ -1,4 +1,4 @@
-//! What the drivers of a GICv2 and of a GICv3 have in common: errors, and a CPU's private interrupts.
+//! What the drivers of a GICv2 and of a GICv3 have in common: errors, a CPU's private interrupts, and the shared ones.
 
 use crate::mmio::{NoAnswer, Registers};
 use core::fmt;
@@ -40,15 +40,18 @@ impl From<NoAnswer> for GicError {
     }
 }
 
-// The registers of SGIs and PPIs, at the same offsets in a GICv2's distributor, where each CPU sees its own, and in a GICv3's
-// redistributor (Arm IHI 0048, "Distributor register map"; Arm IHI 0069, "The GIC Redistributor register map").
-const IGROUPR0: u64 = 0x080;
-const ISENABLER0: u64 = 0x100;
-const ICENABLER0: u64 = 0x180;
-const ICPENDR0: u64 = 0x280;
-const ISACTIVER0: u64 = 0x300;
-const ICACTIVER0: u64 = 0x380;
+// The registers of interrupts, at the same offsets in both distributors; those of SGIs and PPIs in a GICv2's distributor, where each
+// CPU sees its own, and in a GICv3's redistributor (Arm IHI 0048, "Distributor register map"; Arm IHI 0069, "The GIC Distributor
+// register map", "The GIC Redistributor register map").
+const TYPER: u64 = 0x004;
+const IGROUPR: u64 = 0x080;
+const ISENABLER: u64 = 0x100;
+const ICENABLER: u64 = 0x180;
+const ICPENDR: u64 = 0x280;
+const ISACTIVER: u64 = 0x300;
+const ICACTIVER: u64 = 0x380;
 const IPRIORITYR: u64 = 0x400;
+const ICFGR: u64 = 0xc00;
 
 /// One CPU's SGIs and PPIs; to be used on that CPU.
 #[derive(Clone, Copy, Debug)]
@@ -63,25 +66,71 @@ impl PrivateInterrupts {
     }
     /// Switches all off.
     pub(crate) fn all_off(&self) {
-        self.registers.write32(ICENABLER0, u32::MAX);
+        self.registers.write32(ICENABLER, u32::MAX);
     }
     /// None is pending or active, and each has the priority of all and is in group 1 if its bit in `groups` is set.
     pub(crate) fn take_over(&self, groups: u32) {
-        self.registers.write32(IGROUPR0, groups);
-        self.registers.write32(ICPENDR0, u32::MAX);
-        self.registers.write32(ICACTIVER0, u32::MAX);
+        self.registers.write32(IGROUPR, groups);
+        self.registers.write32(ICPENDR, u32::MAX);
+        self.registers.write32(ICACTIVER, u32::MAX);
         for word in 0..8 {
             self.registers.write32(IPRIORITYR + word * 4, PRIORITY);
         }
     }
     /// Switches those on whose bit is set.
     pub(crate) fn set_enabled(&self, which: u32) {
-        self.registers.write32(ISENABLER0, which);
+        self.registers.write32(ISENABLER, which);
     }
     /// Makes one active or inactive by hand.
     #[inline]
     pub fn set_active(&self, intid: u32, active: bool) {
-        let register = if active { ISACTIVER0 } else { ICACTIVER0 };
+        let register = if active { ISACTIVER } else { ICACTIVER };
         self.registers.write32(register, 1 << (intid & 31));
+    }
+}
+
+/// The shared interrupts (SPIs), which are in the distributor.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SharedInterrupts {
+    registers: Registers,
+    intids: u32,
+}
+
+impl SharedInterrupts {
+    /// Those of the distributor whose registers are there.
+    pub(crate) fn new(registers: Registers) -> Result<Self, GicError> {
+        let lines = registers.probe32(TYPER)? & 0x1f;
+        Ok(Self { registers, intids: (32 * (lines + 1)).min(1020) })
+    }
+    /// How many interrupt IDs there are, private ones included.
+    pub(crate) fn intids(&self) -> u32 {
+        self.intids
+    }
+    /// None is on, pending or active, and each has the priority of all and is in group 1 if its bit in `groups` is set, the same for
+    /// each 32.
+    pub(crate) fn take_over(&self, groups: u32) {
+        for word in 1..self.intids.div_ceil(32) {
+            let at = u64::from(word) * 4;
+            self.registers.write32(ICENABLER + at, u32::MAX);
+            self.registers.write32(ICPENDR + at, u32::MAX);
+            self.registers.write32(ICACTIVER + at, u32::MAX);
+            self.registers.write32(IGROUPR + at, groups);
+        }
+        for word in 8..self.intids.div_ceil(4) {
+            self.registers.write32(IPRIORITYR + u64::from(word) * 4, PRIORITY);
+        }
+    }
+    /// Switches one on, level sensitive or edge triggered, after `route` has told the distributor which CPU it is for. What is no
+    /// shared interrupt of this distributor stays off.
+    pub(crate) fn enable(&self, intid: u32, edge: bool, route: impl FnOnce(&Registers)) {
+        if !(32..self.intids).contains(&intid) {
+            return;
+        }
+        let config = ICFGR + u64::from(intid / 16) * 4;
+        let bit = 2 << (intid % 16 * 2);
+        let old = self.registers.read32(config);
+        self.registers.write32(config, if edge { old | bit } else { old & !bit });
+        route(&self.registers);
+        self.registers.write32(ISENABLER + u64::from(intid / 32) * 4, 1 << (intid % 32));
     }
 }

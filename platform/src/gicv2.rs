@@ -7,19 +7,11 @@
 //!
 //! What an acknowledge reads is more than an INTID: who sent an SGI is in it, and it has to be given back whole.
 
-use crate::gic::{GicError, PATIENCE, PRIORITY, PrivateInterrupts};
+use crate::gic::{GicError, PATIENCE, PrivateInterrupts, SharedInterrupts};
 use crate::mmio::Registers;
 
 const GICD_CTLR: u64 = 0x000;
-const GICD_TYPER: u64 = 0x004;
-const GICD_IGROUPR: u64 = 0x080;
-const GICD_ISENABLER: u64 = 0x100;
-const GICD_ICENABLER: u64 = 0x180;
-const GICD_ICPENDR: u64 = 0x280;
-const GICD_ICACTIVER: u64 = 0x380;
-const GICD_IPRIORITYR: u64 = 0x400;
 const GICD_ITARGETSR: u64 = 0x800;
-const GICD_ICFGR: u64 = 0xc00;
 const GICD_SGIR: u64 = 0xf00;
 const ENABLE: u32 = 1;
 
@@ -57,32 +49,23 @@ pub const fn sgir(id: u8, targets: u8) -> u32 {
 #[derive(Clone, Copy, Debug)]
 pub struct Distributor {
     registers: Registers,
-    intids: u32,
+    shared: SharedInterrupts,
 }
 
 impl Distributor {
     /// Takes the distributor over: every shared interrupt off, not pending, not active.
     pub fn new(registers: Registers) -> Result<Self, GicError> {
-        let lines = registers.probe32(GICD_TYPER)? & 0x1f;
-        let gic = Self { registers, intids: (32 * (lines + 1)).min(1020) };
+        let shared = SharedInterrupts::new(registers)?;
         registers.write32(GICD_CTLR, 0);
-        for word in 1..gic.intids.div_ceil(32) {
-            let at = u64::from(word) * 4;
-            registers.write32(GICD_ICENABLER + at, u32::MAX);
-            registers.write32(GICD_ICPENDR + at, u32::MAX);
-            registers.write32(GICD_ICACTIVER + at, u32::MAX);
-            registers.write32(GICD_IGROUPR + at, 0);
-        }
-        for word in 8..gic.intids.div_ceil(4) {
-            registers.write32(GICD_IPRIORITYR + u64::from(word) * 4, PRIORITY);
-        }
+        shared.take_over(0);
         registers.write32(GICD_CTLR, ENABLE);
         // A write that the firmware keeps to itself would leave the machine without interrupts.
-        (0..PATIENCE).find(|_| registers.read32(GICD_CTLR) & ENABLE != 0).map(|_| gic).ok_or(GicError::Stuck)
+        let on = (0..PATIENCE).any(|_| registers.read32(GICD_CTLR) & ENABLE != 0);
+        if on { Ok(Self { registers, shared }) } else { Err(GicError::Stuck) }
     }
     /// How many interrupt IDs there are, private ones included.
     pub fn intids(&self) -> u32 {
-        self.intids
+        self.shared.intids()
     }
     /// This CPU's bit in target lists. With one CPU there are no such lists, and any value does.
     pub fn own_target(&self) -> u8 {
@@ -101,18 +84,12 @@ impl Distributor {
     }
     /// Switches a shared interrupt on, level sensitive or edge triggered, for the CPU whose bit is `target`.
     pub fn enable_spi(&self, intid: u32, edge: bool, target: u8) {
-        if !(32..self.intids).contains(&intid) {
-            return;
-        }
-        let config = GICD_ICFGR + u64::from(intid / 16) * 4;
-        let bit = 2 << (intid % 16 * 2);
-        let old = self.registers.read32(config);
-        self.registers.write32(config, if edge { old | bit } else { old & !bit });
-        let targets = GICD_ITARGETSR + u64::from(intid / 4) * 4;
-        let shift = intid % 4 * 8;
-        let old = self.registers.read32(targets);
-        self.registers.write32(targets, (old & !(0xff << shift)) | u32::from(target) << shift);
-        self.registers.write32(GICD_ISENABLER + u64::from(intid / 32) * 4, 1 << (intid % 32));
+        self.shared.enable(intid, edge, |registers| {
+            let targets = GICD_ITARGETSR + u64::from(intid / 4) * 4;
+            let shift = intid % 4 * 8;
+            let old = registers.read32(targets);
+            registers.write32(targets, (old & !(0xff << shift)) | u32::from(target) << shift);
+        });
     }
     /// Sends an SGI ([`sgir`]). What was stored before has to be visible to others by then: a barrier is the caller's affair.
     #[inline(always)]

@@ -4,18 +4,10 @@
 //! an acknowledged interrupt is priority-dropped at once and deactivated separately, or by the guest through a
 //! hardware-linked list register.
 
-use crate::gic::{GicError, PATIENCE, PRIORITY, PrivateInterrupts};
+use crate::gic::{GicError, PATIENCE, PrivateInterrupts, SharedInterrupts};
 use crate::mmio::{NoAnswer, Registers};
 
 const GICD_CTLR: u64 = 0x0000;
-const GICD_TYPER: u64 = 0x0004;
-const GICD_IGROUPR: u64 = 0x0080;
-const GICD_ISENABLER: u64 = 0x0100;
-const GICD_ICENABLER: u64 = 0x0180;
-const GICD_ICPENDR: u64 = 0x0280;
-const GICD_ICACTIVER: u64 = 0x0380;
-const GICD_IPRIORITYR: u64 = 0x0400;
-const GICD_ICFGR: u64 = 0x0c00;
 const GICD_IROUTER: u64 = 0x6000;
 const CTLR_ENABLE_G1NS: u32 = 1 << 1;
 const CTLR_ARE_NS: u32 = 1 << 4;
@@ -35,26 +27,16 @@ const GICR_CTLR_RWP: u32 = 1 << 3;
 #[derive(Clone, Copy, Debug)]
 pub struct Distributor {
     registers: Registers,
-    intids: u32,
+    shared: SharedInterrupts,
 }
 
 impl Distributor {
     /// Takes the distributor over: every shared interrupt off, not pending, not active, in group 1.
     pub fn new(registers: Registers) -> Result<Self, GicError> {
-        let lines = registers.probe32(GICD_TYPER)? & 0x1f;
-        let gic = Self { registers, intids: (32 * (lines + 1)).min(1020) };
+        let gic = Self { registers, shared: SharedInterrupts::new(registers)? };
         registers.write32(GICD_CTLR, 0);
         gic.wait()?;
-        for word in 1..gic.intids.div_ceil(32) {
-            let at = u64::from(word) * 4;
-            registers.write32(GICD_ICENABLER + at, u32::MAX);
-            registers.write32(GICD_ICPENDR + at, u32::MAX);
-            registers.write32(GICD_ICACTIVER + at, u32::MAX);
-            registers.write32(GICD_IGROUPR + at, u32::MAX);
-        }
-        for word in 8..gic.intids.div_ceil(4) {
-            registers.write32(GICD_IPRIORITYR + u64::from(word) * 4, PRIORITY);
-        }
+        gic.shared.take_over(u32::MAX);
         gic.wait()?;
         registers.write32(GICD_CTLR, CTLR_ARE_NS | CTLR_ENABLE_G1NS);
         gic.wait()?;
@@ -62,19 +44,13 @@ impl Distributor {
     }
     /// How many interrupt IDs there are, private ones included.
     pub fn intids(&self) -> u32 {
-        self.intids
+        self.shared.intids()
     }
     /// Switches a shared interrupt on, level sensitive or edge triggered, routed to the CPU of `affinity` (MPIDR layout).
     pub fn enable_spi(&self, intid: u32, edge: bool, affinity: u64) {
-        if !(32..self.intids).contains(&intid) {
-            return;
-        }
-        let config = GICD_ICFGR + u64::from(intid / 16) * 4;
-        let bit = 2 << (intid % 16 * 2);
-        let old = self.registers.read32(config);
-        self.registers.write32(config, if edge { old | bit } else { old & !bit });
-        self.registers.write64(GICD_IROUTER + u64::from(intid) * 8, affinity & 0xff_00ff_ffff);
-        self.registers.write32(GICD_ISENABLER + u64::from(intid / 32) * 4, 1 << (intid % 32));
+        self.shared.enable(intid, edge, |registers| {
+            registers.write64(GICD_IROUTER + u64::from(intid) * 8, affinity & 0xff_00ff_ffff);
+        });
     }
     fn wait(&self) -> Result<(), GicError> {
         (0..PATIENCE).find(|_| self.registers.read32(GICD_CTLR) & CTLR_RWP == 0).map(|_| ()).ok_or(GicError::Stuck)
