@@ -15,6 +15,7 @@ mod initramfs;
 mod lint;
 mod miri;
 mod qemu;
+mod raspi4b;
 mod run;
 mod setup;
 mod symbolize;

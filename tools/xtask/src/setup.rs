@@ -152,6 +152,15 @@ pub fn ensure_u_boot(ctx: &Ctx, board: &str) -> Result<PathBuf> {
     Ok(file)
 }
 
+/// Makes sure that TF-A for the Raspberry Pi 4 is there: its bl31.bin.
+///
+/// # Errors
+/// When it cannot be fetched.
+pub fn ensure_tf_a(ctx: &Ctx) -> Result<PathBuf> {
+    let _lock = lock(ctx)?;
+    Ok(firmware::ensure(ctx, &firmware::TF_A)?.join("raspi4b.bin"))
+}
+
 /// Keeps two of these programs from filling the cache at once; let go when dropped.
 fn lock(ctx: &Ctx) -> Result<File> {
     let path = ctx.cache.join("lock");

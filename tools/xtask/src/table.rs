@@ -9,6 +9,7 @@ pub use damage::Damage;
 
 use crate::qemu::control::Step;
 use crate::qemu::{Between, End, Expect, Machine, Send, Shares, counted};
+use crate::raspi4b;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
 use std::collections::BTreeSet;
@@ -80,6 +81,9 @@ pub struct Row {
     /// Image and bundle are on a disk, where the firmware finds them.
     #[serde(default)]
     from_disk: bool,
+    /// The console is the Raspberry Pi 4's mini-UART.
+    #[serde(default)]
+    mini_uart: bool,
     /// Boots the build that traps FP instructions in EL2.
     #[serde(default)]
     debug_fp: bool,
@@ -173,6 +177,8 @@ pub enum Preload {
 pub enum Firmware {
     /// U-Boot, as Debian builds it for the board.
     UBoot,
+    /// TF-A, as Debian builds it for the Raspberry Pi 4; it stays for PSCI.
+    TfA,
 }
 
 /// One row for each combination of the axes; an axis that is left out is the row's own value.
@@ -344,6 +350,9 @@ impl Row {
             loaders.iter().filter(|set| **set).count() <= 1,
             "one of `preload`, `load_at` and `firmware` loads the image"
         );
+        let machine = self.machine.as_ref().unwrap_or(&defaults.machine);
+        let on_raspi = !self.mini_uart && self.firmware != Some(Firmware::TfA);
+        ensure!(machine == raspi4b::NAME || on_raspi, "`mini_uart` and TF-A are the Raspberry Pi 4's");
         ensure!(!self.from_disk || self.firmware.is_some(), "`from_disk` is for a `firmware`, which reads it");
         if let Some(text) = self.allow.iter().find(|text| !defaults.forbid.contains(text)) {
             bail!("`allow` has `{text}`, which is not forbidden");
@@ -364,11 +373,12 @@ impl Row {
                 damage: self.damage,
             }),
             machine: Machine {
-                machine: self.machine.as_ref().unwrap_or(&defaults.machine).clone(),
+                machine: machine.clone(),
                 cpu: cpu.clone(),
                 smp,
                 memory: self.board_memory.as_ref().unwrap_or(&defaults.board_memory).clone(),
                 load_at: self.load_at.clone(),
+                second: self.mini_uart,
                 append: self.append.clone(),
                 extra: if self.icount { counted(self.turns) } else { Vec::new() },
                 ..Machine::default()

@@ -1,6 +1,7 @@
 //! The machine that QEMU is, as a command.
 
 use super::control::Control;
+use crate::raspi4b;
 use crate::setup::Qemu;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -46,6 +47,10 @@ pub struct Machine {
     pub load_at: Option<String>,
     /// Started in the image's place, by the boot protocol; it jumps to the image, which is put at [`PRELOADED_AT`].
     pub preload: Option<PathBuf>,
+    /// Files that lie in memory, and where, when the CPUs leave reset; where there are any, QEMU starts no image itself.
+    pub loaded: Vec<(PathBuf, u64)>,
+    /// The console is QEMU's second serial line, the control line its first.
+    pub second: bool,
     /// The board's device tree, where QEMU makes none.
     pub dtb: Option<PathBuf>,
     /// The bundle, if any.
@@ -62,16 +67,24 @@ impl Machine {
     /// The command that boots it; `serial` is where the serial line goes (`stdio`, `mon:stdio`).
     pub fn command(&self, qemu: &Qemu, serial: &str) -> Command {
         let mut command = with_parent(qemu.command());
-        command.args(["-M", &self.machine, "-cpu", &self.cpu, "-smp", &self.smp.to_string(), "-m", &self.memory]);
+        // This one has no fewer; its tree says how many there are.
+        let smp = if self.machine == raspi4b::NAME { 4 } else { self.smp };
+        command.args(["-M", &self.machine, "-cpu", &self.cpu, "-smp", &smp.to_string(), "-m", &self.memory]);
         if !self.extra.iter().any(|arg| arg == "-accel") {
-            command.args(["-accel", "tcg,thread=multi"]);
+            // CPUs that nobody starts wait by WFE, which QEMU's threads do not: in one thread they cost next to nothing.
+            let thread = if smp > self.smp { "single" } else { "multi" };
+            command.args(["-accel", &format!("tcg,thread={thread}")]);
         }
         command.args(["-display", "none", "-monitor", "none", "-nic", "none"]);
-        // `mon:` brings its own monitor, which `-monitor none` would not take away.
-        command.args(["-serial", serial]);
-        if let Some(control) = &self.control {
+        let control = self.control.as_ref().map(|control| {
             let socket = format!("socket,id=control,path={},server=on,wait=off", control.socket.display());
-            command.args(["-chardev", &socket, "-serial", "chardev:control"]);
+            command.args(["-chardev", &socket]);
+            "chardev:control"
+        });
+        // `mon:` brings its own monitor, which `-monitor none` would not take away.
+        let lines = if self.second { [control.or(Some("null")), Some(serial)] } else { [Some(serial), control] };
+        for line in lines.into_iter().flatten() {
+            command.args(["-serial", line]);
         }
         let at = |at: &str| format!("loader,file={},addr={at},force-raw=on", self.kernel.display());
         match (&self.preload, &self.load_at) {
@@ -79,9 +92,12 @@ impl Machine {
             (None, Some(place)) => {
                 command.args(["-device", &at(place), "-device", &format!("loader,addr={place},cpu-num=0")])
             }
-            (None, None) if self.firmware.is_some() && self.disk.is_some() => &mut command,
+            (None, None) if self.firmware.is_some() && self.disk.is_some() || !self.loaded.is_empty() => &mut command,
             (None, None) => command.arg("-kernel").arg(&self.kernel),
         };
+        for (file, at) in &self.loaded {
+            command.args(["-device", &format!("loader,file={},addr={at:#x},force-raw=on", file.display())]);
+        }
         if let Some(firmware) = &self.firmware {
             command.arg("-bios").arg(firmware);
         }

@@ -175,6 +175,40 @@ fn a_firmware_gets_the_image_from_qemu_or_from_its_disk() {
     assert!(card.contains("-kernel none") && card.contains("-drive if=sd,format=raw,snapshot=on,file=disk"), "{card}");
 }
 
+#[test]
+fn the_console_may_be_the_second_line() {
+    let (qemu, machine) = fake("");
+    let lines = |machine: &Machine| {
+        let command = machine.command(&qemu, "stdio");
+        let args: Vec<_> = command.get_args().map(|arg| arg.to_string_lossy().into_owned()).collect();
+        let serial = args.windows(2).filter(|pair| pair[0] == "-serial").map(|pair| pair[1].clone());
+        serial.collect::<Vec<_>>()
+    };
+    assert_eq!(lines(&machine), ["stdio"]);
+    let mut machine = Machine { second: true, ..machine };
+    assert_eq!(lines(&machine), ["null", "stdio"]);
+    machine.control = Some(control::Control { socket: "/s".into(), cli: "cli".into() });
+    assert_eq!(lines(&machine), ["chardev:control", "stdio"]);
+    machine.second = false;
+    assert_eq!(lines(&machine), ["stdio", "chardev:control"]);
+}
+
+#[test]
+fn what_lies_in_memory_is_started_by_itself() {
+    let (qemu, machine) = fake("");
+    let loaded = vec![("bl31".into(), 0), ("img".into(), 0x8_0000)];
+    let machine = Machine { machine: "raspi4b".to_owned(), loaded, ..machine };
+    let line = crate::ctx::shown(&machine.command(&qemu, "stdio"));
+    assert!(
+        line.contains("-device loader,file=bl31,addr=0x0,force-raw=on -device loader,file=img,addr=0x80000"),
+        "{line}"
+    );
+    // It has no fewer CPUs than 4.
+    assert!(!line.contains("-kernel") && line.contains("-smp 4") && line.contains("thread=single"), "{line}");
+    let all = Machine { smp: 4, ..machine };
+    assert!(crate::ctx::shown(&all.command(&qemu, "stdio")).contains("thread=multi"));
+}
+
 fn run_fake(name: &str, script: &str, expect: &Expect) -> Outcome {
     let (qemu, machine) = fake(script);
     let log = std::env::temp_dir().join(format!("merus-qemu-test-{}-{name}.log", std::process::id()));

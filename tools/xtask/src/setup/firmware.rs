@@ -24,6 +24,18 @@ pub const U_BOOT: Firmware = Firmware {
     files: &[("usr/lib/u-boot/qemu_arm64/u-boot.bin", "virt.bin"), ("usr/lib/u-boot/rpi_4/u-boot.bin", "raspi4b.bin")],
 };
 
+/// TF-A for the Raspberry Pi 4.
+pub const TF_A: Firmware = Firmware {
+    recipe: Recipe {
+        name: "tf-a",
+        title: "TF-A",
+        number: 1,
+        packages: &[Package::Named("arm-trusted-firmware")],
+        components: MAIN,
+    },
+    files: &[("usr/lib/arm-trusted-firmware/rpi4/bl31.bin", "raspi4b.bin")],
+};
+
 /// Finds or fetches the files: the directory that has them.
 ///
 /// # Errors

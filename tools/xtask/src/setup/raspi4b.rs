@@ -3,9 +3,10 @@
 
 use super::packages::{MAIN, Package, Recipe};
 use crate::ctx::Ctx;
+use crate::raspi4b::set;
 use anyhow::{Context as _, Result, bail};
 use dtoolkit::fdt::Fdt;
-use dtoolkit::model::{DeviceTree, DeviceTreeNode, DeviceTreeProperty};
+use dtoolkit::model::DeviceTree;
 use std::fs;
 use std::path::PathBuf;
 
@@ -78,15 +79,4 @@ fn edit(blob: &[u8]) -> Result<Vec<u8>> {
     let uart = tree.find_node_mut("/soc/serial@7e201000").context("no PL011")?;
     uart.remove_child("bluetooth");
     Ok(tree.to_dtb())
-}
-
-fn set(node: &mut DeviceTreeNode, name: &str, value: &str) -> Result<()> {
-    match node.property_mut(name) {
-        Some(property) => property.set_value(value),
-        None => {
-            let property = DeviceTreeProperty::new(name, value);
-            node.add_property(property.map_err(|error| anyhow::anyhow!("{name}: {error}"))?);
-        }
-    }
-    Ok(())
 }

@@ -103,6 +103,16 @@ fn a_firmware_alone_reads_a_disk() {
 }
 
 #[test]
+fn what_is_the_raspberry_pis_is_for_no_other_board() {
+    for key in ["firmware = 'tf-a'", "mini_uart = true"] {
+        let row = format!("[[row]]\nname = 'x'\nguest = 'linux'\n{key}");
+        assert!(error(&row).contains("row x") && error(&row).contains("Raspberry Pi 4's"));
+        let boot = &parse(&format!("{row}\nmachine = 'raspi4b'\nsmp = 1")).unwrap().boots[0];
+        assert_eq!((boot.machine.second, boot.machine.smp), (key.starts_with("mini"), 1));
+    }
+}
+
+#[test]
 fn placeholders_become_paths() {
     let files = Files { kernel: "/k".into(), initrd: "/i".into(), tests: "/t".into(), text: "/a\"b".into() };
     assert_eq!(files.fill("{kernel} {initrd} {tests} {text} {other}"), "/k /i /t /a\\\"b {other}");

@@ -6,6 +6,7 @@ use crate::ctx::{self, Ctx};
 use crate::qemu::Machine;
 use crate::qemu::control::{self, Control};
 use crate::qemu::{self, Outcome};
+use crate::raspi4b::{self, Shape};
 use crate::setup::{self, Qemu, TargetKind};
 use crate::symbolize::Symbols;
 use crate::table::{Boot, Bundle, Files, Firmware, Preload, Refusal, Table};
@@ -68,9 +69,6 @@ pub fn run(ctx: &Ctx, kind: Option<&TargetKind>, all: bool, tally: &mut Tally) -
     Ok(())
 }
 
-/// QEMU's name of the machine that needs a device tree.
-const RASPI4B: &str = "raspi4b";
-
 fn prepare<'a>(ctx: &'a Ctx, kind: Option<&TargetKind>, boots: &[Boot]) -> Result<Env<'a>> {
     let kind = kind.context("the target is not set up")?;
     let qemu = setup::ensure_qemu(ctx)?;
@@ -80,7 +78,7 @@ fn prepare<'a>(ctx: &'a Ctx, kind: Option<&TargetKind>, boots: &[Boot]) -> Resul
     let debug_fp = boots.iter().any(|boot| boot.debug_fp).then(|| build::debug_fp(ctx, kind)).transpose()?;
     let dirty = boots.iter().any(|boot| boot.preload == Some(Preload::Dirty));
     let dirty = dirty.then(|| build::guest_payload(ctx, kind, "guest-dirty", "guest-dirty")).transpose()?;
-    let raspi4b = boots.iter().any(|boot| boot.machine.machine == RASPI4B);
+    let raspi4b = boots.iter().any(|boot| boot.machine.machine == raspi4b::NAME);
     let raspi4b = raspi4b.then(|| setup::ensure_raspi4b(ctx)).transpose()?;
     let bundles = ctx.merus_dir.join("bundles");
     if bundles.exists() {
@@ -122,8 +120,8 @@ fn boot_one(env: &Env<'_>, boot: &Boot) -> Result<Outcome> {
         None => None,
         Some(Preload::Dirty) => Some(env.dirty.clone().context("the pre-loader was not built")?),
     };
-    if machine.machine == RASPI4B {
-        machine.dtb.clone_from(&env.raspi4b);
+    if let Some(tree) = env.tree(boot) {
+        machine.dtb = Some(raspi4b::write_tree(tree, &shape(boot), &env.dir_of(boot))?);
     }
     machine.initrd = boot.bundle.as_ref().map(|bundle| env.bundle(bundle)).transpose()?;
     if let Some(firmware) = boot.firmware {
@@ -155,6 +153,11 @@ fn boot_one(env: &Env<'_>, boot: &Boot) -> Result<Outcome> {
 fn start_by(env: &Env<'_>, boot: &Boot, firmware: Firmware, machine: &mut Machine) -> Result<()> {
     let disk = env.ctx.merus_dir.join("disks").join(format!("{}.img", boot.name));
     match firmware {
+        Firmware::TfA => {
+            let bl31 = setup::ensure_tf_a(env.ctx)?;
+            let tree = env.tree(boot).context("TF-A is the Raspberry Pi 4's")?;
+            raspi4b::start_by_tf_a(machine, &bl31, tree, shape(boot), &env.dir_of(boot))?;
+        }
         Firmware::UBoot => {
             let u_boot = setup::ensure_u_boot(env.ctx, &machine.machine)?;
             if boot.from_disk {
@@ -162,9 +165,9 @@ fn start_by(env: &Env<'_>, boot: &Boot, firmware: Firmware, machine: &mut Machin
                 uboot::disk(&machine.kernel, machine.initrd.take().as_deref(), append.as_deref())?.write(&disk)?;
                 machine.disk = Some(disk);
             }
-            if machine.machine == RASPI4B {
+            if machine.machine == raspi4b::NAME {
                 // The board's own firmware would load it as it loads any kernel.
-                ensure!(boot.from_disk, "U-Boot on {RASPI4B} has nothing but the disk");
+                ensure!(boot.from_disk, "U-Boot on {} has nothing but the disk", raspi4b::NAME);
                 machine.kernel = u_boot;
             } else {
                 machine.firmware = Some(u_boot);
@@ -172,6 +175,11 @@ fn start_by(env: &Env<'_>, boot: &Boot, firmware: Firmware, machine: &mut Machin
         }
     }
     Ok(())
+}
+
+/// The shape of the Raspberry Pi 4's tree for a row.
+fn shape(boot: &Boot) -> Shape {
+    Shape { cpus: boot.machine.smp, mini_uart: boot.machine.second, handed: None }
 }
 
 fn log_of(env: &Env<'_>, boot: &Boot) -> PathBuf {
@@ -195,6 +203,16 @@ fn verdict(env: &Env<'_>, boot: &Boot, outcome: &Outcome) -> Result<(), String> 
 }
 
 impl Env<'_> {
+    /// The board's tree, where QEMU makes none.
+    fn tree(&self, boot: &Boot) -> Option<&Path> {
+        self.raspi4b.as_deref().filter(|_| boot.machine.machine == raspi4b::NAME)
+    }
+
+    /// Where a row's own files are made.
+    fn dir_of(&self, boot: &Boot) -> PathBuf {
+        self.ctx.merus_dir.join("boards").join(&boot.name)
+    }
+
     /// The image that a row boots, flat and with symbols.
     fn image(&self, boot: &Boot) -> (&Path, &Path) {
         match &self.debug_fp {
