@@ -44,6 +44,7 @@ static EARLY: Early = Early {
     setup: UnsafeCell::new(MmuSetup { tcr: 0, mair: 0, ttbr: 0, sctlr: 0 }),
 };
 
+// SAFETY: `linker.ld` sets the first four and `entry.rs` the last; none is ever read, only its address is taken.
 unsafe extern "C" {
     static __text_end: u8;
     static __rodata_end: u8;
@@ -52,6 +53,8 @@ unsafe extern "C" {
     static boot_stack: u8;
 }
 
+// SAFETY: the kernel binary, the only one that links this room, defines both with these very types (`hypervisor/src/main.rs`), and the
+// same compiler compiles both sides.
 unsafe extern "Rust" {
     /// The kernel binary's start on the first CPU.
     fn merus_main(info: BootInfo, map: Stage1) -> !;

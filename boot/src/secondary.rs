@@ -14,6 +14,7 @@ pub struct SecondaryStart {
     number: u64,
 }
 
+// SAFETY: labels in `entry.rs`; Rust takes their addresses for a CPU to start at, and calls neither.
 unsafe extern "C" {
     fn boot_secondary();
     fn boot_spun();

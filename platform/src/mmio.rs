@@ -35,6 +35,8 @@ mod probe {
         pub syndrome: u64,
     }
 
+    // SAFETY: both are below, take the address in x0, answer in x0 and x1 as `Answer` is returned, and use no stack and no register else;
+    // the exception vectors, where a probe may end, change x2 beside them.
     unsafe extern "C" {
         pub fn platform_probe32(at: u64) -> Answer;
         pub fn platform_probe64(at: u64) -> Answer;

@@ -18,6 +18,8 @@ pub struct FpState {
 
 const _: () = assert!(core::mem::offset_of!(FpState, fpsr) == 512);
 
+// SAFETY: both are below, take the address in x0, and change no register that the compiler has values in: v0-v31 it never uses here,
+// and of the others x1 and x2 alone, which a call may change.
 unsafe extern "C" {
     fn el2_fp_save(to: *mut FpState);
     fn el2_fp_load(from: *const FpState);

@@ -73,6 +73,8 @@ const _: () = assert!(core::mem::offset_of!(GuestFrame, x) == 0);
 const _: () = assert!(core::mem::offset_of!(GuestFrame, pc) == 248);
 const _: () = assert!(core::mem::offset_of!(GuestFrame, pstate) == 256);
 
+// SAFETY: all are below. `el2_enter` takes the frame's address in x0, keeps x19-x30 and sp as a call must, and answers in x0 and x1 as
+// `Left` is returned. The others are tables of vectors, of which Rust takes the addresses only.
 unsafe extern "C" {
     fn el2_enter(frame: *mut GuestFrame) -> Left;
     fn el2_vectors();

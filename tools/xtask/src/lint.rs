@@ -7,11 +7,13 @@
 //! | `lint-clippy-target` | no warning in what runs on AArch64 |
 //! | `lint-arrows` | rooms know only whom `tools/ci/arrows.toml` lets them know |
 //! | `lint-pure` | each pure room is `no_std`, forbids unsafe code and denies what could panic |
+//! | `lint-unsafe` | each unsafe block, implementation and extern block says why it is sound |
 //! | `lint-supply` | licences, sources, bans and duplicates by `deny.toml` |
 //! | `lint-paths` | no tracked file names a directory of somebody's machine |
 //! | `lint-fp` | no FP/SIMD instruction in merus.elf |
 
 mod supply;
+mod unsafety;
 
 use crate::arrows::{self, Rules};
 use crate::build;
@@ -47,12 +49,13 @@ pub struct Env<'a> {
 /// A check: its name, and what runs it under a step.
 type Check = (&'static str, fn(&Env<'_>, &Step) -> Result<()>);
 
-const CHECKS: [Check; 8] = [
+const CHECKS: [Check; 9] = [
     ("lint-fmt", fmt),
     ("lint-clippy-host", clippy_host),
     ("lint-clippy-target", clippy_target),
     ("lint-arrows", check_arrows),
     ("lint-pure", pure_rooms),
+    ("lint-unsafe", check_unsafe),
     ("lint-supply", check_supply),
     ("lint-paths", paths),
     ("lint-fp", fp),
@@ -164,16 +167,32 @@ fn check_supply(env: &Env<'_>, step: &Step) -> Result<()> {
 const OWN_DIRS: [&str; 4] = ["root", "work", "home", "Users"];
 
 fn paths(env: &Env<'_>, _step: &Step) -> Result<()> {
-    let files = ctx::capture(Command::new("git").args(["ls-files", "-z"]).current_dir(&env.ctx.root))?;
     let mut lines = Vec::new();
-    for file in files.split('\0').filter(|file| !file.is_empty()) {
-        // A file that is deleted but not yet committed is listed too; one that is no text is not looked at.
-        let Ok(text) = fs::read_to_string(env.ctx.root.join(file)) else { continue };
+    for (file, text) in tracked(env.ctx, &[])? {
         for (number, line) in text.lines().enumerate() {
             lines.extend(own_dir(line).map(|dir| format!("{file}:{}: names {dir}", number + 1)));
         }
     }
     none_of(lines)
+}
+
+fn check_unsafe(env: &Env<'_>, _step: &Step) -> Result<()> {
+    let mut lines = Vec::new();
+    for (file, text) in tracked(env.ctx, &["*.rs"])? {
+        let found = unsafety::undocumented(&text);
+        lines
+            .extend(found.iter().map(|(line, what)| format!("{file}:{line}: this unsafe {what} has no `// SAFETY: `")));
+    }
+    none_of(lines)
+}
+
+/// The tracked files that match one of `patterns` (all, where there are none), with their text. One that is deleted but not yet
+/// committed is listed by Git too, and one that is no text is not looked at.
+fn tracked(ctx: &Ctx, patterns: &[&str]) -> Result<Vec<(String, String)>> {
+    let mut command = Command::new("git");
+    let files = ctx::capture(command.args(["ls-files", "-z", "--"]).args(patterns).current_dir(&ctx.root))?;
+    let read = |file: &str| Some((file.to_owned(), fs::read_to_string(ctx.root.join(file)).ok()?));
+    Ok(files.split('\0').filter(|file| !file.is_empty()).filter_map(read).collect())
 }
 
 /// The absolute path of somebody's own directory in a line; `usr/root/` and `{}/root/` are none.

@@ -16,6 +16,8 @@ pub const LOOP: u64 = 10_000_000;
 /// `count` events with an argument; the ticks that they took.
 pub type Repeat = extern "C" fn(argument: u64, count: u64) -> u64;
 
+// SAFETY: all are below; each takes its arguments in x0 and x1, answers in x0, and keeps what a call must keep. The safe ones reach no
+// memory but their arguments' atomics and the devices of the platform. The table is never read: its address is taken.
 unsafe extern "C" {
     #[link_name = "bench_empty"]
     safe fn asm_empty(argument: u64, count: u64) -> u64;

@@ -13,6 +13,7 @@ const SPACING: u64 = 40_000;
 const CLUSTER: u64 = 16;
 const TIMER: u32 = 27;
 
+// SAFETY: both are below, take the context in x0, use no stack, and never come back.
 unsafe extern "C" {
     fn bench_sleeper(context: u64) -> !;
     fn bench_spinner(context: u64) -> !;

@@ -39,6 +39,7 @@ static ENTERED: AtomicU64 = AtomicU64::new(0);
 /// CNTKCTL_EL1: EL0 may read the counter; the event stream ends a WFE that nobody else ends, every 2^12 ticks.
 const CNTKCTL: u64 = 3 | 1 << 2 | 11 << 4;
 
+// SAFETY: `guest_main!` defines it, with this type, as a function that is safe to call.
 unsafe extern "C" {
     /// Defined by [`guest_main!`](crate::guest_main).
     safe fn guest_main();

@@ -35,6 +35,7 @@ pub fn root() -> u64 {
     RT_ROOT.0.as_ptr() as u64
 }
 
+// SAFETY: the first two are the linker script's, and the third is below; Rust takes their addresses only.
 unsafe extern "C" {
     static __image_start: u8;
     static __image_end: u8;

@@ -45,6 +45,8 @@ user_return:
     "#
 );
 
+// SAFETY: both are above. `user_enter` takes its arguments in x0 to x2 and keeps, by way of `user_return`, what a call must keep;
+// `user_return` is never called: its address is taken.
 unsafe extern "C" {
     fn user_enter(registers: &[u64; 15], at: u64, spsr: u64);
     fn user_return();

@@ -105,6 +105,7 @@ cache_off_add:
     "#
 );
 
+// SAFETY: it is above, takes its arguments in x0 to x3, and changes no register but those that a call may change.
 unsafe extern "C" {
     fn cache_off_add(data: *const AtomicU64, words: u64, addend: u64, clear: u64);
 }

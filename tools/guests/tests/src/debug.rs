@@ -68,6 +68,8 @@ debug_path:
     "#
 );
 
+// SAFETY: both are above and change no register but those that a call may change. `debug_places` takes nothing; the other one, which has
+// registers of its own to start with, is called from assembly only.
 unsafe extern "C" {
     fn debug_places();
     fn debug_path();

@@ -62,6 +62,8 @@ fp_store:
 #[derive(PartialEq, Eq)]
 struct Registers([u64; 66]);
 
+// SAFETY: both are above, take the registers' address in x0, reach the 66 words there, and change x1, x2 and FP registers, which
+// compiled code does not use.
 unsafe extern "C" {
     fn fp_load(from: &Registers);
     fn fp_store(to: &mut Registers);
