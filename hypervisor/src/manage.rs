@@ -12,8 +12,8 @@ use crate::{line, placing, rows, uploads};
 use alloc::string::String;
 use alloc::vec;
 use config::setting::Setting;
-use config::spec::VmSpec;
-use control::{Channel, Control, Group, Host, Region, Source, Usage, VmNumber};
+use config::spec::{GroupSpec, VmSpec};
+use control::{Channel, Control, Host, Region, Source, Usage, VmNumber};
 use core::sync::atomic::{AtomicU64, Ordering};
 use proto::{Bytes, ConsolePart, LogRow, MAX_CHUNK, MachineRow, Page, PcpuRow, Refusal, StopKind, TraceRow, VcpuRow};
 use vm::StopReason;
@@ -235,7 +235,7 @@ impl Host for Machinery<'_> {
             None => Ok(()),
         }
     }
-    fn group(&mut self, index: usize, group: &Group) -> Result<(), Refusal> {
+    fn group(&mut self, index: usize, group: &GroupSpec) -> Result<(), Refusal> {
         placing::group(Machinery::machine(self), index, group)
     }
     fn group_memory(&self, index: usize) -> u64 {

@@ -13,8 +13,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use config::map;
 use config::setting::Setting;
-use config::spec::{CpuClass, CpuMax, key};
-use control::Group;
+use config::spec::{CpuClass, CpuMax, GroupSpec, key};
 use core::sync::atomic::Ordering;
 use el2::world::GuestState;
 use proto::Refusal;
@@ -298,7 +297,7 @@ fn change_one(machine: &Machine, guest: &Guest, vcpu: u32, class: Class, mask: A
 }
 
 /// Makes a group, or changes one.
-pub fn group(machine: &Machine, index: usize, group: &Group) -> Result<(), Refusal> {
+pub fn group(machine: &Machine, index: usize, group: &GroupSpec) -> Result<(), Refusal> {
     let id = GroupId(index as u16);
     let weight = Weight::new(group.weight).unwrap_or_default();
     let bytes = group.memory_max.unwrap_or(u64::MAX);

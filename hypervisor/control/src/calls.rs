@@ -1,38 +1,36 @@
 //! Calls, and news from the host.
 
 use crate::events::Events;
-use crate::host::{Group, Host, VmNumber};
+use crate::host::{Host, VmNumber};
 use crate::objects::{Object, Objects};
-use crate::registry::{MAX_GROUPS, MAX_VMS, Origin, Record, Registry};
+use crate::registry::{MAX_VMS, Origin, Record, Registry};
+use crate::rows::row;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use config::image::Raw;
 use config::setting::{self, Setting};
-use config::spec::{
-    self, CpuSpec, Fault, GroupSpec, POWER_KEY_FORM, PayloadKind, PayloadRef, PowerKey, SpecError, VmSpec, key,
-};
-use proto::{Answer, Call, EventKind, GroupRow, NewVm, ObjectRow, Page, Payload, Refusal, Reply, SpecFault, Target};
-use proto::{VmRow, VmState};
+use config::spec::{CpuSpec, Fault, POWER_KEY_FORM, PayloadKind, PayloadRef, PowerKey, SpecError, VmSpec, key};
+use proto::{Answer, Call, EventKind, NewVm, Page, Payload, Refusal, Reply, SpecFault, VmState};
 
 /// Management of one machine.
 pub struct Control {
     pub(crate) registry: Registry,
-    objects: Objects,
+    pub(crate) objects: Objects,
     pub(crate) events: Events,
     /// The boot bundle's payloads.
-    boot: Vec<PayloadRef>,
+    pub(crate) boot: Vec<PayloadRef>,
     /// pCPUs of the machine.
     pcpus: u32,
     /// Frames that were no frames, over all channels.
     pub(crate) bad_frames: u64,
 }
 
-fn spec_fault(key: &str, why: impl ToString) -> Refusal {
+pub(crate) fn spec_fault(key: &str, why: impl ToString) -> Refusal {
     Refusal::Spec(SpecFault { key: key.into(), why: why.to_string() })
 }
 
-fn fault(error: SpecError) -> Refusal {
+pub(crate) fn fault(error: SpecError) -> Refusal {
     spec_fault(error.key, error.fault)
 }
 
@@ -140,15 +138,6 @@ impl Control {
         })
     }
 
-    /// Makes one of the boot bundle's groups.
-    pub fn boot_group(&mut self, host: &mut impl Host, spec: GroupSpec) -> Result<(), Refusal> {
-        if let Some(error) = spec.faults().into_iter().next() {
-            return Err(fault(error));
-        }
-        let GroupSpec { name, weight, cpu_max, memory_max } = spec;
-        self.add_group(host, Group { name, weight, cpu_max, memory_max })
-    }
-
     /// Puts the boot bundle's VM into the books, to run at once, and begins to make it. Its group has to be there.
     pub fn boot(&mut self, host: &mut impl Host, spec: VmSpec) -> Result<(), Refusal> {
         self.admit(host, spec, Origin::Boot, Origin::Boot, true)
@@ -193,11 +182,11 @@ impl Control {
 
     // --- The calls. ---
 
-    fn find(&self, vm: &str) -> Result<&Record, Refusal> {
+    pub(crate) fn find(&self, vm: &str) -> Result<&Record, Refusal> {
         self.registry.find(vm).ok_or_else(|| Refusal::NoSuchVm(vm.into()))
     }
 
-    fn find_mut(&mut self, vm: &str) -> Result<&mut Record, Refusal> {
+    pub(crate) fn find_mut(&mut self, vm: &str) -> Result<&mut Record, Refusal> {
         self.registry.find_mut(vm).ok_or_else(|| Refusal::NoSuchVm(vm.into()))
     }
 
@@ -285,7 +274,7 @@ impl Control {
         Ok(())
     }
 
-    fn check_affinity(&self, cpus: Option<&[u32]>) -> Result<(), Refusal> {
+    pub(crate) fn check_affinity(&self, cpus: Option<&[u32]>) -> Result<(), Refusal> {
         match cpus.unwrap_or(&[]).iter().find(|cpu| **cpu >= self.pcpus) {
             Some(cpu) => Err(spec_fault(key::CPU_AFFINITY, Fault::AffinityAbsent { cpu: *cpu, cpus: self.pcpus })),
             None => Ok(()),
@@ -365,97 +354,6 @@ impl Control {
         self.events.add(host.now_ns(), vm, EventKind::Destroyed);
         Ok(Answer::Done)
     }
-
-    fn set(&mut self, host: &mut impl Host, target: &Target, key: &str, value: &str) -> Result<Answer, Refusal> {
-        let setting = Setting::parse(key, value).map_err(|f| spec_fault(key, f))?;
-        match target {
-            Target::Vm(vm) => {
-                let record = self.find(vm)?;
-                let mut spec = record.spec.clone();
-                setting.apply(&mut spec);
-                if let Some(error) = spec.faults().into_iter().next() {
-                    return Err(fault(error));
-                }
-                self.check_affinity(spec.cpu.affinity.as_deref())?;
-                let record = self.find_mut(vm)?;
-                if record.has_memory() {
-                    host.apply(record.number, &setting)?;
-                }
-                record.spec = spec;
-                let kind = EventKind::Set { key: key.into(), value: value.into() };
-                self.events.add(host.now_ns(), vm, kind);
-            }
-            Target::Group(name) => {
-                let index = self.registry.group(name).ok_or_else(|| Refusal::NoSuchGroup(name.clone()))?;
-                let mut group =
-                    self.registry.groups.get(index).cloned().ok_or_else(|| Refusal::NoSuchGroup(name.clone()))?;
-                match setting {
-                    Setting::Weight(weight) => group.weight = weight,
-                    Setting::Max(max) => group.cpu_max = max,
-                    Setting::MemoryMax(max) => group.memory_max = max,
-                    Setting::Affinity(_) | Setting::Class(_) => {
-                        return Err(spec_fault(key, "is a VM's, not a group's; set it for its VMs"));
-                    }
-                }
-                host.group(index, &group)?;
-                if let Some(slot) = self.registry.groups.get_mut(index) {
-                    *slot = group;
-                }
-            }
-        }
-        Ok(Answer::Done)
-    }
-
-    fn make_group(&mut self, host: &mut impl Host, name: &str) -> Result<Answer, Refusal> {
-        spec::check_name(name).map_err(|f| spec_fault(key::GROUP, f))?;
-        if self.registry.group(name).is_some() {
-            return Ok(Answer::Done);
-        }
-        self.add_group(
-            host,
-            Group { name: name.into(), weight: spec::DEFAULT_WEIGHT, cpu_max: None, memory_max: None },
-        )?;
-        Ok(Answer::Done)
-    }
-
-    fn add_group(&mut self, host: &mut impl Host, group: Group) -> Result<(), Refusal> {
-        if self.registry.groups.len() >= MAX_GROUPS {
-            return Err(Refusal::Limit { what: "groups".into(), most: MAX_GROUPS as u64 });
-        }
-        host.group(self.registry.groups.len(), &group)?;
-        self.registry.groups.push(group);
-        Ok(())
-    }
-
-    fn group_row(&self, host: &impl Host, index: usize, group: &Group) -> GroupRow {
-        GroupRow {
-            name: group.name.clone(),
-            weight: group.weight,
-            cpu_max: group.cpu_max.map(|max| (max.quota_us, max.period_us)),
-            memory_max: group.memory_max,
-            memory_used: host.group_memory(index),
-            vms: self.registry.iter().filter(|r| r.spec.group.as_deref() == Some(&group.name)).count() as u32,
-        }
-    }
-
-    fn object_rows(&self) -> impl Iterator<Item = ObjectRow> {
-        let users = |p: &PayloadRef| {
-            let by = |r: &&Record| {
-                (r.kernel == Origin::Boot && r.spec.kernel.image == p.image)
-                    || (r.initrd == Origin::Boot && r.spec.initrd.as_ref().is_some_and(|i| i.image == p.image))
-            };
-            self.registry.iter().filter(by).count() as u32
-        };
-        let boot = self.boot.iter().map(move |p| ObjectRow {
-            name: p.name.clone(),
-            hash: p.sha256.map(proto::Hash),
-            size: p.size,
-            there: p.size,
-            boot: true,
-            users: users(p),
-        });
-        boot.chain(self.objects.iter().map(|o| o.row(self.registry.users(&o.hash))))
-    }
 }
 
 fn uses(record: &Record, hash: &proto::Hash) -> bool {
@@ -471,29 +369,5 @@ fn reference(object: &Object, kind: PayloadKind) -> PayloadRef {
         size: object.size,
         crc32: object.crc32,
         sha256: Some(object.hash.0),
-    }
-}
-
-fn row(host: &impl Host, record: &Record) -> VmRow {
-    let usage = host.usage(record.number);
-    let spec = &record.spec;
-    VmRow {
-        name: spec.name.clone(),
-        number: record.number.0,
-        group: spec.group.clone(),
-        state: record.state,
-        vcpus: spec.vcpus,
-        memory: spec.memory,
-        memory_used: usage.memory,
-        memory_max: spec.memory_max,
-        weight: spec.cpu.weight,
-        cpu_max: spec.cpu.max.map(|max| (max.quota_us, max.period_us)),
-        class: spec.cpu.class.to_string(),
-        ran_ns: usage.ran_ns,
-        waited_ns: usage.waited_ns,
-        throttled_ns: usage.throttled_ns,
-        exits: usage.exits,
-        resets: record.resets,
-        console: usage.console,
     }
 }

@@ -1,8 +1,7 @@
 //! What management wants of the machine.
 
-use alloc::string::String;
 use config::setting::Setting;
-use config::spec::{CpuMax, VmSpec};
+use config::spec::{GroupSpec, VmSpec};
 use proto::{ConsolePart, LogRow, MachineRow, Page, PcpuRow, Refusal, TraceRow, VcpuRow};
 
 /// A VM's number: its place in the books, free again when it is destroyed.
@@ -37,19 +36,6 @@ pub struct Usage {
     pub exits: u64,
     /// Bytes written to its console.
     pub console: u64,
-}
-
-/// VMs that share a weight and limits.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Group {
-    /// Its name.
-    pub name: String,
-    /// `cpu.weight`.
-    pub weight: u32,
-    /// `cpu.max`.
-    pub cpu_max: Option<CpuMax>,
-    /// `memory.max`.
-    pub memory_max: Option<u64>,
 }
 
 /// The machine. A call that is refused has changed nothing.
@@ -94,7 +80,7 @@ pub trait Host {
     /// Changes a setting of a VM that has memory.
     fn apply(&mut self, vm: VmNumber, setting: &Setting) -> Result<(), Refusal>;
     /// A group was made or changed: `index` is its place.
-    fn group(&mut self, index: usize, group: &Group) -> Result<(), Refusal>;
+    fn group(&mut self, index: usize, group: &GroupSpec) -> Result<(), Refusal>;
     /// Bytes that are charged to a group.
     fn group_memory(&self, index: usize) -> u64;
     /// What a VM has used.

@@ -54,6 +54,8 @@ mod host;
 mod news;
 mod objects;
 mod registry;
+mod rows;
+mod settings;
 pub mod shell;
 #[cfg(test)]
 mod tests;
@@ -61,6 +63,6 @@ mod tests;
 pub use calls::Control;
 pub use channel::Channel;
 pub use events::EVENTS;
-pub use host::{Group, Host, Region, Source, Usage, VmNumber};
+pub use host::{Host, Region, Source, Usage, VmNumber};
 pub use objects::MAX_OBJECTS;
 pub use registry::{MAX_GROUPS, MAX_VMS};

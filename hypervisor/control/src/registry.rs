@@ -1,9 +1,9 @@
 //! The books: which VMs there are, and where each is in its life.
 
-use crate::host::{Group, Source, VmNumber};
+use crate::host::{Source, VmNumber};
 use alloc::string::String;
 use alloc::vec::Vec;
-use config::spec::VmSpec;
+use config::spec::{GroupSpec, VmSpec};
 use proto::{Hash, StopKind, VmState};
 
 /// The most VMs, running or not.
@@ -54,7 +54,7 @@ pub struct Record {
 pub struct Registry {
     /// In the order of their names.
     vms: Vec<Record>,
-    pub groups: Vec<Group>,
+    pub groups: Vec<GroupSpec>,
 }
 
 impl Registry {

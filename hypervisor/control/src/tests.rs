@@ -9,7 +9,7 @@ use alloc::vec;
 use alloc::vec::Vec;
 use config::image::Raw;
 use config::setting::Setting;
-use config::spec::{PayloadKind, PayloadRef, VmSpec};
+use config::spec::{GroupSpec, PayloadKind, PayloadRef, VmSpec};
 use proptest::prelude::*;
 use proto::*;
 use sha2::{Digest, Sha256};
@@ -116,7 +116,7 @@ impl Host for Fake {
         self.told.push(format!("set {} {setting:?}", vm.0));
         Ok(())
     }
-    fn group(&mut self, index: usize, group: &Group) -> Result<(), Refusal> {
+    fn group(&mut self, index: usize, group: &GroupSpec) -> Result<(), Refusal> {
         self.told.push(format!("group {index} {} {}", group.name, group.weight));
         Ok(())
     }

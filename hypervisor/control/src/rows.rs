@@ -1,0 +1,64 @@
+//! The rows of what is listed.
+
+use crate::registry::{Origin, Record};
+use crate::{Control, Host};
+use alloc::string::ToString;
+use config::spec::{GroupSpec, PayloadRef};
+use proto::{GroupRow, ObjectRow, VmRow};
+
+impl Control {
+    pub(crate) fn group_row(&self, host: &impl Host, index: usize, group: &GroupSpec) -> GroupRow {
+        GroupRow {
+            name: group.name.clone(),
+            weight: group.weight,
+            cpu_max: group.cpu_max.map(|max| (max.quota_us, max.period_us)),
+            memory_max: group.memory_max,
+            memory_used: host.group_memory(index),
+            vms: self.registry.iter().filter(|r| r.spec.group.as_deref() == Some(&group.name)).count() as u32,
+        }
+    }
+
+    pub(crate) fn object_rows(&self) -> impl Iterator<Item = ObjectRow> {
+        let users = |p: &PayloadRef| {
+            let by = |r: &&Record| {
+                (r.kernel == Origin::Boot && r.spec.kernel.image == p.image)
+                    || (r.initrd == Origin::Boot && r.spec.initrd.as_ref().is_some_and(|i| i.image == p.image))
+            };
+            self.registry.iter().filter(by).count() as u32
+        };
+        let boot = self.boot.iter().map(move |p| ObjectRow {
+            name: p.name.clone(),
+            hash: p.sha256.map(proto::Hash),
+            size: p.size,
+            there: p.size,
+            boot: true,
+            users: users(p),
+        });
+        boot.chain(self.objects.iter().map(|o| o.row(self.registry.users(&o.hash))))
+    }
+}
+
+/// A VM's.
+pub(crate) fn row(host: &impl Host, record: &Record) -> VmRow {
+    let usage = host.usage(record.number);
+    let spec = &record.spec;
+    VmRow {
+        name: spec.name.clone(),
+        number: record.number.0,
+        group: spec.group.clone(),
+        state: record.state,
+        vcpus: spec.vcpus,
+        memory: spec.memory,
+        memory_used: usage.memory,
+        memory_max: spec.memory_max,
+        weight: spec.cpu.weight,
+        cpu_max: spec.cpu.max.map(|max| (max.quota_us, max.period_us)),
+        class: spec.cpu.class.to_string(),
+        ran_ns: usage.ran_ns,
+        waited_ns: usage.waited_ns,
+        throttled_ns: usage.throttled_ns,
+        exits: usage.exits,
+        resets: record.resets,
+        console: usage.console,
+    }
+}
