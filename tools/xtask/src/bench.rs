@@ -8,7 +8,7 @@ mod baseline;
 mod image;
 mod many;
 mod rows;
-mod runs;
+pub mod runs;
 mod trace;
 
 use crate::build;
@@ -17,7 +17,7 @@ use crate::setup::{self, TargetKind};
 use anyhow::{Context as _, Result, bail, ensure};
 use baseline::Baseline;
 use rows::{ROWS, Row};
-use runs::Measured;
+use runs::{Board, Measured};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs;
@@ -38,6 +38,9 @@ pub struct Args {
     /// Make what was measured the baseline, and the tables of the document where all rows were
     #[arg(long, conflicts_with = "check")]
     pub accept: bool,
+    /// On a machine with a GICv2, held against tools/ci/gicv2-baseline.toml
+    #[arg(long)]
+    pub gicv2: bool,
     /// Print where the instructions of the traced exits go: functions, and each instruction with its line
     #[arg(long)]
     pub profile: bool,
@@ -50,7 +53,9 @@ pub struct Args {
 /// # Errors
 /// Those of set-up and build; a run that went wrong; with `--check` what grew.
 pub fn main(ctx: &Ctx, args: Args) -> Result<()> {
+    let board = if args.gicv2 { Board::GicV2 } else { Board::GicV3 };
     for name in &args.rows {
+        ensure!(board.has(name), "the row `{name}` is measured on a GICv3 only");
         if !ROWS.iter().any(|row| row.name == name) {
             let names: Vec<_> = ROWS.iter().map(|row| row.name).collect();
             bail!("there is no row `{name}`; there are: {}", names.join(" "));
@@ -58,7 +63,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<()> {
     }
     let kind = setup::ensure_target(ctx)?;
     let step = Step::start("measuring");
-    let measured = measure(ctx, &kind, &step, &args.rows)?;
+    let measured = measure(ctx, &kind, &step, board, &args.rows)?;
     step.done("counted in executed instructions");
     println!("{}", table(&measured));
     if !measured.kinds.is_empty() {
@@ -71,7 +76,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<()> {
         let text = serde_json::to_string_pretty(&json(&measured))? + "\n";
         fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    let path = Baseline::path(&ctx.root);
+    let path = Baseline::path(&ctx.root, board);
     if args.accept {
         let mut baseline = if path.exists() { Baseline::read(&path)? } else { Baseline::default() };
         baseline.accept(&measured);
@@ -80,8 +85,9 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<()> {
         if args.rows.is_empty() {
             let path = ctx.root.join(DOCUMENT);
             let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-            let text = documented(&text, "rows", &table(&measured))?;
-            ctx::write_if_changed(&path, documented(&text, "exit paths", &paths(&measured))?.as_bytes())?;
+            let mark = |what: &str| format!("{}{what}", board.prefix());
+            let text = documented(&text, &mark("rows"), &table(&measured))?;
+            ctx::write_if_changed(&path, documented(&text, &mark("exit paths"), &paths(&measured))?.as_bytes())?;
             eprintln!("xtask: wrote {}", path.display());
         }
     }
@@ -92,13 +98,13 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<()> {
     Ok(())
 }
 
-/// The named check of `cargo xtask test`: everything measured and held against the baseline.
+/// The named checks of `cargo xtask test`: everything measured and held against a board's baseline.
 ///
 /// # Errors
 /// As [`main`] with `--check`.
-pub fn check(ctx: &Ctx, kind: &TargetKind, step: &Step) -> Result<()> {
-    let measured = measure(ctx, kind, step, &[])?;
-    judge(&Baseline::read(&Baseline::path(&ctx.root))?, &measured)
+pub fn check(ctx: &Ctx, kind: &TargetKind, step: &Step, board: Board) -> Result<()> {
+    let measured = measure(ctx, kind, step, board, &[])?;
+    judge(&Baseline::read(&Baseline::path(&ctx.root, board))?, &measured)
 }
 
 fn judge(baseline: &Baseline, measured: &Measured) -> Result<()> {
@@ -112,12 +118,12 @@ fn judge(baseline: &Baseline, measured: &Measured) -> Result<()> {
     Ok(())
 }
 
-fn measure(ctx: &Ctx, kind: &TargetKind, step: &Step, wanted: &[String]) -> Result<Measured> {
+fn measure(ctx: &Ctx, kind: &TargetKind, step: &Step, board: Board, wanted: &[String]) -> Result<Measured> {
     let qemu = setup::ensure_qemu(ctx)?;
     let guest = setup::ensure_guest(ctx)?;
     let built = build::build(ctx, kind)?;
     let payload = build::guest_payload(ctx, kind, "guest-bench", "guest-bench")?;
-    let env = runs::Env { ctx, qemu, guest, built, payload };
+    let env = runs::Env { ctx, qemu, guest, built, payload, board };
     runs::all(&env, step, &|row| wanted.is_empty() || wanted.iter().any(|name| name == row))
 }
 

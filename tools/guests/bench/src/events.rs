@@ -1,6 +1,6 @@
 //! The events, in assembly: what is measured is what is written here, whatever the compiler does around it.
 //!
-//! The handler's first instruction reads the counter into x16; the code that waits for it keeps nothing in x16 and x17 while
+//! The handler's first instruction reads the counter into x16; the code that waits for it keeps nothing in x15 to x17 while
 //! interrupts are unmasked. What a measurement costs by itself is taken off: by the caller, with [`empty`], where events are
 //! repeated; here, one instruction for the first read of the counter, where an event ends in the handler.
 //!
@@ -8,7 +8,8 @@
 
 use core::arch::global_asm;
 use core::sync::atomic::AtomicU64;
-use guest_rt::{msr, println, psci, sysreg};
+use guest_rt::mmio::{GICC, GICD};
+use guest_rt::{gicv2, msr, println, psci, sysreg};
 
 /// Rounds of [`spin`] in the row `loop`, two instructions each.
 pub const LOOP: u64 = 10_000_000;
@@ -37,11 +38,16 @@ unsafe extern "C" {
     safe fn asm_receive(ready: &AtomicU64) -> u64;
     #[link_name = "bench_send"]
     safe fn asm_send(sgi1r: u64, answer: &AtomicU64) -> u64;
+    #[link_name = "bench_sgi_gicv2"]
+    safe fn asm_sgi_gicv2(sgir: u64) -> u64;
+    #[link_name = "bench_send_gicv2"]
+    safe fn asm_send_gicv2(sgir: u64, answer: &AtomicU64) -> u64;
     #[link_name = "bench_spin"]
     safe fn asm_spin(rounds: u64) -> u64;
     #[link_name = "bench_gap"]
     safe fn asm_gap(least: u64, ticks: u64) -> u64;
     static bench_vectors: u8;
+    static bench_vectors_gicv2: u8;
 }
 
 macro_rules! repeated {
@@ -63,9 +69,9 @@ repeated! {
     idreg asm_idreg;
 }
 
-/// Writes ICC_SGI1R_EL1 with an SGI to this CPU; ticks to the handler.
-pub fn sgi(sgi1r: u64) -> u64 {
-    asm_sgi(sgi1r)
+/// Writes ICC_SGI1R_EL1, or GICD_SGIR of a GICv2, with an SGI to this CPU; ticks to the handler.
+pub fn sgi(value: u64) -> u64 {
+    if gicv2::is_here() { asm_sgi_gicv2(value) } else { asm_sgi(value) }
 }
 
 /// Sets the virtual timer `ticks` ahead and spins; ticks from the deadline to the handler.
@@ -88,9 +94,9 @@ pub fn receive(ready: &AtomicU64) -> u64 {
     asm_receive(ready)
 }
 
-/// Writes ICC_SGI1R_EL1 and waits until `answer` is the counter in the other's handler; ticks to there.
-pub fn send(sgi1r: u64, answer: &AtomicU64) -> u64 {
-    asm_send(sgi1r, answer)
+/// Writes ICC_SGI1R_EL1, or GICD_SGIR of a GICv2, and waits until `answer` is the counter in the other's handler; ticks to there.
+pub fn send(value: u64, answer: &AtomicU64) -> u64 {
+    if gicv2::is_here() { asm_send_gicv2(value, answer) } else { asm_send(value, answer) }
 }
 
 /// Loops; the ticks that it took.
@@ -105,7 +111,8 @@ pub fn gap(least: u64, ticks: u64) -> u64 {
 
 /// Makes this CPU's exceptions come to the vectors below.
 pub fn init() {
-    msr!("VBAR_EL1", &raw const bench_vectors as u64);
+    let vectors = if gicv2::is_here() { &raw const bench_vectors_gicv2 } else { &raw const bench_vectors };
+    msr!("VBAR_EL1", vectors as u64);
     sysreg::isb();
 }
 
@@ -119,10 +126,11 @@ extern "C" fn bench_unexpected(esr: u64, elr: u64, far: u64) -> ! {
 global_asm!(
     r#"
     .section .text.bench, "ax"
-    // A page: the vectors, the events, and at its very end the one whose place matters.
-    .balign 4096
-    .global bench_vectors
-bench_vectors:
+    // Vectors with a handler of interrupts that ends them: where x16 and x17 are free, and x15.
+    .macro  VECTORS name, acknowledge:vararg
+    .balign 2048
+    .global \name
+\name:
     .irp    kind, 0, 1, 2, 3, 4
     .balign 128
     b       bench_stray
@@ -130,15 +138,66 @@ bench_vectors:
     .balign 128                     // IRQ from the current level
     mrs     x16, CNTVCT_EL0
     msr     CNTV_CTL_EL0, xzr
-    mrs     x17, ICC_IAR1_EL1
-    isb
-    msr     ICC_EOIR1_EL1, x17
-    isb
+    \acknowledge
     eret
     .irp    kind, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15
     .balign 128
     b       bench_stray
     .endr
+    .endm
+    .macro  END_GICV3
+    mrs     x17, ICC_IAR1_EL1
+    isb
+    msr     ICC_EOIR1_EL1, x17
+    isb
+    .endm
+    .macro  END_GICV2
+    ldr     x15, ={gicc}
+    ldr     w17, [x15, #0xc]        // GICC_IAR
+    isb
+    str     w17, [x15, #0x10]       // GICC_EOIR
+    dsb     sy
+    .endm
+
+    .balign 4096
+    VECTORS bench_vectors_gicv2, END_GICV2
+    .ltorg
+    // (x0 GICD_SGIR) -> x0 ticks
+    .global bench_sgi_gicv2, bench_at_sgi_gicv2
+bench_sgi_gicv2:
+    ldr     x10, ={gicd} + 0xf00
+    mov     x16, #0
+    msr     daifclr, #2
+    isb
+    mrs     x9, CNTVCT_EL0
+bench_at_sgi_gicv2:
+    str     w0, [x10]
+1:  cbz     x16, 1b
+    msr     daifset, #2
+    sub     x0, x16, x9
+    sub     x0, x0, #1
+    ret
+
+    // (x0 GICD_SGIR, x1 answer) -> x0 ticks
+    .global bench_send_gicv2
+bench_send_gicv2:
+    ldr     x11, ={gicd} + 0xf00
+    dsb     ish
+    isb
+    mrs     x9, CNTVCT_EL0
+    str     w0, [x11]
+    // As in bench_send.
+1:  yield
+    ldar    x10, [x1]
+    cbz     x10, 1b
+    sub     x0, x10, x9
+    sub     x0, x0, #1
+    ret
+    .ltorg
+
+    // A page: the vectors, the events, and at its very end the one whose place matters.
+    .balign 4096
+    VECTORS bench_vectors, END_GICV3
 bench_stray:
     mrs     x0, ESR_EL1
     mrs     x1, ELR_EL1
@@ -292,6 +351,11 @@ bench_gap:
     .org    bench_vectors + 4096 - (bench_at_idreg - bench_idreg) - 4
     REPEATED idreg, mrs x1, ID_AA64PFR0_EL1
     .purgem REPEATED
+    .purgem VECTORS
+    .purgem END_GICV2
+    .purgem END_GICV3
     "#,
+    gicc = const GICC,
+    gicd = const GICD,
     psci_version = const psci::VERSION,
 );

@@ -11,7 +11,7 @@
 //! |---|---|
 //! | `start` | the physical counter at the payload's first instruction |
 //! | `hypercall`, `mmio`, `idreg` | PSCI_VERSION by HVC; a load from GICD_TYPER; a read of ID_AA64PFR0_EL1 |
-//! | `sgi` | from the write of ICC_SGI1R_EL1 to the handler's first instruction |
+//! | `sgi` | from the write of ICC_SGI1R_EL1, or GICD_SGIR of a GICv2, to the handler's first instruction |
 //! | `timer`, `wfi` | from the virtual timer's deadline to the handler, spinning and in WFI |
 //! | `wfi-blocked` | as `wfi`, with a second CPU on that sleeps: more CPUs than Merus has |
 //! | `wfi-away` | as `wfi-blocked`, but the second CPU runs for a moment while the first one sleeps |
@@ -35,7 +35,7 @@ mod sleepers;
 use core::sync::atomic::{AtomicU64, Ordering};
 use events::{LOOP, after};
 use guest_rt::mmio::{self, GICD, UART};
-use guest_rt::{cpu, fdt, gic, println};
+use guest_rt::{cpu, fdt, gic, gicv2, println};
 use report::Samples;
 
 /// Events of a row, and those that go before it to warm everything up.
@@ -130,12 +130,15 @@ fn each(row: &str, mut event: impl FnMut() -> u64) {
     samples.print(row, samples.sum());
 }
 
-/// ICC_SGI1R_EL1 for an SGI to this CPU.
+/// ICC_SGI1R_EL1, or GICD_SGIR of a GICv2, for an SGI to this CPU.
 fn own_sgi() -> u64 {
     sgi_to(cpu::index())
 }
 
 fn sgi_to(cpu: usize) -> u64 {
+    if gicv2::is_here() {
+        return 1 << (16 + cpu) | u64::from(SGI);
+    }
     // All CPUs that a row uses are in the first cluster.
     1 << (cpu::mpidr(cpu) & 15) | u64::from(SGI) << 24
 }

@@ -132,7 +132,8 @@ fn reset_word(base: u64, word: u64) {
     write32(base + ICENABLER + 4 * word, !0);
     write32(base + ICPENDR + 4 * word, !0);
     write32(base + ICACTIVER + 4 * word, !0);
-    write32(base + IGROUPR + 4 * word, !0);
+    // A GICv2 that has groups though it has no Security Extensions signals group 0 as IRQs.
+    write32(base + IGROUPR + 4 * word, if gicv2::is_here() { 0 } else { !0 });
     for n in 0..8 {
         write32(base + IPRIORITYR + 32 * word + 4 * n, u32::from_ne_bytes([PRIORITY; 4]));
     }

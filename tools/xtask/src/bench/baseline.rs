@@ -1,7 +1,7 @@
-//! `tools/ci/baseline.toml`: what each row costs, committed, so that growth is a decision.
+//! `tools/ci/baseline.toml`, and `gicv2-baseline.toml` beside it: what each row costs, committed, so that growth is a decision.
 
 use super::rows::{ROWS, Unit};
-use super::runs::Measured;
+use super::runs::{Board, Measured};
 use anyhow::{Context as _, Result};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -31,9 +31,9 @@ pub struct Baseline {
 const KINDS: [&str; 4] = ["mrs", "msr", "isb", "dsb"];
 
 impl Baseline {
-    /// Where it is.
-    pub fn path(root: &Path) -> PathBuf {
-        root.join("tools/ci/baseline.toml")
+    /// Where a board's is.
+    pub fn path(root: &Path, board: Board) -> PathBuf {
+        root.join(format!("tools/ci/{}baseline.toml", board.prefix()))
     }
 
     /// Reads it.
@@ -132,7 +132,7 @@ impl Baseline {
         let mut text = String::from(
             "# What each row of `cargo xtask bench` costs. `cargo xtask test` fails where one is more than 3 % over its figure here,\n\
              # or over the bound it kept; what an exit executes of mrs, msr, isb and dsb may not grow at all.\n\
-             # `cargo xtask bench --accept` writes this file. A commit that raises a figure says why.\n",
+             # `cargo xtask bench --accept` (`--gicv2` for that board's) writes this file. A commit that raises a figure says why.\n",
         );
         let figure = |text: &mut String, name: &str, figure: f64| {
             let _ = writeln!(text, "{name} = {}", super::rows::plain(figure));

@@ -25,6 +25,11 @@ const ROUNDS: u32 = 100;
 /// What a VM prints that sleeps from then on.
 const ASLEEP: &str = "bench: asleep";
 
+/// Whether a row has many vCPUs on one pCPU, or one beside whom others sleep.
+pub fn is_crowd(row: &str) -> bool {
+    CROWDS.iter().chain(BUSY).any(|(name, _)| *name == row)
+}
+
 /// Measures the wanted ones.
 ///
 /// # Errors

@@ -32,6 +32,40 @@ pub struct Env<'a> {
     pub built: Built,
     /// The payload's flat image; its ELF file is beside it.
     pub payload: PathBuf,
+    /// What the machines have.
+    pub board: Board,
+}
+
+/// What all machines of the rows have: a table and a baseline each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Board {
+    /// GICv3.
+    GicV3,
+    /// GICv2.
+    GicV2,
+}
+
+impl Board {
+    /// In QEMU's words.
+    fn shape(self) -> &'static str {
+        match self {
+            Self::GicV3 => "gic-version=3",
+            Self::GicV2 => "gic-version=2",
+        }
+    }
+
+    /// What is put before the names of its documents and logs.
+    pub fn prefix(self) -> &'static str {
+        match self {
+            Self::GicV3 => "",
+            Self::GicV2 => "gicv2-",
+        }
+    }
+
+    /// Whether a row is measured there: the crowds use a GICv3's redistributors, and what they show is the scheduler's.
+    pub fn has(self, row: &str) -> bool {
+        self == Self::GicV3 || !many::is_crowd(row)
+    }
 }
 
 /// One row's numbers in one machine.
@@ -167,6 +201,7 @@ const SHARED: &[(&str, &str)] = &[
 /// A machine that did not do what it should; its log is named.
 pub fn all(env: &Env<'_>, step: &Step, wanted: &dyn Fn(&str) -> bool) -> Result<Measured> {
     let mut measured = Measured::default();
+    let wanted = &|row: &str| wanted(row) && env.board.has(row);
     ROWS.iter().map(|row| row.name).filter(|name| wanted(name)).for_each(|name| measured.select(name));
     // The memory rows come from what Merus says in two of the runs; Debian's start needs the payload's.
     let memory = wanted("vm");
@@ -202,7 +237,10 @@ fn payload(env: &Env<'_>, run: &Run, rows: &[&(&'static str, &'static str)], mea
     let names: Vec<_> = rows.iter().map(|(row, _)| *row).collect();
     let cmdline = format!("bench={}", names.join(","));
     let machine = if run.bare {
-        Machine { append: Some(cmdline), ..machine("virt,gic-version=3", run.smp, &env.payload, None) }
+        Machine {
+            append: Some(cmdline),
+            ..machine(&format!("virt,{}", env.board.shape()), run.smp, &env.payload, None)
+        }
     } else {
         let bundle = pack(env, run.name, &cmdline, "128M", run.vcpus, run.load)?;
         Machine { append: run.traced.then(|| "merus.trace=on".to_owned()), ..merus(env, run.smp, bundle) }
@@ -306,7 +344,7 @@ fn machine(shape: &str, smp: u32, kernel: &Path, initrd: Option<PathBuf>) -> Mac
 
 /// Merus with a bundle.
 pub fn merus(env: &Env<'_>, smp: u32, bundle: PathBuf) -> Machine {
-    machine("virt,virtualization=on,gic-version=3", smp, &env.built.img, Some(bundle))
+    machine(&format!("virt,virtualization=on,{}", env.board.shape()), smp, &env.built.img, Some(bundle))
 }
 
 /// A bundle with the payload, and with a second VM where `load` vCPUs of it are asked for.
@@ -359,7 +397,7 @@ pub fn converse(
         end,
         timeout: TIMEOUT,
     };
-    let log = env.ctx.merus_dir.join("logs").join(format!("bench-{name}.log"));
+    let log = env.ctx.merus_dir.join("logs").join(format!("bench-{}{name}.log", env.board.prefix()));
     let mut lines = Vec::new();
     let outcome = qemu::run(&env.qemu, machine, &expect, &log, |line| lines.push(line.to_owned()))?;
     if let Err(why) = outcome.result {

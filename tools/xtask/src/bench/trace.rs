@@ -29,6 +29,8 @@ const REGIMES_EL1: [u32; 3] = [0, 2, 4];
 const REGIMES_EL2: [u32; 3] = [3, 5, 6];
 /// What names the instructions at which the payload leaves.
 const LABEL: &str = "bench_at_";
+/// What follows a label's name where the same event is another instruction on a GICv2.
+const OF_GICV2: &str = "_gicv2";
 
 /// One exit: offsets in Merus' image of the instructions between two of the guest.
 pub type Exit = Vec<u64>;
@@ -96,7 +98,8 @@ pub struct Cutter {
 impl Cutter {
     /// One that knows where the labels are, as offsets in the payload.
     pub fn new(labels: impl IntoIterator<Item = (String, u64)>) -> Self {
-        let labels = labels.into_iter().map(|(name, at)| (at, name)).collect();
+        let event = |name: String| name.strip_suffix(OF_GICV2).map(str::to_owned).unwrap_or(name);
+        let labels = labels.into_iter().map(|(name, at)| (at, event(name))).collect();
         Self { labels, base: None, pending: None, from: None, exit: Vec::new(), exits: HashMap::new() }
     }
 
