@@ -18,6 +18,7 @@ mod qemu;
 mod raspi4b;
 mod run;
 mod setup;
+mod shapes;
 mod symbolize;
 mod table;
 mod test;

@@ -12,6 +12,7 @@ use crate::setup::{self, Guest, Qemu};
 use crate::symbolize::Symbols;
 use crate::table::{self, Files};
 use anyhow::{Context as _, Result, bail};
+use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -114,7 +115,13 @@ fn bundle_of(ctx: &Ctx, args: &Args, built: &Built, guest: Guest, scripted: bool
         return bundle::demo(ctx, built, &guest, &script);
     }
     let cmdline = format!("console=ttyAMA0 {script}");
-    let files = Files { kernel: guest.kernel, initrd: guest.initrd, tests: PathBuf::new(), text: PathBuf::new() };
+    let files = Files {
+        kernel: guest.kernel,
+        initrd: guest.initrd,
+        tests: PathBuf::new(),
+        text: PathBuf::new(),
+        shapes: BTreeMap::new(),
+    };
     let manifest = files.fill(&table::linux(cmdline.trim_end(), &args.memory, args.vcpus));
     ctx::write_if_changed(&dir.join("merus.toml"), manifest.as_bytes())?;
     bundle::pack(ctx, built, &dir)

@@ -131,6 +131,15 @@ pub fn ensure_guest(ctx: &Ctx) -> Result<Guest> {
     guest::ensure(ctx)
 }
 
+/// Makes sure that a kernel for pages of 16 KiB is there.
+///
+/// # Errors
+/// When it cannot be fetched.
+pub fn ensure_kernel_16k(ctx: &Ctx) -> Result<PathBuf> {
+    let _lock = lock(ctx)?;
+    guest::kernel_16k(ctx)
+}
+
 /// Makes sure that the device tree of the Raspberry Pi 4 is there.
 ///
 /// # Errors

@@ -12,7 +12,7 @@ use crate::qemu::{Between, End, Expect, Machine, Send, Shares, counted};
 use crate::raspi4b;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -473,6 +473,19 @@ pub struct Files {
     pub tests: PathBuf,
     /// `{text}`: a file that is neither kernel nor archive.
     pub text: PathBuf,
+    /// Those of [`crate::shapes`], as far as rows name them.
+    pub shapes: BTreeMap<&'static str, PathBuf>,
+}
+
+impl Boot {
+    /// Whether it names the file `{name}`, in its manifest, at its console or in a command.
+    pub fn names(&self, name: &str) -> bool {
+        let place = format!("{{{name}}}");
+        let manifest = self.bundle.as_ref().map(|bundle| &bundle.manifest);
+        let control = self.expect.control.iter().map(|step| &step.run);
+        let typed = self.expect.script.iter().map(|send| &send.text);
+        manifest.into_iter().chain(control).chain(typed).any(|text| text.contains(&place))
+    }
 }
 
 impl Files {
@@ -481,7 +494,8 @@ impl Files {
         let place = |text: String, name: &str, path: &Path| text.replace(name, &path.display().to_string());
         let text = place(text.to_owned(), "{kernel}", &self.kernel);
         let text = place(text, "{initrd}", &self.initrd);
-        place(text, "{tests}", &self.tests)
+        let text = place(text, "{tests}", &self.tests);
+        self.shapes.iter().fold(text, |text, (name, path)| place(text, &format!("{{{name}}}"), path))
     }
 
     /// A manifest with the paths in the place of its placeholders.
@@ -492,6 +506,7 @@ impl Files {
         let text = place(manifest.to_owned(), "{kernel}", &self.kernel);
         let text = place(text, "{initrd}", &self.initrd);
         let text = place(text, "{tests}", &self.tests);
+        let text = self.shapes.iter().fold(text, |text, (name, path)| place(text, &format!("{{{name}}}"), path));
         place(text, "{text}", &self.text)
     }
 }

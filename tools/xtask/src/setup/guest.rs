@@ -6,7 +6,7 @@ use crate::ctx::{self, Ctx};
 use crate::initramfs;
 use anyhow::{Context as _, Result, bail};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const RECIPE: Recipe = Recipe {
     name: "guest",
@@ -37,6 +37,33 @@ pub fn ensure(ctx: &Ctx) -> Result<Guest> {
     let guest = guest(&dir)?;
     ctx::write_if_changed(&guest.initrd, &initramfs::make(&dir, &guest.kernel_version)?)?;
     Ok(guest)
+}
+
+const RECIPE_16K: Recipe = Recipe {
+    name: "kernel-16k",
+    title: "Debian's kernel for pages of 16 KiB",
+    number: 1,
+    packages: &[Package::BackportedKernelOf("linux-image-arm64-16k")],
+    components: MAIN,
+};
+
+/// Finds or fetches Debian's kernel for pages of 16 KiB. It does without modules, so [`ensure`]'s initramfs serves it as well.
+///
+/// # Errors
+/// As [`ensure`].
+pub fn kernel_16k(ctx: &Ctx) -> Result<PathBuf> {
+    const NAME: &str = "vmlinuz";
+    let dir = RECIPE_16K.ensure(
+        ctx,
+        |dir| dir.join(NAME).exists(),
+        |unpacked, dir| {
+            let kernel = guest(unpacked.dir())?.kernel;
+            check_image(&kernel)?;
+            fs::copy(&kernel, dir.join(NAME))?;
+            Ok(())
+        },
+    )?;
+    Ok(dir.join(NAME))
 }
 
 /// The files in an unpacked tree.

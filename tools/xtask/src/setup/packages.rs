@@ -17,6 +17,8 @@ pub enum Package {
     Named(&'static str),
     /// The kernel that the one of this name depends on: the release's newest.
     KernelOf(&'static str),
+    /// The same out of the release's backports.
+    BackportedKernelOf(&'static str),
 }
 
 /// The part of Debian in which nearly everything is.
@@ -106,7 +108,11 @@ impl Recipe {
         make: impl FnOnce(&Unpacked, &Path) -> Result<()>,
     ) -> Result<()> {
         let mut apt = Apt::new(ctx, self.name, "arm64", &Installed::Nothing)?.with_components(self.components);
-        apt.accept_release(step)?;
+        let uri = apt.accept_release(step)?;
+        if self.packages.iter().any(|package| matches!(package, Package::BackportedKernelOf(_))) {
+            let backports = format!("{}-backports", apt.codename);
+            apt.accept(step, &uri, &backports)?;
+        }
         let security = format!("{}-security", apt.codename);
         // Newer versions are there; apt takes the newest of both.
         apt.accept_configured(step, &security);
@@ -125,7 +131,7 @@ impl Recipe {
 fn name_of(apt: &Apt, package: &Package) -> Result<String> {
     match package {
         Package::Named(name) => Ok((*name).to_owned()),
-        Package::KernelOf(name) => {
+        Package::KernelOf(name) | Package::BackportedKernelOf(name) => {
             let depends = apt.field(name, "Depends")?;
             parse_depends(&depends).with_context(|| format!("{name} depends on no kernel, but on: {depends}"))
         }

@@ -114,8 +114,18 @@ fn what_is_the_raspberry_pis_is_for_no_other_board() {
 
 #[test]
 fn placeholders_become_paths() {
-    let files = Files { kernel: "/k".into(), initrd: "/i".into(), tests: "/t".into(), text: "/a\"b".into() };
-    assert_eq!(files.fill("{kernel} {initrd} {tests} {text} {other}"), "/k /i /t /a\\\"b {other}");
+    let files = Files {
+        kernel: "/k".into(),
+        initrd: "/i".into(),
+        tests: "/t".into(),
+        text: "/a\"b".into(),
+        shapes: [("tests-gz", "/z".into())].into(),
+    };
+    assert_eq!(files.fill("{kernel} {initrd} {tests} {tests-gz} {text} {other}"), "/k /i /t /z /a\\\"b {other}");
+    assert_eq!(files.plain("put {tests-gz} {text}"), "put /z {text}");
+    let rows = "[[product]]\nhow = ['gz', 'zst']\nrow = { name = 'x-{how}', manifest = 'kernel = \"{tests-{how}}\"' }";
+    let table = parse(rows).unwrap();
+    assert_eq!([&table.boots[0], &table.boots[1]].map(|boot| boot.names("tests-gz")), [true, false]);
 }
 
 #[test]

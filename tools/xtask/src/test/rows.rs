@@ -8,6 +8,7 @@ use crate::qemu::control::{self, Control};
 use crate::qemu::{self, Outcome};
 use crate::raspi4b::{self, Shape};
 use crate::setup::{self, Qemu, TargetKind};
+use crate::shapes;
 use crate::symbolize::Symbols;
 use crate::table::{Boot, Bundle, Files, Firmware, Preload, Refusal, Table};
 use crate::uboot;
@@ -55,7 +56,7 @@ pub fn run(ctx: &Ctx, kind: Option<&TargetKind>, all: bool, tally: &mut Tally) -
     if boots.is_empty() && refusals.is_empty() {
         return Ok(());
     }
-    let env = match prepare(ctx, kind, &boots) {
+    let env = match prepare(ctx, kind, &boots, &refusals) {
         Ok(env) => env,
         Err(error) => {
             tally.skipped(boots.len() + refusals.len());
@@ -69,7 +70,7 @@ pub fn run(ctx: &Ctx, kind: Option<&TargetKind>, all: bool, tally: &mut Tally) -
     Ok(())
 }
 
-fn prepare<'a>(ctx: &'a Ctx, kind: Option<&TargetKind>, boots: &[Boot]) -> Result<Env<'a>> {
+fn prepare<'a>(ctx: &'a Ctx, kind: Option<&TargetKind>, boots: &[Boot], refusals: &[Refusal]) -> Result<Env<'a>> {
     let kind = kind.context("the target is not set up")?;
     let qemu = setup::ensure_qemu(ctx)?;
     let guest = setup::ensure_guest(ctx)?;
@@ -84,7 +85,9 @@ fn prepare<'a>(ctx: &'a Ctx, kind: Option<&TargetKind>, boots: &[Boot]) -> Resul
     if bundles.exists() {
         fs::remove_dir_all(&bundles).with_context(|| format!("cannot remove {}", bundles.display()))?;
     }
-    let files = Files { kernel: guest.kernel, initrd: guest.initrd, tests, text: ctx.root.join("deny.toml") };
+    let refused = |name: &str| refusals.iter().any(|refusal| refusal.manifest.contains(&format!("{{{name}}}")));
+    let shapes = shapes::make(ctx, &guest, &tests, |name| boots.iter().any(|boot| boot.names(name)) || refused(name))?;
+    let files = Files { kernel: guest.kernel, initrd: guest.initrd, tests, text: ctx.root.join("deny.toml"), shapes };
     Ok(Env { ctx, built, qemu, files, debug_fp, dirty, raspi4b, packed: Mutex::default() })
 }
 
