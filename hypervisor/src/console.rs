@@ -7,7 +7,7 @@ use console::{InputAction, Mux, PROMPT_BYTES, Pushed, SourceId, Uart};
 use core::fmt;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use devices::pl011::ByteSink;
-use platform::pl011::Pl011;
+use platform::uart;
 use spin::Once;
 use sync::{Rank, SpinLock};
 
@@ -18,7 +18,7 @@ struct Console {
     output_waits: bool,
 }
 
-struct Wire(Pl011);
+struct Wire(uart::Uart);
 
 impl Uart for Wire {
     #[inline]
@@ -60,7 +60,7 @@ impl Console {
 }
 
 /// Takes the board's UART into use and prints what has been waiting.
-pub fn attach(uart: Pl011) {
+pub fn attach(uart: uart::Uart) {
     UART.call_once(|| uart);
     let mut console = console().lock();
     console.uart = Some(Wire(uart));
@@ -203,9 +203,9 @@ pub fn last_words(text: fmt::Arguments<'_>) {
 /// How often last words try for the lock.
 const LAST_PATIENCE: u32 = 100_000;
 /// The UART itself, for last words.
-static UART: Once<Pl011> = Once::new();
+static UART: Once<uart::Uart> = Once::new();
 
-struct Raw(Pl011);
+struct Raw(uart::Uart);
 
 impl fmt::Write for Raw {
     fn write_str(&mut self, text: &str) -> fmt::Result {

@@ -131,12 +131,7 @@ fn serve<G: Controller>(cpu: &mut Cpu, taken: u32) {
             return;
         }
         _ if intid == cpu.ppis.hyp_timer => timer(cpu),
-        _ if Some(intid) == cpu.machine.uart_intid => input(cpu),
-        _ if Some(intid) == cpu.machine.line_intid => {
-            if crate::line::interrupt() {
-                cpu.management_due();
-            }
-        }
+        _ if [cpu.machine.uart_intid, cpu.machine.line_intid].contains(&Some(intid)) => serial(cpu, intid),
         // Nothing else is switched on. (A maintenance interrupt that was on its way when the guest was left is gone: no list
         // registers are live while EL2 waits.)
         _ => looked_up(cpu),
@@ -207,6 +202,16 @@ fn deadline(cpu: &mut Cpu, timer: TimerId) {
         }
         Kind::Physical => guest.vm.vgic().ask(vcpu, Requests::TIMER),
         Kind::Service => {}
+    }
+}
+
+/// A UART's interrupt. Both may have the same one (all PL011s of a BCM2711 do), which then is the one's, the other's or both's.
+fn serial(cpu: &mut Cpu, intid: u32) {
+    if Some(intid) == cpu.machine.uart_intid {
+        input(cpu);
+    }
+    if Some(intid) == cpu.machine.line_intid && crate::line::interrupt() {
+        cpu.management_due();
     }
 }
 

@@ -4,7 +4,7 @@
 //! half full; the protocol is spoken between guests ([`crate::manage`]). Nothing polls the UART.
 
 use console::Ring;
-use platform::pl011::Pl011;
+use platform::uart::Uart;
 use spin::Once;
 use sync::{Rank, SpinLock};
 
@@ -15,7 +15,7 @@ const TO_SEND: usize = 8192;
 
 /// The UART and what is between it and the protocol.
 struct Line {
-    uart: Pl011,
+    uart: Uart,
     received: Ring,
     to_send: Ring,
     /// Management waits for room to answer.
@@ -68,7 +68,7 @@ impl Line {
 }
 
 /// Takes the UART into use.
-pub fn attach(uart: Pl011) {
+pub fn attach(uart: Uart) {
     uart.interrupts(true, false);
     let (received, to_send) = (Ring::new(RECEIVED), Ring::new(TO_SEND));
     let line = Line { uart, received, to_send, starved: false, meter: Meter::default() };

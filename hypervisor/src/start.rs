@@ -14,7 +14,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use boot::BootInfo;
 use boot::stage1::{Stage1, page_from_heap};
-use config::board::{self, Board, Gic};
+use config::board::{self, Board, Gic, UartKind};
 use config::bundle::Bundle;
 use config::seed::Seed;
 use config::spec::{GroupSpec, Machine as Offer, VmSpec, admit, faults};
@@ -27,7 +27,8 @@ use memory::{Frames, Node};
 use platform::bcm2835_pm::Power;
 use platform::firmware::{Conduit, Firmware};
 use platform::gic::GicError;
-use platform::pl011::Pl011;
+use platform::mmio::NoAnswer;
+use platform::uart::Uart;
 use platform::{gicv2, gicv3};
 use sched::Shares;
 use stage2::{Geometry, HostLimits, Vmids};
@@ -91,7 +92,7 @@ fn bring_up(info: BootInfo, mut map: Stage1) -> Box<Cpu> {
     );
     die_if_told(&board, &mut map);
     let (specs, groups) = specs(bundle, common.mpidrs.len(), frames.free_bytes());
-    attach_line(board.control, &mut map);
+    attach_line(&mut board.control, &mut map);
     let machine = assemble(&mut board, env, common, frames, map, bundle, firmware);
     for intid in [machine.uart_intid, machine.line_intid].into_iter().flatten() {
         gic::enable_spi(intid);
@@ -119,25 +120,39 @@ fn board(info: &BootInfo) -> Board {
     }
 }
 
-fn attach(uart: Option<board::Uart>, map: &mut Stage1) {
-    if let Some(uart) = uart {
-        match map.device(uart.base, &mut page_from_heap) {
-            Ok(registers) => match Pl011::probe(registers) {
-                Ok(uart) => console::attach(uart),
-                Err(error) => refuse("the UART", error),
-            },
-            Err(error) => refuse("the UART", format_args!("{error:?}")),
+/// Takes a serial port over, in the driver's words if it is not there.
+fn take_over(uart: &board::Uart, map: &mut Stage1) -> Result<Uart, NoAnswer> {
+    let mut device = |span: Span<Pa>| match map.device(span, &mut page_from_heap) {
+        Ok(registers) => registers,
+        Err(error) => refuse("the UART", format_args!("{span}: {error:?}")),
+    };
+    match uart.kind {
+        UartKind::Pl011 => Uart::pl011(device(uart.base)),
+        UartKind::Mini { aux } => {
+            let aux = aux.map(&mut device);
+            Uart::mini(device(uart.base), aux)
         }
     }
 }
 
-/// Takes the second UART for the control line, if the board has one.
-fn attach_line(uart: Option<board::Uart>, map: &mut Stage1) {
+fn attach(uart: Option<board::Uart>, map: &mut Stage1) {
     if let Some(uart) = uart {
-        match map.device(uart.base, &mut page_from_heap) {
-            Ok(registers) => line::attach(Pl011::new(registers)),
-            Err(error) => refuse("the control line's UART", format_args!("{error:?}")),
+        match take_over(&uart, map) {
+            Ok(uart) => console::attach(uart),
+            Err(error) => refuse("the UART", error),
         }
+    }
+}
+
+/// Takes the second UART for the control line, if the board has one; one that does not answer is none.
+fn attach_line(uart: &mut Option<board::Uart>, map: &mut Stage1) {
+    match uart.as_ref().map(|uart| take_over(uart, map)) {
+        Some(Ok(taken)) => line::attach(taken),
+        Some(Err(error)) => {
+            say!("no control line: {error}");
+            *uart = None;
+        }
+        None => {}
     }
 }
 

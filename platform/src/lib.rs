@@ -9,8 +9,10 @@ pub mod firmware;
 pub mod gic;
 pub mod gicv2;
 pub mod gicv3;
+pub mod mini_uart;
 pub mod mmio;
 pub mod pl011;
+pub mod uart;
 
 use addr::{Pa, Span};
 

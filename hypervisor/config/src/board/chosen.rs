@@ -38,20 +38,24 @@ pub(super) fn read<'a>(root: &Place<'a>) -> Result<Chosen<'a>, BoardError> {
     })
 }
 
-/// The serial port: the chosen one if Merus knows it, else the one that `serial0` names, else the first that is on.
+/// The serial port: the chosen one if Merus knows it, else the one that `serial0` names, else the first that is on. One that leads
+/// to a device on the board (see [`is_free`]) is taken only where it was chosen and nothing else is there.
 ///
 /// A tree whose serial port makes no sense is one without a serial port: there would be nowhere to say so.
 pub(super) fn uart(root: &Place<'_>, stdout: Option<&str>, gic: Option<u32>) -> Option<Uart> {
-    let named = [stdout, Some("serial0")].into_iter().flatten();
-    let mut named = named.filter_map(|name| by_name(root, name)).filter_map(|place| known(&place, gic));
-    named.next().or_else(|| known(&root.search(&is_pl011)?, gic))
+    let named = || [stdout, Some("serial0")].into_iter().flatten().filter_map(|name| by_name(root, name));
+    let free = |place: &Place<'_>| known(root, place, gic).filter(|_| is_free(place));
+    let first = || free(&root.search(&|place| free(place).is_some())?);
+    named().find_map(|place| free(&place)).or_else(first).or_else(|| named().find_map(|place| known(root, &place, gic)))
 }
 
-/// Another serial port than the console's, for the control channel: the first usable one that can interrupt.
+/// Another serial port than the console's, for the control channel: the first usable one that can interrupt and that nothing on the
+/// board is wired to.
 pub(super) fn second_uart(root: &Place<'_>, console: Option<Uart>, gic: Option<u32>) -> Option<Uart> {
     let taken = console.map(|uart| uart.base);
     let other = |uart: &Uart| Some(uart.base) != taken && uart.intid.is_some();
-    known(&root.search(&|place| known(place, gic).filter(other).is_some())?, gic)
+    let usable = |place: &Place<'_>| known(root, place, gic).filter(other).filter(|_| is_free(place));
+    usable(&root.search(&|place| usable(place).is_some())?)
 }
 
 /// The node with this path, or with this alias.
@@ -62,15 +66,29 @@ fn by_name<'a>(root: &Place<'a>, name: &str) -> Option<Place<'a>> {
     root.find("aliases")?.string(name).and_then(|path| root.find(path))
 }
 
-fn is_pl011(place: &Place<'_>) -> bool {
-    place.is_compatible(&["arm,pl011", "arm,sbsa-uart"])
+/// Whether nobody but a person or a cable is at its other end: a device there (Bluetooth on a Raspberry Pi) is a node within the
+/// port's (binding `serial`).
+fn is_free(place: &Place<'_>) -> bool {
+    place.children().all(|child| child.strings("compatible").next().is_none() || !child.is_usable())
 }
 
-fn known(place: &Place<'_>, gic: Option<u32>) -> Option<Uart> {
-    if !is_pl011(place) || !place.is_usable() {
+fn known(root: &Place<'_>, place: &Place<'_>, gic: Option<u32>) -> Option<Uart> {
+    if !place.is_usable() {
         return None;
     }
+    let kind = if place.is_compatible(&["arm,pl011", "arm,sbsa-uart"]) {
+        UartKind::Pl011
+    } else if place.is_compatible(&["brcm,bcm2835-aux-uart"]) {
+        UartKind::Mini { aux: aux(root) }
+    } else {
+        return None;
+    };
     let base = place.reg().ok()?.first().copied()?;
     let intids = gic::interrupts(place, gic).ok().flatten();
-    Some(Uart { kind: UartKind::Pl011, base, intid: intids.and_then(|intids| intids.first().copied()) })
+    Some(Uart { kind, base, intid: intids.and_then(|intids| intids.first().copied()) })
+}
+
+/// The registers of the block that switches the mini-UART on. No board has two.
+fn aux(root: &Place<'_>) -> Option<Span<Pa>> {
+    root.search(&|place| place.is_compatible(&["brcm,bcm2835-aux"]))?.reg().ok()?.first().copied()
 }

@@ -5,7 +5,7 @@
 //! no guest can run is refused with the node and property at fault.
 //!
 //! Devicetree Specification, release 0.4; Linux, Documentation/devicetree/bindings (`arm,gic-v3`, `arm,gic`,
-//! `arm,arch_timer`, `arm/cpus`, `psci`, `pl011`, `chosen`, `reserved-memory`).
+//! `arm,arch_timer`, `arm/cpus`, `psci`, `pl011`, `brcm,bcm2835-aux-uart`, `chosen`, `reserved-memory`).
 //!
 //! # Not modelled
 //! ITS, SMMU, PCIe, clocks (a boot loader's serial port is taken as it is), CPU idle states.
@@ -119,6 +119,11 @@ pub enum Gic {
 pub enum UartKind {
     /// Arm PrimeCell PL011 or the SBSA's subset of it.
     Pl011,
+    /// The mini-UART of a BCM2835 or a successor.
+    Mini {
+        /// The registers of the block that it is switched on in, where the tree has it.
+        aux: Option<Span<Pa>>,
+    },
 }
 
 /// A serial port.

@@ -196,6 +196,84 @@ fn another_serial_port_that_can_interrupt_is_for_control() {
     assert_eq!((control.base.start(), control.intid), (Pa::new(0xfe20_1600), Some(155)));
 }
 
+/// The board above with a BCM2835's mini-UART, which `stdout-path` names, and with `bluetooth` in the PL011's place.
+fn board_with_mini_uart(stdout: &str, pl011: NodeWriter) -> Parts {
+    let mut parts = other_board();
+    let mini = NodeWriter::new("serial@7e215040")
+        .property("compatible", "brcm,bcm2835-aux-uart")
+        .property("reg", [0x7e21_5040u32, 0x40])
+        .property("interrupts", [0u32, 93, 4]);
+    let aux =
+        NodeWriter::new("aux@7e215000").property("compatible", "brcm,bcm2835-aux").property("reg", [0x7e21_5000u32, 8]);
+    let pl011 = pl011.property("compatible", "arm,pl011").property("reg", [0x7e20_1000u32, 0x200]);
+    parts.aliases = NodeWriter::new("aliases")
+        .property("serial0", "/soc/serial@7e201000")
+        .property("serial1", "/soc/serial@7e215040");
+    parts.chosen = NodeWriter::new("chosen").property("stdout-path", stdout);
+    parts.soc = NodeWriter::new("soc")
+        .property("#address-cells", 1u32)
+        .property("#size-cells", 1u32)
+        .property("ranges", [0x7e00_0000u32, 0, 0xfe00_0000, 0x180_0000, 0x4000_0000, 0, 0xff80_0000, 0x80_0000])
+        .child(
+            NodeWriter::new("interrupt-controller@40041000")
+                .property("compatible", "arm,gic-400")
+                .property("phandle", 1u32)
+                .property(
+                    "reg",
+                    [0x4004_1000u32, 0x1000, 0x4004_2000, 0x2000, 0x4004_4000, 0x2000, 0x4004_6000, 0x2000],
+                )
+                .property("interrupts", [1u32, 9, 4]),
+        )
+        .child(pl011.property("interrupts", [0u32, 121, 4]))
+        .child(aux)
+        .child(mini);
+    parts
+}
+
+/// The two of that board.
+fn mini_and_pl011() -> (Uart, Uart) {
+    let mini = Uart {
+        kind: UartKind::Mini { aux: Some(span(0xfe21_5000, 8)) },
+        base: span(0xfe21_5040, 0x40),
+        intid: Some(125),
+    };
+    (mini, Uart { kind: UartKind::Pl011, base: span(0xfe20_1000, 0x200), intid: Some(153) })
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "the board above, read thrice more")]
+fn of_two_kinds_of_serial_ports_the_console_is_the_chosen_one_and_the_other_is_for_control() {
+    let (mini, pl011) = mini_and_pl011();
+    let node = || NodeWriter::new("serial@7e201000");
+    let cases = [("serial1:115200n8", mini, pl011), ("serial0:115200n8", pl011, mini), ("/nothing", pl011, mini)];
+    for (stdout, console, control) in cases {
+        let blob = board_with_mini_uart(stdout, node()).blob();
+        let board = parse(&blob).unwrap();
+        assert_eq!((board.uart, board.control), (Some(console), Some(control)), "{stdout}");
+        // What has to do for last words is the same port.
+        assert_eq!(last_resort(&blob).0, Some(Uart { intid: None, ..console }), "{stdout}");
+    }
+    // One that is off is none.
+    let board = parse(&board_with_mini_uart("serial0", node().property("status", "disabled")).blob()).unwrap();
+    assert_eq!((board.uart, board.control), (Some(mini), None));
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "the board above, read thrice more")]
+fn a_serial_port_with_a_device_at_its_other_end_is_for_neither() {
+    let (mini, pl011) = mini_and_pl011();
+    let bluetooth = || NodeWriter::new("bluetooth").property("compatible", "brcm,bcm43438-bt");
+    let wired = || NodeWriter::new("serial@7e201000").child(bluetooth());
+    for stdout in ["serial1", "serial0"] {
+        let board = parse(&board_with_mini_uart(stdout, wired()).blob()).unwrap();
+        assert_eq!((board.uart, board.control), (Some(mini), None), "{stdout}");
+    }
+    // A device that is off is not there.
+    let off = NodeWriter::new("serial@7e201000").child(bluetooth().property("status", "disabled"));
+    let board = parse(&board_with_mini_uart("serial0", off).blob()).unwrap();
+    assert_eq!((board.uart, board.control), (Some(pl011), Some(mini)));
+}
+
 #[test]
 #[cfg_attr(miri, ignore = "the board above, read once more")]
 fn timers_can_be_told_apart_by_name() {
