@@ -28,22 +28,9 @@ const R_AARCH64_RELATIVE: u64 = 1027;
 /// Bytes of the stack on which the first CPU starts, and stays.
 pub const BOOT_STACK: usize = 32 * 1024;
 
-// The Image header: Linux, Documentation/arch/arm64/booting.rst, "Call the kernel image".
 global_asm!(
     r#"
-    .section .head.text, "ax"
-    .global _start
-_start:
-    b       boot_primary            // code0
-    .word   0                       // code1
-    .quad   0                       // text_offset
-    .quad   (__image_end - .) + 0x10 // image_size
-    .quad   0xa                     // flags: little endian, 4 KiB pages, anywhere in memory
-    .quad   0
-    .quad   0
-    .quad   0
-    .ascii  "ARM\x64"
-    .word   0
+    .section .text.entry, "ax"
 
     // In: w9 = what CurrentEL must not be above. Drops from EL3 to EL2 where needed; sets x20 = 1 if it did.
     // Clobbers x9-x11.
@@ -117,6 +104,26 @@ boot_invalidate:
     dsb     sy
     ret
 
+    // Linked at 0, so each entry's addend plus our base is the value. Doing it again changes nothing. Clobbers x9-x14.
+    .global boot_relocate
+boot_relocate:
+    adrp    x14, _start
+    adrp    x9, __rela_start
+    add     x9, x9, :lo12:__rela_start
+    adrp    x10, __rela_end
+    add     x10, x10, :lo12:__rela_end
+1:  cmp     x9, x10
+    b.hs    1f
+    ldp     x11, x12, [x9], #16     // offset, type
+    ldr     x13, [x9], #8           // addend
+    cmp     w12, #{relative}
+    b.ne    .                       // the linker's `-z text -pie` makes no other; a debugger finds us here
+    add     x13, x13, x14
+    str     x13, [x14, x11]
+    b       1b
+1:  ret
+
+    .global boot_primary
 boot_primary:
     msr     daifset, #0xf
     msr     SPSel, #1               // the firmware may run on SP_EL0, which is a guest's
@@ -142,21 +149,8 @@ boot_primary:
     stp     xzr, xzr, [x9], #16
     b       1b
 1:
-    // Relocate: linked at 0, so each entry's addend plus our base is the value.
-    adrp    x9, __rela_start
-    add     x9, x9, :lo12:__rela_start
-    adrp    x10, __rela_end
-    add     x10, x10, :lo12:__rela_end
-1:  cmp     x9, x10
-    b.hs    1f
-    ldp     x11, x12, [x9], #16     // offset, type
-    ldr     x13, [x9], #8           // addend
-    cmp     w12, #{relative}
-    b.ne    .                       // the linker's `-z text -pie` makes no other; a debugger finds us here
-    add     x13, x13, x19
-    str     x13, [x19, x11]
-    b       1b
-1:  dsb     sy
+    bl      boot_relocate
+    dsb     sy
     adrp    x9, boot_stack
     add     x9, x9, :lo12:boot_stack
     add     x9, x9, #{guard}

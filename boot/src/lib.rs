@@ -31,8 +31,11 @@ mod early;
 #[cfg(target_os = "none")]
 mod entry;
 #[cfg(target_os = "none")]
+mod header;
+#[cfg(target_os = "none")]
 pub mod secondary;
 pub mod stage1;
+pub mod uefi;
 
 #[cfg(target_os = "none")]
 pub use early::{image, tree_bytes, wipe_in_tree, with_tree};

@@ -1,6 +1,7 @@
 //! `cargo xtask build`: the hypervisor's ELF and flat image, the host program `merus`, and the EL1 test payloads.
 
 use crate::ctx::{self, Ctx, Step, TARGET};
+use crate::image;
 use crate::setup::{self, TargetKind};
 use anyhow::{Context as _, Result, bail};
 use object::elf::{FileHeader64, PT_LOAD};
@@ -81,7 +82,9 @@ pub fn debug_fp(ctx: &Ctx, kind: &TargetKind) -> Result<Image> {
 /// Builds the hypervisor with further arguments for cargo and leaves it as `target/merus/<name>.img` and `.elf`.
 fn hypervisor(ctx: &Ctx, step: &Step, kind: &TargetKind, name: &str, more: &[&str]) -> Result<Image> {
     let from = for_target(ctx, step, kind, "hypervisor", "hypervisor", more, &ctx.target_dir)?;
-    let image = flatten_file(&from)?;
+    let mut image = flatten_file(&from)?;
+    image::pad(&mut image);
+    image::check(&image).with_context(|| format!("{} is no image for every loader", from.display()))?;
     let (img, elf) = (ctx.merus_dir.join(format!("{name}.img")), ctx.merus_dir.join(format!("{name}.elf")));
     ctx::write_if_changed(&elf, &fs::read(&from)?)?;
     ctx::write_if_changed(&img, &image)?;

@@ -11,6 +11,7 @@ mod cpio;
 mod ctx;
 mod disk;
 mod fp_scan;
+mod image;
 mod initramfs;
 mod lint;
 mod miri;
