@@ -45,6 +45,7 @@ boot_efi_leave:
     "#
 );
 
+// SAFETY: the assembly above, which takes one address and does not return.
 unsafe extern "C" {
     fn boot_efi_leave(tree: u64) -> !;
 }
