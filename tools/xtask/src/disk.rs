@@ -26,7 +26,6 @@ pub enum Use {
     /// A FAT32 that boards' firmwares look for.
     Boot,
     /// The EFI system partition.
-    #[allow(dead_code, reason = "for disks that UEFI boots from")]
     EfiSystem,
 }
 

@@ -24,6 +24,7 @@ mod symbolize;
 mod table;
 mod test;
 mod uboot;
+mod uefi;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;

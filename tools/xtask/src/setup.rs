@@ -170,6 +170,25 @@ pub fn ensure_tf_a(ctx: &Ctx) -> Result<PathBuf> {
     Ok(firmware::ensure(ctx, &firmware::TF_A)?.join("raspi4b.bin"))
 }
 
+/// UEFI and what it starts.
+pub struct Uefi {
+    /// The firmware, for QEMU's `-bios`.
+    pub firmware: PathBuf,
+    /// GRUB as an EFI application.
+    pub grub: PathBuf,
+}
+
+/// Makes sure that UEFI for the machine `board` of QEMU is there, and GRUB.
+///
+/// # Errors
+/// When they cannot be fetched, or are not to be had for that board.
+pub fn ensure_uefi(ctx: &Ctx, board: &str) -> Result<Uefi> {
+    ensure!(board.split(',').next() == Some("virt"), "no UEFI is known for QEMU's machine {board}");
+    let _lock = lock(ctx)?;
+    let dir = firmware::ensure(ctx, &firmware::UEFI)?;
+    Ok(Uefi { firmware: dir.join("virt.fd"), grub: dir.join("grub.efi") })
+}
+
 /// Keeps two of these programs from filling the cache at once; let go when dropped.
 fn lock(ctx: &Ctx) -> Result<File> {
     let path = ctx.cache.join("lock");

@@ -179,6 +179,12 @@ pub enum Firmware {
     UBoot,
     /// TF-A, as Debian builds it for the Raspberry Pi 4; it stays for PSCI.
     TfA,
+    /// UEFI (EDK2), as Debian builds it for `virt`.
+    Uefi,
+    /// GRUB from UEFI, which starts the image as a Linux kernel.
+    GrubLinux,
+    /// GRUB from UEFI, which starts the image as an EFI application.
+    GrubChainloader,
 }
 
 /// One row for each combination of the axes; an axis that is left out is the row's own value.

@@ -36,6 +36,21 @@ pub const TF_A: Firmware = Firmware {
     files: &[("usr/lib/arm-trusted-firmware/rpi4/bl31.bin", "raspi4b.bin")],
 };
 
+/// UEFI for QEMU's `virt`, and GRUB, which starts from it.
+pub const UEFI: Firmware = Firmware {
+    recipe: Recipe {
+        name: "uefi",
+        title: "UEFI and GRUB",
+        number: 1,
+        packages: &[Package::Named("qemu-efi-aarch64"), Package::Named("grub-efi-arm64-bin")],
+        components: MAIN,
+    },
+    files: &[
+        ("usr/share/qemu-efi-aarch64/QEMU_EFI.fd", "virt.fd"),
+        ("usr/lib/grub/arm64-efi/monolithic/grubaa64.efi", "grub.efi"),
+    ],
+};
+
 /// Finds or fetches the files: the directory that has them.
 ///
 /// # Errors

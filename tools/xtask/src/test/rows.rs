@@ -12,6 +12,7 @@ use crate::shapes;
 use crate::symbolize::Symbols;
 use crate::table::{Boot, Bundle, Files, Firmware, Preload, Refusal, Table};
 use crate::uboot;
+use crate::uefi::{self, Grub};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use std::collections::HashMap;
 use std::fs;
@@ -160,6 +161,27 @@ fn start_by(env: &Env<'_>, boot: &Boot, firmware: Firmware, machine: &mut Machin
             let bl31 = setup::ensure_tf_a(env.ctx)?;
             let tree = env.tree(boot).context("TF-A is the Raspberry Pi 4's")?;
             raspi4b::start_by_tf_a(machine, &bl31, tree, shape(boot), &env.dir_of(boot))?;
+        }
+        Firmware::Uefi | Firmware::GrubLinux | Firmware::GrubChainloader => {
+            let found = setup::ensure_uefi(env.ctx, &machine.machine)?;
+            let grub = match firmware {
+                Firmware::GrubLinux => Some(Grub::Linux),
+                Firmware::GrubChainloader => Some(Grub::Chainloader),
+                _ => None,
+            };
+            if boot.from_disk {
+                let (image, bundle, append) = (&machine.kernel, machine.initrd.take(), machine.append.take());
+                let made = match grub {
+                    Some(how) => uefi::grub_disk(&found.grub, how, image, bundle.as_deref(), append.as_deref())?,
+                    None if append.is_some() => bail!("UEFI gives no command line to what it finds on a disk"),
+                    None => uefi::disk(image, bundle.as_deref()),
+                };
+                made.write(&disk)?;
+                machine.disk = Some(disk);
+            } else {
+                ensure!(grub.is_none(), "GRUB has nothing but the disk");
+            }
+            machine.firmware = Some(found.firmware);
         }
         Firmware::UBoot => {
             let u_boot = setup::ensure_u_boot(env.ctx, &machine.machine)?;
