@@ -12,6 +12,8 @@
 //! | EL2 | the ordinary case |
 //! | EL1 | the MMU is switched on there as well, and the kernel binary says so and stops: there is no hypervisor mode to be had |
 //!
+//! UEFI enters elsewhere, with its MMU on; [`uefi`] makes of what it offers a tree as the boot protocol has it, and enters here.
+//!
 //! So nothing that Merus prints is printed with the MMU off. A firmware may leave EL2's registers as it likes: [`entry`] puts
 //! right what would hurt until the start table of `el2` is written (HCR_EL2 with E2H and TGE, SCTLR_EL2 with EE, the stack
 //! pointer's selection, TPIDR_EL2, the TLBs), and does so before its first load from memory.
@@ -19,7 +21,7 @@
 //! The kernel binary defines three functions that this room calls: `merus_main`, `merus_secondary_main` and
 //! `merus_entered_at_el1`.
 //!
-//! On a host only [`stage1`] is built, for its tests: the rest is what surrounds assembly.
+//! On a host only [`stage1`] and what [`uefi`] reads and writes are built, for their tests: the rest is what surrounds assembly.
 #![no_std]
 
 extern crate alloc;
