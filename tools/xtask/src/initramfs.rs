@@ -257,6 +257,8 @@ mod tests {
             "behind",
             "done_by_all",
             "rounds",
+            "normal",
+            "memory",
         ];
         for line in INIT.lines().map(str::trim_start) {
             let word: String = line.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();

@@ -5,9 +5,11 @@ use crate::{console, entry, fdt, mrs, msr, psci, run, test, timer, vectors};
 use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 /// The most CPUs that a payload uses.
-pub const MAX: usize = 8;
+pub const MAX: usize = 64;
+/// The most CPUs that tests run on whose every CPU needs much memory.
+pub const FEW: usize = 8;
 /// Bytes of a CPU's stack.
-pub const STACK_SIZE: usize = 64 * 1024;
+pub const STACK_SIZE: usize = 32 * 1024;
 /// Affinity fields of MPIDR_EL1.
 pub const AFFINITY: u64 = 0xff_00ff_ffff;
 /// How long a CPU may take to start or stop before a test calls it lost, in ms.

@@ -131,7 +131,7 @@ fn switch(ttbr: u64, tcr: u64) {
 
 /// Words of root, level 2 table, level 3 table and two data pages, 4 KiB each; then room to the next 64 KiB.
 const PRIVATE: usize = 8 * 512;
-static PRIVATES: [Table<PRIVATE>; cpu::MAX] = [const { Table::new() }; cpu::MAX];
+static PRIVATES: [Table<PRIVATE>; cpu::FEW] = [const { Table::new() }; cpu::FEW];
 /// The ASID that all CPUs use for their private maps.
 const ASID: u64 = 5;
 

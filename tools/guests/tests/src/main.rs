@@ -17,6 +17,7 @@ mod isolation_between;
 mod isolation_memory;
 mod loads;
 mod lock;
+mod many;
 mod no_eoi;
 mod pauth;
 mod power;
@@ -64,6 +65,8 @@ static TESTS: &[Test] = &[
     guest_test!("pv-time", pv_time::pv_time),
     guest_test!("pv-time-reset", pv_time::reset, alone),
     guest_test!("lock", lock::lock, alone),
+    guest_test!("many", many::many, alone),
+    guest_test!("high", many::high, alone),
     guest_test!("power", power::power, alone),
     guest_test!("sys-ops", sys_ops::sys_ops, alone),
     guest_test!("fuzz-sysreg", fuzz::fuzz_sysreg, alone),

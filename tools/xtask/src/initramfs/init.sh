@@ -13,6 +13,9 @@
 #                         complaints     "complaints TAG: N", and the kernel's lines about stalls, lock-ups and clocks
 #                         panic, off     as they say
 #   merus.script=steal    keep busy for a while, print what the kernel says of stolen time ("stat: steal N of M ticks"), then power off
+#   merus.script=big      hold /big against the hash that came with it ("big: ok" or "big: FAILED ..."), then power off
+#   merus.script=memory   fill 64 MiB, which must come out of the memory above 4 GiB, and read them again ("memory: ok, N MiB" or
+#                         "memory: FAILED ..."), then power off
 #   (none)                a shell; leaving it powers off
 #   merus.cpus=N          demo fails unless N CPUs are online
 #   merus.tag=T           what share and work call themselves
@@ -206,7 +209,49 @@ work() {
     done <"$tty"
 }
 
+# Pages that the zone above 4 GiB has left.
+normal() {
+    awk '/zone +Normal/ { on = 1 } on && /pages free/ { print $3; exit }' /proc/zoneinfo
+}
+
+memory() {
+    total=$(awk '/MemTotal/ { print int($2 / 1024) }' /proc/meminfo)
+    before=$(normal)
+    # As much as the kernel takes from there by itself, before it looks elsewhere.
+    for n in $(seq 32); do
+        cat /bin/busybox /bin/busybox
+    done | dd bs=1M count=64 iflag=fullblock of=/tmp/piece 2>/dev/null
+    after=$(normal)
+    if [ $((before - after)) -lt 15000 ]; then
+        echo "memory: FAILED above 4 GiB ($before pages free, then $after)"
+        return
+    fi
+    hash=$(for n in $(seq 32); do
+        cat /bin/busybox /bin/busybox
+    done | dd bs=1M count=64 iflag=fullblock 2>/dev/null | sha256sum)
+    again=$(sha256sum </tmp/piece)
+    if [ "$hash" != "$again" ]; then
+        echo "memory: FAILED sha256 ($hash, then $again)"
+        return
+    fi
+    echo "memory: ok, $total MiB"
+}
+
 case $script in
+    big)
+        hash=$(sha256sum </big)
+        read -r sum name </big.sum
+        if [ "$hash" = "$sum  -" ]; then
+            echo "big: ok"
+        else
+            echo "big: FAILED $name: $hash"
+        fi
+        end poweroff
+        ;;
+    memory)
+        memory
+        end poweroff
+        ;;
     demo)
         demo
         end poweroff
