@@ -88,21 +88,30 @@ boot_own_el1:
     .inst   0xd500409f              // msr PAN, #0
 1:  ret
 
-    // In: x9 = first byte, x10 = end. Invalidates that memory from the data caches to the point of coherency: what was
-    // written with the caches off must not hide behind a stale line. Clobbers x9, x11, x12.
-boot_invalidate:
+    // In: x9 = first byte, x10 = end. By the smallest data cache line that this CPU's caches have, to the point of coherency; done,
+    // for all who read memory, at the DSB. Clobbers x9, x11, x12.
+    .macro boot_by_line name operation
+\name:
     mrs     x11, CTR_EL0
     ubfx    x11, x11, #16, #4
     mov     x12, #4
-    lsl     x12, x12, x11           // the smallest data cache line, in bytes
+    lsl     x12, x12, x11
     sub     x11, x12, #1
     bic     x9, x9, x11
-1:  dc      ivac, x9
+1:  dc      \operation, x9
     add     x9, x9, x12
     cmp     x9, x10
     b.lo    1b
     dsb     sy
     ret
+    .endm
+
+    // Before anything is written with the caches off: a dirty line that whoever ran before us left could be evicted at any time, over
+    // what we write past it. (Cleaned, not dropped unseen: what the loader has put there is in memory, or gets there now.)
+    boot_by_line boot_flush, civac
+    // After it was, and before it is read with the caches on: a line that was filled before it was written must not hide it. None of
+    // them is dirty.
+    boot_by_line boot_invalidate, ivac
 
     // Linked at 0, so each entry's addend plus our base is the value. Doing it again changes nothing. Clobbers x9-x14.
     .global boot_relocate
@@ -139,6 +148,19 @@ boot_primary:
     b       2f
 1:  bl      boot_own_el1
 2:
+    // From here to boot_mmu_on our loads and stores go past all caches, whatever these hold (Arm ARM, "Enabling and disabling the
+    // caching of memory accesses"; what firmware leaves in them is nobody's to know: "Behavior of caches at reset" holds for a reset
+    // alone). So: flush what will be written, write it, invalidate it, and only then let the caches answer for it.
+    adrp    x9, __rodata_end
+    add     x9, x9, :lo12:__rodata_end
+    adrp    x10, __bss_end
+    add     x10, x10, :lo12:__bss_end
+    bl      boot_flush
+    adrp    x9, boot_stack
+    add     x9, x9, :lo12:boot_stack
+    add     x9, x9, #{guard}
+    add     x10, x9, #{stack}
+    bl      boot_flush
     // Zero bss (the heap and the stack are not in it).
     adrp    x9, __bss_start
     add     x9, x9, :lo12:__bss_start
@@ -158,7 +180,7 @@ boot_primary:
     mov     sp, x9
     mov     x29, #0
     mov     x30, #0
-    // Data, relocations and bss were written with the caches off: drop what the caches may hold of them.
+    // Data, relocations and bss are written.
     adrp    x9, __rodata_end
     add     x9, x9, :lo12:__rodata_end
     adrp    x10, __bss_end
@@ -191,6 +213,15 @@ boot_primary:
     b       .
 
     // In: x0 = &MmuSetup (tcr, mair, ttbr, sctlr). Clobbers x9-x12.
+    //
+    // The tables are in memory, and in no cache that is older: their walks are through the caches, inner shareable, so from here on
+    // a change by any CPU is seen by all walkers after a DSB. What the TLBs and the instruction cache hold from before is gone before
+    // the MMU can use it: invalidations are complete at a DSB, and an ISB makes the registers count before they do (Arm ARM,
+    // "Ordering and completion of TLB maintenance instructions", "Ordering and completion of data and instruction cache instructions",
+    // "Synchronization requirements for AArch64 System registers"). All of it is this CPU's own: each one does it for itself.
+    // MMU and caches go on in one write, so no atomic access is made to memory that is not Normal, write-back and inner shareable
+    // ("Load-Exclusive and Store-Exclusive instruction usage restrictions"); that CPUs with their caches on are coherent (a
+    // Cortex-A72's CPUECTLR_EL1.SMPEN, say) is for EL3's firmware to have set.
 boot_mmu_on:
     ldp     x9, x10, [x0]
     ldp     x11, x12, [x0, #16]
@@ -243,7 +274,9 @@ boot_secondary:
     bl      merus_secondary_main
     b       .
 
-    // The same from a spin table: the address is in memory, for the one CPU that is started now.
+    // The same from a spin table: the address is in memory, for the one CPU that is started now. Read past the caches, as all before
+    // boot_mmu_on; the word that let us go was written after both were in memory (release.rs). A CPU that comes so late that the next
+    // one's start is there has lost its turn: nobody waits for it, and that start's stack is not its own.
     .global boot_spun
 boot_spun:
     msr     daifset, #0xf
@@ -252,7 +285,15 @@ boot_spun:
     bl      boot_own_el2
     adrp    x21, BOOT_SPUN_START
     ldr     x21, [x21, :lo12:BOOT_SPUN_START]
-    b       1b
+    ldr     x9, [x21, #48]          // whose it is
+    mrs     x10, MPIDR_EL1
+    and     x11, x10, #0xffffff     // Aff0 to Aff2
+    and     x10, x10, #0xff00000000 // Aff3
+    orr     x10, x10, x11
+    cmp     x9, x10
+    b.eq    1b
+2:  wfe
+    b       2b
     .ltorg
 
     .section .noinit, "aw", @nobits

@@ -34,6 +34,9 @@ mod early;
 mod entry;
 #[cfg(target_os = "none")]
 mod header;
+// The CPU's side of it is assembly.
+#[cfg_attr(not(target_os = "none"), allow(dead_code))]
+mod release;
 #[cfg(target_os = "none")]
 pub mod secondary;
 pub mod stage1;

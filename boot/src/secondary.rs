@@ -1,6 +1,11 @@
 //! What another CPU needs to know before it can read memory through its caches.
+//!
+//! The CPU comes with MMU and caches off, whoever starts it ([`crate::entry`], `boot_secondary` and `boot_spun`), and executes nothing
+//! but the image's text, which nobody has written since the loader had it in memory, until its MMU is on. It stores nothing before
+//! that: its stack, and the atomics of the first lock, are used through caches that are coherent with ours.
 
 use crate::early::{MmuSetup, mmu_setup};
+use crate::release::{self, Memory, Part};
 use core::arch::asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 use platform::mmio::Registers;
@@ -12,9 +17,16 @@ pub struct SecondaryStart {
     mmu: MmuSetup,
     stack_top: u64,
     number: u64,
+    /// Whom it is for.
+    mpidr: u64,
 }
 
-// SAFETY: labels in `entry.rs`; Rust takes their addresses for a CPU to start at, and calls neither.
+const _: () = {
+    use core::mem::offset_of;
+    assert!(offset_of!(SecondaryStart, stack_top) == 32 && offset_of!(SecondaryStart, number) == 40);
+    assert!(offset_of!(SecondaryStart, mpidr) == 48 && size_of::<SecondaryStart>() == 64);
+};
+
 unsafe extern "C" {
     fn boot_secondary();
     fn boot_spun();
@@ -28,17 +40,19 @@ struct Spun(AtomicU64);
 static BOOT_SPUN_START: Spun = Spun(AtomicU64::new(0));
 
 impl SecondaryStart {
-    /// For CPU `number` with the stack that ends at `stack_top` (16-byte aligned).
-    pub fn new(number: u64, stack_top: u64) -> Self {
-        Self { mmu: mmu_setup(), stack_top, number }
+    /// For CPU `number`, whose affinity is `mpidr` (the affinity fields of MPIDR_EL1 alone), with the stack that ends at `stack_top`
+    /// (16-byte aligned).
+    pub fn new(number: u64, mpidr: u64, stack_top: u64) -> Self {
+        Self { mmu: mmu_setup(), stack_top, number, mpidr }
     }
     /// Writes it back to memory, because the other CPU reads it with its caches off, and returns its address for the
     /// firmware. The value must stay where it is until that CPU has said that it is up.
     pub fn publish(&'static self) -> u64 {
-        let at = self as *const Self as u64;
-        // SAFETY: cleans the one cache line (the type is a line long and aligned) that holds our own data.
-        unsafe { asm!("dc cvac, {}", "dsb sy", in(reg) at, options(nostack, preserves_flags)) };
-        at
+        release::publish(&mut Here { start: self, word: None });
+        self.at()
+    }
+    fn at(&self) -> u64 {
+        self as *const Self as u64
     }
 }
 
@@ -48,17 +62,67 @@ pub fn entry_point() -> u64 {
 }
 
 /// Starts a CPU that waits by Linux' spin-table protocol, with `start`: writes where to go into its release word, which is `offset`
-/// bytes into `page`, and sends an event. One at a time: the next one is not to be started before this one has said that it is up.
+/// bytes into `page` (Device memory to us), and sends an event. One that comes when another one's start has taken the place of its own
+/// waits for good: `start` names the CPU.
 pub fn release(start: &'static SecondaryStart, page: &Registers, offset: u64) {
-    BOOT_SPUN_START.0.store(start.publish(), Ordering::Release);
-    let at = &raw const BOOT_SPUN_START as u64;
-    let word = page.base().as_u64().wrapping_add(offset);
-    // SAFETY: the CPU reads both with its caches off: ours is cleaned (a line that is its own), and of the firmware's nothing stays in
-    // a cache that could be written over what comes next. Cleaning changes no memory's content.
-    unsafe {
-        asm!("dc cvac, {}", "dc civac, {}", "dsb sy", in(reg) at, in(reg) word, options(nostack, preserves_flags))
-    };
-    page.write64(offset, boot_spun as *const () as u64);
-    // SAFETY: barrier and event: the word is there before the waiting CPUs look.
-    unsafe { asm!("dsb sy", "sev", options(nostack, preserves_flags)) };
+    release::release(&mut Here { start, word: Some((page, offset)) });
+}
+
+/// This machine's memory and caches.
+struct Here<'a> {
+    start: &'static SecondaryStart,
+    word: Option<(&'a Registers, u64)>,
+}
+
+impl Here<'_> {
+    /// Where a part is, and its length in bytes.
+    fn place(&self, part: Part) -> (u64, u64) {
+        match (part, self.word) {
+            (Part::Record, _) => (self.start.at(), size_of::<SecondaryStart>() as u64),
+            (Part::Pointer, _) => (&raw const BOOT_SPUN_START as u64, size_of::<Spun>() as u64),
+            (Part::Word, Some((page, offset))) => (page.base().as_u64().wrapping_add(offset), 8),
+            (Part::Word, None) => (0, 0),
+        }
+    }
+    /// Each data cache line of a part, by the smallest size that a cache of this CPU has.
+    fn lines(&self, part: Part) -> impl Iterator<Item = u64> {
+        let (at, size) = self.place(part);
+        let ctr: u64;
+        // SAFETY: reads an ID register.
+        unsafe { asm!("mrs {}, CTR_EL0", out(reg) ctr, options(nomem, nostack, preserves_flags)) };
+        let line = 4_u64 << (ctr >> 16 & 0xf);
+        (at & !(line - 1)..at.wrapping_add(size)).step_by(line as usize)
+    }
+}
+
+impl Memory for Here<'_> {
+    fn store(&mut self, part: Part) {
+        match (part, self.word) {
+            // Its maker has written it.
+            (Part::Record, _) => {}
+            (Part::Pointer, _) => BOOT_SPUN_START.0.store(self.start.at(), Ordering::Release),
+            (Part::Word, Some((page, offset))) => page.write64(offset, boot_spun as *const () as u64),
+            (Part::Word, None) => {}
+        }
+    }
+    fn clean(&mut self, part: Part) {
+        for line in self.lines(part) {
+            // SAFETY: cleaning changes no memory's content.
+            unsafe { asm!("dc cvac, {}", in(reg) line, options(nostack, preserves_flags)) };
+        }
+    }
+    fn clean_and_drop(&mut self, part: Part) {
+        for line in self.lines(part) {
+            // SAFETY: as above; what is dropped has been cleaned.
+            unsafe { asm!("dc civac, {}", in(reg) line, options(nostack, preserves_flags)) };
+        }
+    }
+    fn complete(&mut self) {
+        // SAFETY: a barrier: what came before is done for every observer, caches on or off, before anything after it.
+        unsafe { asm!("dsb sy", options(nostack, preserves_flags)) };
+    }
+    fn event(&mut self) {
+        // SAFETY: a hint.
+        unsafe { asm!("sev", options(nostack, preserves_flags)) };
+    }
 }

@@ -52,9 +52,20 @@ struct Report {
     fit: bool,
 }
 
-static REPORT: SpinLock<Option<Report>> = SpinLock::new(Rank::Vcpu, None);
-/// The pCPU that may start now gets its anchor here.
-static ANCHOR: SpinLock<Option<&'static mut PcpuAnchor>> = SpinLock::new(Rank::Vcpu, None);
+/// The one CPU that may start now. One that comes, or is done, after its time was up finds another's turn, or none, and changes nothing.
+struct Turn {
+    mpidr: u64,
+    anchor: Option<&'static mut PcpuAnchor>,
+    report: Option<Report>,
+}
+
+static TURN: SpinLock<Option<Turn>> = SpinLock::new(Rank::Vcpu, None);
+
+/// Runs `act` on this CPU's turn, if it is that.
+fn in_turn<R>(mpidr: u64, act: impl FnOnce(&mut Turn) -> R) -> Option<R> {
+    TURN.lock().as_mut().filter(|turn| turn.mpidr == mpidr).map(act)
+}
+
 /// The number of the pCPU whose report was good: it may go on.
 static ACCEPTED: AtomicU32 = AtomicU32::new(0);
 /// The machine is put together: the others may run.
@@ -118,8 +129,9 @@ pub fn bring_up(board: &Board, firmware: Option<Firmware>, own: &el2::Pcpu, map:
             stay("no memory for its stack");
             continue;
         };
-        *ANCHOR.lock() = Some(Box::leak(Box::new(PcpuAnchor::new(number))));
-        let start: &'static SecondaryStart = Box::leak(Box::new(SecondaryStart::new(number, top)));
+        let anchor = Some(Box::leak(Box::new(PcpuAnchor::new(number))));
+        *TURN.lock() = Some(Turn { mpidr: cpu.mpidr, anchor, report: None });
+        let start: &'static SecondaryStart = Box::leak(Box::new(SecondaryStart::new(number, cpu.mpidr, top)));
         if let Err(why) = send_off(cpu, start, firmware, map) {
             stay(&why);
             continue;
@@ -183,12 +195,14 @@ pub fn release_page(release: Pa) -> Option<Span<Pa>> {
 fn wait_for_report() -> Option<Report> {
     let end = crate::time::now_ns() + PATIENCE;
     while crate::time::now_ns() < end {
-        if let Some(report) = REPORT.lock().take() {
-            return Some(report);
+        let done = TURN.lock().take_if(|turn| turn.report.is_some());
+        if let Some(turn) = done {
+            return turn.report;
         }
         sync::relax();
     }
-    None
+    // Too late from now on.
+    TURN.lock().take().and_then(|turn| turn.report)
 }
 
 /// A stack for another pCPU, out of the heap: its top. The page below it is unmapped.
@@ -219,12 +233,14 @@ pub fn interrupt_controller(ppis: &Ppis) -> PcpuGic {
 
 /// Another pCPU's way to [`Cpu::run`].
 pub fn secondary(number: usize) -> ! {
-    let anchor = ANCHOR.lock().take();
-    let Some(anchor) = anchor else { stay() };
+    let mpidr = features::mpidr();
+    let Some(anchor) = in_turn(mpidr, |turn| turn.anchor.take()).flatten() else { stay() };
     // What the firmware left pending here is over by this; the first pCPU's is worth a line, and says it for all.
     let mut pcpu = el2::Pcpu::start(anchor.catch_faults(), gic::is_v3());
-    let mpidr = features::mpidr();
-    *REPORT.lock() = Some(report(mpidr));
+    let report = report(mpidr);
+    if in_turn(mpidr, |turn| turn.report = Some(report)).is_none() {
+        stay();
+    }
     while !RELEASED.load(Ordering::Acquire) {
         sync::relax();
     }
