@@ -525,15 +525,16 @@ fn frame_of(version: u16, id: u32) -> Vec<u8> {
 fn another_version_is_answered_by_its_number_and_nothing_is_done() {
     let (mut c, mut h) = (control(), Fake::default());
     let mut stream = Vec::new();
-    for version in [0, VERSION + 1, u16::MAX] {
+    let others = [0, VERSION - 1, VERSION + 1, u16::MAX];
+    for version in others {
         stream.extend(frame_of(version, 70_000 + u32::from(version)));
     }
     encode(6, &Call::Machine, &mut stream).unwrap();
     let replies = talk(&mut c, &mut h, &stream);
     let mine = Err(Refusal::Version { ours: VERSION });
-    let versions = [0, VERSION + 1, u16::MAX].map(|version| (70_000 + u32::from(version), mine.clone()));
-    assert_eq!(&replies[..3], &versions);
-    let Ok(Answer::Machine(row)) = &replies[3].1 else { panic!() };
+    let versions = others.map(|version| (70_000 + u32::from(version), mine.clone()));
+    assert_eq!(&replies[..4], &versions);
+    let Ok(Answer::Machine(row)) = &replies[4].1 else { panic!() };
     assert_eq!((row.bad_frames, h.told.len()), (0, 0));
 }
 

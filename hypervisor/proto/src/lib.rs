@@ -51,8 +51,9 @@ pub use rows::{
     TraceRow, VcpuRow, VcpuState, VmRow, VmState,
 };
 
-/// The version of the messages that this code speaks.
-pub const VERSION: u16 = 1;
+/// The version of the messages that this code speaks: another one when the bytes of any message change
+/// (`the_messages_of_this_version_have_these_bytes`).
+pub const VERSION: u16 = 2;
 /// The most bytes of one encoded message.
 pub const MAX_MESSAGE: usize = 4000;
 /// The most bytes of an upload, of a console's output or of its input in one message.

@@ -184,23 +184,49 @@ fn peer(answer: impl FnOnce(UnixStream) + Send + 'static, limit: Duration) -> Cl
     Client::new(Wire::new("pair".into(), ours).unwrap(), limit)
 }
 
-#[test]
-fn another_version_is_named() {
-    let refusal = |mut stream: UnixStream| {
+/// A frame of any version, with a message that only that version knows.
+fn frame_of(version: u16, id: u32) -> Vec<u8> {
+    let mut plain =
+        [&b"MC"[..], &version.to_le_bytes(), &id.to_le_bytes(), &3_u16.to_le_bytes(), &[0xee, 0, 0xee]].concat();
+    plain.extend(crc32fast::hash(&plain).to_le_bytes());
+    // COBS: each zero byte becomes the distance to the next one.
+    let parts = plain.split(|byte| *byte == 0).flat_map(|part| [&[part.len() as u8 + 1], part].concat());
+    [&[0], &parts.collect::<Vec<u8>>()[..], &[0]].concat()
+}
+
+/// What `merus` says to a Merus that answers each call with these bytes; its number is given.
+fn told(answer: impl Fn(u32) -> Vec<u8> + Send + 'static) -> String {
+    let answers = move |mut stream: UnixStream| {
         let mut decoder = Decoder::new();
         let mut byte = [0];
         while stream.read(&mut byte).is_ok_and(|n| n == 1) {
             if let Some(Ok(frame)) = decoder.push(byte[0]) {
-                let reply: Reply = Err(Refusal::Version { ours: 2 });
-                let mut out = Vec::new();
-                encode(frame.id, &reply, &mut out).unwrap();
-                stream.write_all(&out).unwrap();
+                stream.write_all(&answer(frame.id)).unwrap();
             }
         }
     };
-    let error = peer(refusal, LIMIT).machine().unwrap_err();
-    assert!(error.to_string().starts_with("Merus speaks version 2 of the protocol, this program 1"), "{error}");
+    let error = peer(answers, LIMIT).machine().unwrap_err();
     assert_eq!(error.exit_code(), 1);
+    error.to_string()
+}
+
+#[test]
+fn another_version_is_named() {
+    const { assert!(proto::VERSION == 2) };
+    // Both sides put their own version on what they send: this is how a Merus of before and one of later answer.
+    for theirs in [1, 3] {
+        let expected = format!(
+            "Merus speaks version {theirs} of the protocol, this program version 2; use the program of Merus' release"
+        );
+        assert_eq!(told(move |id| frame_of(theirs, id)), expected);
+    }
+    // A refusal whose words this program knows.
+    let told = told(|id| {
+        let mut out = Vec::new();
+        encode(id, &Reply::Err(Refusal::Version { ours: 7 }), &mut out).unwrap();
+        out
+    });
+    assert_eq!(told, "Merus speaks version 7 of the protocol, this program 2; use the program of its release");
 }
 
 #[test]

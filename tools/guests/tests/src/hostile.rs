@@ -11,6 +11,7 @@
 //! | `unmap-vectors` | takes a fault with its vectors at an address that its own tables do not map |
 //! | `no-vectors` | takes a fault with its vectors at an address where the platform has nothing: each fetch leaves the guest |
 //! | `wfi-storm` | WFI, WFE and YIELD with an interrupt pending, so that none of them waits |
+//! | `yield-storm` | the call MERUS_YIELD, which gives the pCPU up each time |
 //! | `timer-storm` | sleeps until the next of two timers' interrupts, a few microseconds each |
 //! | `psci-storm` | calls of all kinds, other CPUs on and off |
 //! | `hvc-garbage` | HVC and SMC with random immediates, function numbers and arguments |
@@ -25,6 +26,7 @@ use guest_rt::vectors::{self, expect};
 use guest_rt::{cpu, fdt, gic, mrs, msr, println, psci, run};
 
 use crate::fuzz::{next, ours};
+use crate::lock::YIELD;
 
 /// Words of garbage for each CPU.
 const WORDS: usize = 16 << 10;
@@ -42,6 +44,7 @@ pub fn hostile() {
         "unmap-vectors" => unmap_vectors,
         "no-vectors" => no_vectors,
         "wfi-storm" => wfi_storm,
+        "yield-storm" => yield_storm,
         "timer-storm" => timer_storm,
         "psci-storm" => psci_storm,
         "hvc-garbage" => hvc_garbage,
@@ -241,6 +244,13 @@ fn wfi_storm(cpu: usize) {
         // and its instruction clock would hardly go on.
         (0..1000).for_each(|_| run!("nop"));
         run!("wfi\nsev\nwfe\nyield\nwfi\nsevl\nwfe");
+    }
+}
+
+fn yield_storm(_: usize) {
+    run!("msr daifset, #0xf");
+    loop {
+        psci::call(YIELD, [0; 3]);
     }
 }
 

@@ -30,7 +30,7 @@ static PATIENCE: AtomicU64 = AtomicU64::new(0);
 const WFE: u32 = 0;
 const CALL: u32 = 1;
 /// MERUS_YIELD.
-const YIELD: u32 = 0x8600_0001;
+pub const YIELD: u32 = 0x8600_0001;
 
 fn argument(name: &str, default: u64) -> u64 {
     fdt::argument(name).and_then(|value| value.parse().ok()).unwrap_or(default)

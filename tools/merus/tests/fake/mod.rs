@@ -3,8 +3,8 @@
 
 use config::image::Raw;
 use config::setting::Setting;
-use config::spec::{PayloadKind, PayloadRef, VmSpec};
-use control::{Channel, Control, Group, Host, Region, Source, Usage, VmNumber};
+use config::spec::{GroupSpec, PayloadKind, PayloadRef, VmSpec};
+use control::{Channel, Control, Host, Region, Source, Usage, VmNumber};
 use proto::*;
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
@@ -132,7 +132,7 @@ impl Host for Machine {
     fn apply(&mut self, _: VmNumber, _: &Setting) -> Result<(), Refusal> {
         Ok(())
     }
-    fn group(&mut self, _: usize, _: &Group) -> Result<(), Refusal> {
+    fn group(&mut self, _: usize, _: &GroupSpec) -> Result<(), Refusal> {
         Ok(())
     }
     fn group_memory(&self, _: usize) -> u64 {
