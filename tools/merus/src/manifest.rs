@@ -3,16 +3,18 @@
 //! The document is walked by hand rather than deserialised, so that every fault in it is found in one go and each has
 //! its line.
 
+mod ready;
+pub use ready::Content;
+
 use crate::report::{Kind, Report};
 use crate::value;
 use config::image::{HEADER_SIZE, Raw};
 use config::spec::{self, CpuSpec, Fault, GroupSpec, Owner, PayloadKind, PayloadRef, Place, SpecError, VmSpec, key};
-use merus_client::kernel::{self, Kernel};
+use ready::Made;
 use std::fs::File;
 use std::io::{self, Read};
 use std::ops::Range;
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::path::Path;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
@@ -24,32 +26,6 @@ pub struct Plan {
     pub groups: Vec<GroupSpec>,
     /// All files, each once for each use.
     pub files: Vec<Content>,
-}
-
-/// A payload's bytes.
-#[derive(Clone)]
-pub enum Content {
-    /// As they are in this file.
-    File(PathBuf),
-    /// As they were made of this file.
-    Made(PathBuf, Arc<[u8]>),
-}
-
-impl Content {
-    /// The file.
-    pub fn path(&self) -> &Path {
-        match self {
-            Self::File(path) | Self::Made(path, _) => path,
-        }
-    }
-}
-
-/// A kernel that was made ready once, for all VMs that ask for the same.
-struct Made {
-    path: PathBuf,
-    asked: Raw,
-    bytes: Arc<[u8]>,
-    raw: Raw,
 }
 
 /// Reads and checks the manifest at `path`. There is no plan where it could not be understood.
@@ -382,48 +358,7 @@ impl Fields<'_, '_> {
         files.push(Content::File(path));
         payload
     }
-
-    /// Unpacks a kernel, or lays it out, if its form asks for that. What cannot be is reported, and stays as it is: Merus refuses
-    /// it as well.
-    fn make_ready(
-        &mut self,
-        kernel: &mut PayloadRef,
-        raw: &mut Raw,
-        memory: u64,
-        files: &mut [Content],
-        made: &mut Vec<Made>,
-    ) {
-        let index = kernel.image.parse().unwrap_or(usize::MAX);
-        let Some(content) = files.get_mut(index).filter(|_| !self.lines.faulty.contains(&key::KERNEL)) else { return };
-        let path = content.path().to_path_buf();
-        let mut found = made.iter().position(|one| one.path == path && one.asked == *raw);
-        if found.is_none() {
-            // Without a size of RAM, which has been reported, any bound will do.
-            let limit = if memory == 0 { NO_MEMORY } else { memory };
-            match kernel::open(&path, *raw, limit) {
-                Ok(None) => return,
-                Ok(Some(Kernel { bytes, raw: becomes })) => {
-                    found = Some(made.len());
-                    made.push(Made { path: path.clone(), asked: *raw, bytes: bytes.into(), raw: becomes });
-                }
-                Err(error) => {
-                    self.lines.faulty.push(key::KERNEL);
-                    let text =
-                        format!("{} \"{}\": key {}: \"{}\" {error}", self.what, self.label, key::KERNEL, kernel.name);
-                    self.report.add(&self.lines.of(key::KERNEL), Kind::Semantic, text);
-                }
-            }
-        }
-        if let Some(one) = found.and_then(|found| made.get(found)) {
-            self.lines.kernel = one.bytes.iter().take(HEADER_SIZE).copied().collect();
-            (*raw, kernel.size) = (one.raw, one.bytes.len() as u64);
-            *content = Content::Made(path, one.bytes.clone());
-        }
-    }
 }
-
-/// How much is unpacked for a VM that does not say how much RAM it has, in bytes.
-const NO_MEMORY: u64 = 256 << 20;
 
 fn payload(name: String, kind: PayloadKind) -> PayloadRef {
     PayloadRef { image: String::new(), name, kind, offset: 0, size: 0, crc32: 0, sha256: None }
