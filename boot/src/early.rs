@@ -50,6 +50,7 @@ unsafe extern "C" {
     static __rodata_end: u8;
     static __image_start: u8;
     static __image_end: u8;
+    static __el3_start: u8;
     static boot_stack: u8;
 }
 
@@ -66,7 +67,7 @@ fn bounds(from: *const u8, to: *const u8) -> Option<Span<Pa>> {
     Span::from_bounds(Pa::new(from as u64), Pa::new(to as u64))
 }
 
-/// The image in memory: text, constants, data, heap and boot stack.
+/// The image in memory: text, constants, data, heap, boot stack, and EL3's own.
 pub fn image() -> Span<Pa> {
     bounds(&raw const __image_start, &raw const __image_end).unwrap_or_else(|| stuck())
 }
@@ -121,8 +122,9 @@ extern "C" fn boot_early(x0: u64, base: u64, at_el1: u64) -> *const MmuSetup {
     let Some(root) = page() else { stuck() };
     // SAFETY: a fresh page of the pool, zeroed by the entry code.
     let mut map: Stage1 = unsafe { Stage1::new(root) };
+    // Up to EL3's own memory, which nobody maps.
     let (start, text, rodata, end) =
-        (&raw const __image_start, &raw const __text_end, &raw const __rodata_end, &raw const __image_end);
+        (&raw const __image_start, &raw const __text_end, &raw const __rodata_end, &raw const __el3_start);
     let parts = [(start, text, Kind::Text), (text, rodata, Kind::ReadOnly), (rodata, end, Kind::Data)];
     for (from, to, kind) in parts {
         let Some(span) = bounds(from, to) else { stuck() };

@@ -14,13 +14,6 @@ pub const SCTLR_EL1_OFF: u64 = 0x30d0_0800;
 pub const SCTLR_EL1_ON: u64 = SCTLR_EL1_OFF | 1 | 1 << 2 | 1 << 3 | 1 << 12 | 1 << 19;
 /// HCR_EL2 until `el2` writes its own: EL1 is AArch64, E2H and TGE are off.
 const HCR_BOOT: u64 = 1 << 31;
-/// SCR_EL3 for a drop to non-secure EL2: NS, RES1, SMC off (there is no firmware), HVC on, EL2 is AArch64, pointer
-/// authentication and the newer EL2 features not trapped (FGTEn, ECVEn, HXEn; RES0 where absent).
-const SCR_DROP: u64 = 1 | 0x30 | 1 << 7 | 1 << 8 | 1 << 10 | 1 << 16 | 1 << 17 | 1 << 27 | 1 << 28 | 1 << 38;
-/// SPSR_EL3 for the drop: EL2h, all exceptions masked.
-const SPSR_DROP: u64 = 0x3c9;
-/// What CNTFRQ_EL0 becomes where nobody has set it: the frequency of QEMU's and of most boards' system counter, in Hz.
-const COUNTER_HZ: u64 = 62_500_000;
 // [`SCTLR_OFF`] and its like are written before any load from memory, so they come as immediates of 16 bits: until then the
 // firmware's SCTLR_EL2.EE may have data accesses big-endian.
 const _: () = assert!(SCTLR_OFF >> 32 == 0 && SCTLR_EL1_OFF >> 32 == 0);
@@ -31,36 +24,6 @@ pub const BOOT_STACK: usize = 32 * 1024;
 global_asm!(
     r#"
     .section .text.entry, "ax"
-
-    // In: w9 = what CurrentEL must not be above. Drops from EL3 to EL2 where needed; sets x20 = 1 if it did.
-    // Clobbers x9-x11.
-boot_reach_el2:
-    mov     x20, #0
-    mrs     x9, CurrentEL
-    cmp     x9, #0xc
-    b.ne    2f
-    mov     x20, #1
-    ldr     x10, ={scr_drop}
-    msr     SCR_EL3, x10
-    msr     CPTR_EL3, xzr
-    mrs     x10, ID_AA64PFR0_EL1
-    ubfx    x10, x10, #24, #4       // GIC system registers?
-    cbz     x10, 1f
-    mov     x10, #0xf               // ICC_SRE_EL3: on, also for EL2
-    msr     S3_6_C12_C12_5, x10
-    isb
-1:  mrs     x10, CNTFRQ_EL0
-    cbnz    x10, 1f
-    ldr     x10, ={counter_hz}
-    msr     CNTFRQ_EL0, x10
-1:  ldr     x10, ={sctlr_off}
-    msr     SCTLR_EL2, x10
-    mov     x10, #{spsr_drop}
-    msr     SPSR_EL3, x10
-    msr     ELR_EL3, x30
-    isb
-    eret
-2:  ret
 
     // At EL2: what the firmware may have left that would hurt before the start table (el2/src/start.rs) is written: E2H
     // and TGE go, data accesses are little-endian, and the pCPU's record is nowhere yet. No load comes before this.
@@ -91,6 +54,7 @@ boot_own_el1:
     // In: x9 = first byte, x10 = end. By the smallest data cache line that this CPU's caches have, to the point of coherency; done,
     // for all who read memory, at the DSB. Clobbers x9, x11, x12.
     .macro boot_by_line name operation
+    .global \name
 \name:
     mrs     x11, CTR_EL0
     ubfx    x11, x11, #16, #4
@@ -143,8 +107,11 @@ boot_primary:
     mov     x20, #0
     cset    x22, eq                 // 1: EL1, no hypervisor mode
     cbnz    x22, 1f
-    bl      boot_reach_el2
-    bl      boot_own_el2
+    cmp     x9, #0xc
+    b.ne    3f
+    bl      boot_el3                // the first CPU alone comes back, at EL2
+    mov     x20, #1
+3:  bl      boot_own_el2
     b       2f
 1:  bl      boot_own_el1
 2:
@@ -262,7 +229,6 @@ boot_secondary:
     msr     daifset, #0xf
     msr     SPSel, #1
     mov     x21, x0
-    bl      boot_reach_el2
     bl      boot_own_el2
 1:  mov     x0, x21
     bl      boot_mmu_on
@@ -281,7 +247,6 @@ boot_secondary:
 boot_spun:
     msr     daifset, #0xf
     msr     SPSel, #1
-    bl      boot_reach_el2
     bl      boot_own_el2
     adrp    x21, BOOT_SPUN_START
     ldr     x21, [x21, :lo12:BOOT_SPUN_START]
@@ -303,10 +268,6 @@ boot_stack:
     .space  {guard}
     .space  {stack}
     "#,
-    scr_drop = const SCR_DROP,
-    spsr_drop = const SPSR_DROP,
-    counter_hz = const COUNTER_HZ,
-    sctlr_off = const SCTLR_OFF,
     sctlr_low = const SCTLR_OFF & 0xffff,
     sctlr_high = const SCTLR_OFF >> 16,
     sctlr_el1_low = const SCTLR_EL1_OFF & 0xffff,

@@ -8,7 +8,7 @@
 //!
 //! | entered at | what happens |
 //! |---|---|
-//! | EL3 | EL2 is given to us: SCR_EL3, ICC_SRE_EL3 and CNTFRQ_EL0 are set and the CPU drops to EL2 |
+//! | EL3 | there is no firmware: [`el3`] sets EL3 up, stays there to give PSCI, has the other CPUs wait, and the first one drops to EL2 |
 //! | EL2 | the ordinary case |
 //! | EL1 | the MMU is switched on there as well, and the kernel binary says so and stops: there is no hypervisor mode to be had |
 //!
@@ -21,7 +21,8 @@
 //! The kernel binary defines three functions that this room calls: `merus_main`, `merus_secondary_main` and
 //! `merus_entered_at_el1`.
 //!
-//! On a host only [`stage1`] and what [`uefi`] reads and writes are built, for their tests: the rest is what surrounds assembly.
+//! On a host only [`stage1`], what [`uefi`] reads and writes and what decides in [`el3`] are built, for their tests: the rest is what
+//! surrounds assembly.
 #![no_std]
 
 extern crate alloc;
@@ -30,6 +31,7 @@ extern crate std;
 
 #[cfg(target_os = "none")]
 mod early;
+pub mod el3;
 #[cfg(target_os = "none")]
 mod entry;
 #[cfg(target_os = "none")]

@@ -29,6 +29,7 @@ mod line;
 mod lives;
 mod machine;
 mod manage;
+mod monitor;
 mod moves;
 mod observe;
 mod placing;

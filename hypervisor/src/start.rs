@@ -7,7 +7,7 @@ use crate::manage::{Machinery, Management};
 use crate::run::Cpu;
 use crate::slots::{Entities, ROOM, Slots};
 use crate::uploads::Uploads;
-use crate::{gic, line, smp, time};
+use crate::{gic, line, monitor, smp, time};
 use addr::{BLOCK_SIZE, PAGE_SIZE, Pa, Span};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -51,8 +51,8 @@ fn bring_up(info: BootInfo, mut map: Stage1) -> Box<Cpu> {
     time::init();
     let anchored = Box::leak(Box::new(PcpuAnchor::new(0))).catch_faults();
     let (uart, psci) = boot::with_tree(info.fdt, board::last_resort).unwrap_or_default();
-    // Entered at EL3, Merus found no firmware, whatever the tree says.
-    let psci = psci.filter(|_| !info.from_el3);
+    // Entered at EL3, Merus found no firmware, whatever the tree says: it has its own.
+    let psci = if info.from_el3 { Some(monitor::PSCI) } else { psci };
     use_psci(psci);
     attach(uart, &mut map);
     let mut board = board(&info);
@@ -69,6 +69,9 @@ fn bring_up(info: BootInfo, mut map: Stage1) -> Box<Cpu> {
         }
         None => None,
     };
+    if info.from_el3 {
+        monitor::configure(&mut board);
+    }
     say!("Merus {} on {}", env!("CARGO_PKG_VERSION"), board.model);
     if let Some(syndrome) = anchored.leftover() {
         say!("a system error from before Merus was pending, syndrome {syndrome:#x}: it is left behind");

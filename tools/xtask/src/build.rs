@@ -175,7 +175,7 @@ pub fn flatten(elf: &[u8]) -> Result<Vec<u8>> {
         if segment.p_type(endian) != PT_LOAD || segment.p_filesz(endian) == 0 {
             continue;
         }
-        let start = segment.p_paddr(endian);
+        let start = segment.p_vaddr(endian);
         let data = segment.data(endian, elf).ok().context("a segment reaches past the file's end")?;
         let end = start.checked_add(data.len() as u64).filter(|end| *end <= LARGEST);
         let end = end.with_context(|| format!("a segment at {start:#x}: the image must be linked at 0"))? as usize;

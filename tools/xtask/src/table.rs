@@ -76,6 +76,9 @@ pub struct Row {
     load_at: Option<String>,
     /// Starts this before Merus.
     preload: Option<Preload>,
+    /// The ELF file instead of the image, without the boot protocol.
+    #[serde(default)]
+    elf: bool,
     /// A firmware finds the image and starts it.
     firmware: Option<Firmware>,
     /// Image and bundle are on a disk, where the firmware finds them.
@@ -351,10 +354,10 @@ impl Row {
         };
         let name = fill(&self.name);
         ensure!(!name.contains(['{', ' ', '/']), "`{name}` is no name");
-        let loaders = [self.preload.is_some(), self.load_at.is_some(), self.firmware.is_some()];
+        let loaders = [self.preload.is_some(), self.load_at.is_some(), self.firmware.is_some(), self.elf];
         ensure!(
             loaders.iter().filter(|set| **set).count() <= 1,
-            "one of `preload`, `load_at` and `firmware` loads the image"
+            "one of `preload`, `load_at`, `firmware` and `elf` loads the image"
         );
         let machine = self.machine.as_ref().unwrap_or(&defaults.machine);
         let on_raspi = !self.mini_uart && self.firmware != Some(Firmware::TfA);
@@ -384,6 +387,7 @@ impl Row {
                 smp,
                 memory: self.board_memory.as_ref().unwrap_or(&defaults.board_memory).clone(),
                 load_at: self.load_at.clone(),
+                elf: self.elf,
                 second: self.mini_uart,
                 append: self.append.clone(),
                 extra: if self.icount { counted(self.turns) } else { Vec::new() },

@@ -27,7 +27,7 @@ pub(super) fn read<'a>(root: &Place<'a>) -> Result<Chosen<'a>, BoardError> {
             Span::from_bounds(Pa::new(start), Pa::new(end))
                 .ok_or_else(|| node.error("linux,initrd-end", "is below linux,initrd-start"))?,
         ),
-        None => None,
+        None => module(&node)?,
     };
     let stdout = node.string("stdout-path").or_else(|| node.string("linux,stdout-path"));
     Ok(Chosen {
@@ -36,6 +36,24 @@ pub(super) fn read<'a>(root: &Place<'a>) -> Result<Chosen<'a>, BoardError> {
         rng_seed: node.value("rng-seed").filter(|seed| !seed.is_empty()),
         stdout: stdout.and_then(|path| path.split(':').next()),
     })
+}
+
+/// What a loader put in memory without the boot protocol's words for it: a module that is a RAM disk (Xen, "Device Tree Bindings";
+/// QEMU's `guest-loader`, which leaves out the cells where both are two).
+fn module(chosen: &Place<'_>) -> Result<Option<Span<Pa>>, BoardError> {
+    let Some(node) = chosen.children().find(|node| node.is_compatible(&["multiboot,ramdisk"])) else {
+        return Ok(None);
+    };
+    let two_cells_each = node.value("reg").and_then(|reg| <[u8; 16]>::try_from(reg).ok()).map(u128::from_be_bytes);
+    let (start, size) = match two_cells_each {
+        Some(reg) if chosen.value("#address-cells").is_none() => ((reg >> 64) as u64, reg as u64),
+        _ => match node.raw_reg()?.as_slice() {
+            [one] => *one,
+            _ => return Err(node.error("reg", "is not one span of memory")),
+        },
+    };
+    let span = Span::new(Pa::new(start), size).ok_or_else(|| node.error("reg", "wraps around the end of memory"))?;
+    Ok(Some(span).filter(|span| !span.is_empty()))
 }
 
 /// The serial port: the chosen one if Merus knows it, else the one that `serial0` names, else the first that is on. One that leads

@@ -39,8 +39,9 @@ fn enable(cpu: &Place<'_>) -> Result<Enable, BoardError> {
 }
 
 /// The per-CPU timers' INTIDs, told apart by name or, without names, by position; and those that Merus takes, which have to
-/// be private and must not be one another's or the GIC's `maintenance` interrupt.
-pub(super) fn timer(root: &Place<'_>, maintenance: u32) -> Result<(TimerIrqs, Ppis), BoardError> {
+/// be private and must not be one another's or the GIC's `maintenance` interrupt. And the counter's frequency, which is there only where
+/// the firmware does not set the register.
+pub(super) fn timer(root: &Place<'_>, maintenance: u32) -> Result<(TimerIrqs, Ppis, Option<u64>), BoardError> {
     let place = root.search(&|place| place.is_compatible(&["arm,armv8-timer", "arm,armv7-timer"]));
     let place = place.ok_or(BoardError::Absent { what: "architected timer" })?;
     // The GIC is the only controller that PPIs can come from.
@@ -66,7 +67,8 @@ pub(super) fn timer(root: &Place<'_>, maintenance: u32) -> Result<(TimerIrqs, Pp
     if [timer.virt, timer.hyp].contains(&maintenance) {
         return Err(fault("has the interrupt controller's maintenance interrupt for a timer"));
     }
-    Ok((timer, Ppis { maintenance, hyp_timer: timer.hyp, virtual_timer: timer.virt }))
+    let hz = place.number("clock-frequency")?;
+    Ok((timer, Ppis { maintenance, hyp_timer: timer.hyp, virtual_timer: timer.virt }, hz))
 }
 
 /// Firmware's power interface: 0.2 and later only, because 0.1 has no fixed function numbers.

@@ -14,6 +14,7 @@ mod chosen;
 mod cpus;
 mod gic;
 mod memory;
+mod monitor;
 mod nodes;
 
 use crate::seed::Seed;
@@ -52,6 +53,10 @@ pub struct Board {
     /// What ends the machine where there is no such firmware: the power management block of a BCM2835 or a successor. (Not looked for
     /// where there is one.)
     pub power: Option<Span<Pa>>,
+    /// What ends the machine where Merus itself is at EL3.
+    pub power_pins: Option<PowerPins>,
+    /// The counter's frequency in Hz, where the tree knows better than the firmware.
+    pub counter_hz: Option<u64>,
     /// What the boot loader loaded beside Merus.
     pub initrd: Option<Span<Pa>>,
     /// Merus' own command line; may be empty.
@@ -188,6 +193,17 @@ pub struct Psci {
     pub version: (u16, u16),
 }
 
+/// Pins of a PL061 of the Secure side that end the machine when they are driven high: 0 to 7.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PowerPins {
+    /// The PL061's registers.
+    pub registers: Span<Pa>,
+    /// What powers off.
+    pub off: Option<u8>,
+    /// What resets.
+    pub reset: Option<u8>,
+}
+
 /// Why a board's tree cannot be used.
 #[derive(Clone, PartialEq, Eq, Debug, Error)]
 pub enum BoardError {
@@ -222,7 +238,7 @@ pub fn parse(blob: &[u8]) -> Result<Board, BoardError> {
     let (gic, gic_place) = gic::find(&root)?;
     let chosen = chosen::read(&root)?;
     let (Gic::V3 { maintenance_irq: maintenance, .. } | Gic::V2 { maintenance_irq: maintenance, .. }) = gic;
-    let (timer, ppis) = cpus::timer(&root, maintenance)?;
+    let (timer, ppis, counter_hz) = cpus::timer(&root, maintenance)?;
     let uart = chosen::uart(&root, chosen.stdout, gic_place.phandle());
     let psci = cpus::psci(&root)?;
     Ok(Board {
@@ -238,6 +254,8 @@ pub fn parse(blob: &[u8]) -> Result<Board, BoardError> {
         psci,
         // A whole tree is a long way to look.
         power: if psci.is_none() { power(&root) } else { None },
+        power_pins: monitor::power_pins(&root),
+        counter_hz,
         initrd: chosen.initrd,
         bootargs: chosen.bootargs,
         rng_seed: chosen.rng_seed.map(Seed::new),

@@ -127,6 +127,11 @@ impl<'a> Place<'a> {
         self.string("status").is_none_or(|status| status == "okay" || status == "ok")
     }
 
+    /// Whether it is on for who runs in the Secure state: `secure-status` says, or, without that, `status`.
+    pub(super) fn is_usable_by_secure(&self) -> bool {
+        self.string("secure-status").map_or_else(|| self.is_usable(), |status| status == "okay" || status == "ok")
+    }
+
     /// The node's own number, by which others refer to it.
     pub(super) fn phandle(&self) -> Option<u32> {
         let value = self.value("phandle").or_else(|| self.value("linux,phandle"))?;

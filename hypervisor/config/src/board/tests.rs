@@ -168,6 +168,7 @@ fn a_board_of_another_shape_is_read() {
     assert_eq!((board.psci, board.power), (None, Some(span(0xfe10_0000, 0x114))));
     assert_eq!(board.initrd, Some(span(0x1000_0000, 0x2000)));
     assert_eq!(board.bootargs, "merus.idle=stay");
+    assert_eq!((board.power_pins, board.counter_hz), (None, None));
     assert!(board.rng_seed.is_none());
 }
 
@@ -272,6 +273,93 @@ fn a_serial_port_with_a_device_at_its_other_end_is_for_neither() {
     let off = NodeWriter::new("serial@7e201000").child(bluetooth().property("status", "disabled"));
     let board = parse(&board_with_mini_uart("serial0", off).blob()).unwrap();
     assert_eq!((board.uart, board.control), (Some(pl011), Some(mini)));
+}
+
+/// A board with a Secure PL061 and the nodes that say what its pins do, changed by `change`.
+fn board_with_pins(change: fn(&str, NodeWriter) -> NodeWriter) -> Board {
+    let mut parts = other_board();
+    let secure = |name: &str, compatible: &str| {
+        let node = NodeWriter::new(name).property("compatible", compatible).property("status", "disabled");
+        change(name, node)
+    };
+    parts.memory.extend([
+        secure("gpio-restart", "gpio-restart").property("gpios", [9u32, 1, 0]),
+        secure("gpio-poweroff", "gpio-poweroff").property("gpios", [9u32, 0, 0]),
+        secure("pl061@90b0000", "arm,pl061").property("phandle", 9u32).property("reg", [0u32, 0x90b_0000, 0x1000]),
+    ]);
+    parse(&parts.blob()).unwrap()
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "the board above, read four times more")]
+fn the_pins_that_end_the_machine_are_the_secure_sides() {
+    let pins = PowerPins { registers: span(0x90b_0000, 0x1000), off: Some(0), reset: Some(1) };
+    assert_eq!(board_with_pins(|_, node| node.property("secure-status", "okay")).power_pins, Some(pins));
+    // What the Secure side may not use is not there for it.
+    let no_off = |name: &str, node: NodeWriter| match name {
+        "gpio-poweroff" => node.property("secure-status", "disabled"),
+        _ => node.property("secure-status", "okay"),
+    };
+    assert_eq!(board_with_pins(no_off).power_pins, Some(PowerPins { off: None, ..pins }));
+    let no_gpio = |name: &str, node: NodeWriter| match name {
+        "pl061@90b0000" => node,
+        _ => node.property("secure-status", "okay"),
+    };
+    assert_eq!(board_with_pins(no_gpio).power_pins, None);
+    assert_eq!(parse(&other_board().blob()).unwrap().power_pins, None);
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "the board above, read five times more")]
+fn a_power_pin_of_another_form_is_none() {
+    for gpios in [vec![9u32, 0, 1], vec![9, 8, 0], vec![9, 0], vec![7, 0, 0], vec![]] {
+        let mut parts = other_board();
+        parts.memory.extend([
+            NodeWriter::new("gpio-poweroff").property("compatible", "gpio-poweroff").property("gpios", gpios),
+            NodeWriter::new("pl061@90b0000")
+                .property("compatible", "arm,pl061")
+                .property("phandle", 9u32)
+                .property("reg", [0u32, 0x90b_0000, 0x1000]),
+        ]);
+        assert_eq!(parse(&parts.blob()).unwrap().power_pins, None);
+    }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "the board above, read once more")]
+fn the_counters_frequency_is_the_timers() {
+    let mut parts = other_board();
+    parts.timer = parts.timer.property("clock-frequency", 54_000_000u32);
+    assert_eq!(parse(&parts.blob()).unwrap().counter_hz, Some(54_000_000));
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "the board above, read seven times more")]
+fn a_module_is_an_initrd() {
+    let board = |reg: &[u32], cells: Option<u32>, named: bool| {
+        let mut parts = other_board();
+        let module = NodeWriter::new("module@50000000")
+            .property("compatible", vec!["multiboot,module", "multiboot,ramdisk"])
+            .property("reg", reg.to_vec());
+        let mut chosen = NodeWriter::new("chosen").child(module);
+        if let Some(cells) = cells {
+            chosen = chosen.property("#address-cells", cells).property("#size-cells", cells);
+        }
+        if named {
+            chosen = chosen.property("linux,initrd-start", 0x1000_0000u32).property("linux,initrd-end", 0x1000_2000u32);
+        }
+        parts.chosen = chosen;
+        parse(&parts.blob()).map(|board| board.initrd).map_err(|error| std::format!("{error}"))
+    };
+    let module = Some(span(0x5000_0000, 0x3000));
+    assert_eq!(board(&[0, 0x5000_0000, 0, 0x3000], None, false), Ok(module));
+    assert_eq!(board(&[0, 0x5000_0000, 0, 0x3000], Some(2), false), Ok(module));
+    assert_eq!(board(&[0x5000_0000, 0x3000], Some(1), false), Ok(module));
+    // The boot protocol's own words come first.
+    assert_eq!(board(&[0, 0x5000_0000, 0, 0x3000], None, true), Ok(Some(span(0x1000_0000, 0x2000))));
+    for (reg, cells) in [(&[0u32, 1, 2, 3, 4][..], None), (&[1, 2, 3, 4], Some(1)), (&[u32::MAX; 4], None)] {
+        assert!(board(reg, cells, false).unwrap_err().contains("node /chosen/module@50000000: property reg"));
+    }
 }
 
 #[test]

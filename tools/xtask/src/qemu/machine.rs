@@ -10,6 +10,9 @@ use std::sync::OnceLock;
 /// Where the image lies that a [`Machine::preload`] jumps to (its own constant `MERUS`).
 const PRELOADED_AT: &str = "0x41000000";
 
+/// Where the bundle lies in RAM that goes with an ELF file.
+const MODULE_AT: &str = "0x50000000";
+
 /// Arguments for a machine whose time is the number of instructions that its CPUs execute, one after the other, a nanosecond each.
 pub const COUNTED: [&str; 6] = ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=off", "-seed", "1"];
 
@@ -38,6 +41,9 @@ pub struct Machine {
     pub memory: String,
     /// The image to boot.
     pub kernel: PathBuf,
+    /// The image is an ELF file, which QEMU starts without the boot protocol, at EL3 where the machine has it: the bundle is a module
+    /// at [`MODULE_AT`].
+    pub elf: bool,
     /// A firmware that QEMU starts instead (`-bios`); it finds the image and the bundle in `fw_cfg`, or on the disk.
     pub firmware: Option<PathBuf>,
     /// A disk, which nothing of the run changes: an SD card on a Raspberry Pi, else a virtio disk. With `firmware`, image and bundle
@@ -109,8 +115,15 @@ impl Machine {
         if let Some(dtb) = &self.dtb {
             command.arg("-dtb").arg(dtb);
         }
-        if let Some(initrd) = &self.initrd {
-            command.arg("-initrd").arg(initrd);
+        match &self.initrd {
+            Some(initrd) if self.elf => {
+                let module = format!("guest-loader,addr={MODULE_AT},initrd={}", initrd.display());
+                command.args(["-device", &module]);
+            }
+            Some(initrd) => {
+                command.arg("-initrd").arg(initrd);
+            }
+            None => {}
         }
         if let Some(append) = &self.append {
             command.args(["-append", append]);

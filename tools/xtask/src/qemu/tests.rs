@@ -209,6 +209,14 @@ fn what_lies_in_memory_is_started_by_itself() {
     assert!(crate::ctx::shown(&all.command(&qemu, "stdio")).contains("thread=multi"));
 }
 
+#[test]
+fn an_elf_file_has_its_bundle_as_a_module() {
+    let (qemu, machine) = fake("");
+    let machine = Machine { elf: true, initrd: Some("bundle".into()), ..machine };
+    let line = crate::ctx::shown(&machine.command(&qemu, "stdio"));
+    assert!(line.contains("-device guest-loader,addr=0x50000000,initrd=bundle") && !line.contains("-initrd"), "{line}");
+}
+
 fn run_fake(name: &str, script: &str, expect: &Expect) -> Outcome {
     let (qemu, machine) = fake(script);
     let log = std::env::temp_dir().join(format!("merus-qemu-test-{}-{name}.log", std::process::id()));

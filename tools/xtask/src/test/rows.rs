@@ -119,7 +119,8 @@ fn boot_all(env: &Env<'_>, boots: &[Boot], tally: &mut Tally) {
 
 fn boot_one(env: &Env<'_>, boot: &Boot) -> Result<Outcome> {
     let mut machine = boot.machine.clone();
-    machine.kernel = env.image(boot).0.to_owned();
+    let (img, elf) = env.image(boot);
+    machine.kernel = if machine.elf { elf } else { img }.to_owned();
     machine.preload = match boot.preload {
         None => None,
         Some(Preload::Dirty) => Some(env.dirty.clone().context("the pre-loader was not built")?),
