@@ -180,6 +180,8 @@ pub enum Preload {
 pub enum Firmware {
     /// U-Boot, as Debian builds it for the board.
     UBoot,
+    /// The same, as UEFI: it starts the image as an EFI application.
+    UBootEfi,
     /// TF-A, as Debian builds it for the Raspberry Pi 4; it stays for PSCI.
     TfA,
     /// UEFI (EDK2), as Debian builds it for `virt`.

@@ -1,4 +1,4 @@
-//! Disks that UEFI boots from: the image itself as the boot program, or GRUB with a menu of its own.
+//! Disks that UEFI boots from: the image itself as the boot program or by the shell, or GRUB with a menu of its own.
 //!
 //! UEFI Specification, "Boot Manager", "Removable Media Boot Behavior" (the program's name and place); Debian's monolithic GRUB reads
 //! its configuration in `/EFI/debian`.
@@ -19,9 +19,29 @@ pub enum Grub {
     Chainloader,
 }
 
-/// A disk from which the firmware starts `image` itself, with `bundle` beside it.
-pub fn disk(image: &Path, bundle: Option<&Path>) -> Disk {
-    with_bundle(Disk::new(Use::EfiSystem).with_file(PROGRAM, image), "EFI/BOOT/bundle.merus", bundle)
+/// A disk from which the firmware starts `image` itself, with `bundle` beside it. A command line can only be given by the UEFI shell,
+/// which the firmware starts where there is no other program; it names the bundle, too.
+///
+/// # Errors
+/// The command line has what the shell would not pass on.
+pub fn disk(image: &Path, bundle: Option<&Path>, append: Option<&str>) -> Result<Disk> {
+    let disk = Disk::new(Use::EfiSystem);
+    Ok(match append {
+        None => with_bundle(disk.with_file(PROGRAM, image), "EFI/BOOT/bundle.merus", bundle),
+        Some(append) => {
+            let script = script(bundle.is_some(), append)?;
+            let disk = disk.with("startup.nsh", Content::Bytes(script.into_bytes())).with_file("merus.efi", image);
+            with_bundle(disk, "vms/first.merus", bundle)
+        }
+    })
+}
+
+/// What the UEFI shell runs by itself.
+fn script(bundle: bool, append: &str) -> Result<String> {
+    let plain = |c: char| c.is_ascii_graphic() && !"'\"^;&|<>#%".contains(c) || c == ' ';
+    ensure!(append.chars().all(plain), "the UEFI shell would not pass on `{append}`");
+    let initrd = if bundle { " initrd=\\vms\\first.merus" } else { "" };
+    Ok(format!("fs0:\r\nmerus.efi {append}{initrd}\r\n"))
 }
 
 /// A disk from which the firmware starts GRUB, and that `image` with `bundle`.
@@ -57,6 +77,15 @@ fn menu(how: Grub, bundle: bool, append: &str) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_shell_gets_the_command_line_and_the_bundles_name() {
+        assert_eq!(script(true, "a=on").unwrap(), "fs0:\r\nmerus.efi a=on initrd=\\vms\\first.merus\r\n");
+        assert!(!script(false, "").unwrap().contains("initrd"));
+        for hostile in ["a > b", "a\nb", "%x%", "^"] {
+            assert!(script(true, hostile).is_err(), "{hostile}");
+        }
+    }
 
     #[test]
     fn the_menu_starts_the_image_as_it_is_told() {

@@ -165,31 +165,17 @@ fn start_by(env: &Env<'_>, boot: &Boot, firmware: Firmware, machine: &mut Machin
         }
         Firmware::Uefi | Firmware::GrubLinux | Firmware::GrubChainloader => {
             let found = setup::ensure_uefi(env.ctx, &machine.machine)?;
-            let grub = match firmware {
-                Firmware::GrubLinux => Some(Grub::Linux),
-                Firmware::GrubChainloader => Some(Grub::Chainloader),
-                _ => None,
-            };
+            ensure!(boot.from_disk || firmware == Firmware::Uefi, "GRUB has nothing but the disk");
             if boot.from_disk {
-                let (image, bundle, append) = (&machine.kernel, machine.initrd.take(), machine.append.take());
-                let made = match grub {
-                    Some(how) => uefi::grub_disk(&found.grub, how, image, bundle.as_deref(), append.as_deref())?,
-                    None if append.is_some() => bail!("UEFI gives no command line to what it finds on a disk"),
-                    None => uefi::disk(image, bundle.as_deref()),
-                };
-                made.write(&disk)?;
-                machine.disk = Some(disk);
-            } else {
-                ensure!(grub.is_none(), "GRUB has nothing but the disk");
+                machine.disk = Some(write_disk(disk, firmware, Some(&found.grub), machine)?);
             }
             machine.firmware = Some(found.firmware);
         }
-        Firmware::UBoot => {
+        Firmware::UBoot | Firmware::UBootEfi => {
             let u_boot = setup::ensure_u_boot(env.ctx, &machine.machine)?;
+            ensure!(boot.from_disk || firmware == Firmware::UBoot, "U-Boot's own UEFI has nothing but the disk");
             if boot.from_disk {
-                let append = machine.append.take();
-                uboot::disk(&machine.kernel, machine.initrd.take().as_deref(), append.as_deref())?.write(&disk)?;
-                machine.disk = Some(disk);
+                machine.disk = Some(write_disk(disk, firmware, None, machine)?);
             }
             if machine.machine == raspi4b::NAME {
                 // The board's own firmware would load it as it loads any kernel.
@@ -201,6 +187,20 @@ fn start_by(env: &Env<'_>, boot: &Boot, firmware: Firmware, machine: &mut Machin
         }
     }
     Ok(())
+}
+
+/// Writes the disk from which `firmware` starts the image with the bundle and the command line; they are nowhere else then.
+fn write_disk(at: PathBuf, firmware: Firmware, grub: Option<&Path>, machine: &mut Machine) -> Result<PathBuf> {
+    let (image, bundle, append) = (&machine.kernel, machine.initrd.take(), machine.append.take());
+    let (bundle, append) = (bundle.as_deref(), append.as_deref());
+    let made = match (firmware, grub) {
+        (Firmware::GrubLinux, Some(grub)) => uefi::grub_disk(grub, Grub::Linux, image, bundle, append)?,
+        (Firmware::GrubChainloader, Some(grub)) => uefi::grub_disk(grub, Grub::Chainloader, image, bundle, append)?,
+        (Firmware::UBoot, _) => uboot::disk(image, bundle, append)?,
+        _ => uefi::disk(image, bundle, append)?,
+    };
+    made.write(&at)?;
+    Ok(at)
 }
 
 /// The shape of the Raspberry Pi 4's tree for a row.
