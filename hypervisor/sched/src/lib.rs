@@ -131,6 +131,7 @@ mod pcpu;
 mod pool;
 mod queue;
 mod rt;
+pub mod scale;
 mod shares;
 mod slab;
 #[cfg(test)]
