@@ -6,6 +6,7 @@
 
 use crate::bits::ones;
 use crate::irq::{ACTIVE, ANY, EDGE, ENABLED, FIRED, HW, Irq, LATCH, NONE, SOFT};
+use crate::links::Links;
 use crate::{FIRST_SPI, Refusal, VcpuId, VcpuSet, Vgic};
 
 impl Vgic {
@@ -60,6 +61,7 @@ impl Vgic {
     /// ISENABLER.
     pub(crate) fn enable(&mut self, view: VcpuId, first: u32, mask: u32) {
         self.change(view, first, mask, |irq| irq.flags |= ENABLED);
+        Links::switched(self.links.as_deref(), first, mask, true);
     }
 
     /// ICENABLER. What is pending is withdrawn before the write completes, so a resident one is folded first.
@@ -67,6 +69,7 @@ impl Vgic {
         let enabled = mask & self.bits(view, first, |irq| irq.has(ENABLED));
         self.folded(view, first, enabled)?;
         self.change(view, first, enabled, |irq| irq.flags &= !ENABLED);
+        Links::switched(self.links.as_deref(), first, enabled, false);
         Ok(())
     }
 
@@ -106,12 +109,17 @@ impl Vgic {
     /// ICACTIVER.
     pub(crate) fn deactivate(&mut self, view: VcpuId, first: u32, mask: u32) -> Result<(), Refusal> {
         self.folded(view, first, mask)?;
-        // Only the timer is linked to a physical interrupt, and that one is private.
-        let linked = first < FIRST_SPI && self.each(view, first, mask).any(|(_, irq)| irq.has(HW));
+        let linked = self
+            .each(view, first, mask)
+            .filter(|(_, irq)| irq.has(HW))
+            .fold(0, |bits, (n, _)| bits | 1u32.wrapping_shl(n));
         self.change(view, first, mask, |irq| {
             let _ = irq.deactivate();
         });
-        if linked {
+        if first >= FIRST_SPI {
+            ones(linked.into()).for_each(|n| Links::end_spi(self.links.as_deref(), first.wrapping_add(n)));
+        } else if linked != 0 {
+            // Of private ones the timer alone is.
             self.release_timer(view);
         }
         Ok(())

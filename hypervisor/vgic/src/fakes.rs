@@ -26,6 +26,8 @@ pub struct Cpu {
     pub ap1r: u32,
     /// The active bit of the physical timer interrupt.
     pub timer_active: bool,
+    /// Physical SPIs that the guest's deactivations have ended, since the test last looked.
+    pub ended: Vec<u32>,
     /// Reads of list registers since the test last looked.
     pub reads: core::cell::Cell<usize>,
     /// Writes of list registers.
@@ -54,7 +56,8 @@ impl Cpu {
     pub fn new(count: usize) -> Self {
         let lr = std::vec![0; count];
         let reads = core::cell::Cell::new(0);
-        Self { lr, hcr: 0, vmcr: 0, ap1r: 0, timer_active: false, reads, writes: 0, hcr_writes: 0, gicv2: false }
+        let ended = Vec::new();
+        Self { lr, hcr: 0, vmcr: 0, ap1r: 0, timer_active: false, ended, reads, writes: 0, hcr_writes: 0, gicv2: false }
     }
 
     /// The same of a GICv2.
@@ -119,8 +122,10 @@ impl Cpu {
         match self.lr.iter_mut().find(|lr| **lr as u32 == intid && state(**lr) & 2 != 0) {
             Some(lr) => {
                 *lr &= !(1 << 63);
-                if linked(*lr) {
-                    self.timer_active = false;
+                match (*lr >> 32) as u32 & 0x3ff {
+                    pintid if linked(*lr) && pintid >= 32 => self.ended.push(pintid),
+                    _ if linked(*lr) => self.timer_active = false,
+                    _ => {}
                 }
             }
             None => {

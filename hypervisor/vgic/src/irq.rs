@@ -62,7 +62,7 @@ pub(crate) struct Irq {
     /// Who has it in a list register or has it active; [`NONE`] where neither.
     pub(crate) owner: u8,
     pub(crate) lr: u8,
-    /// Of the timer: the physical interrupt that it is linked to. Of a GICv2's SGI: who has sent it, one bit a vCPU; pending
+    /// Of the timer: the physical interrupt that it is linked to (an SPI's is in `links`). Of a GICv2's SGI: who has sent it, one bit a vCPU; pending
     /// ([`LATCH`]) as long as there is one.
     pub(crate) pintid: u8,
 }
@@ -125,7 +125,7 @@ impl Irq {
             if self.has(HW) && !self.pending() {
                 return value | LR_HW | (u64::from(self.pintid) << LR_PINTID_SHIFT);
             }
-            if both && deliver && self.has(EDGE) && self.priority == self.lr_priority {
+            if both && deliver && self.flags & (EDGE | HW) == EDGE && self.priority == self.lr_priority {
                 return value | LR_PENDING;
             }
             if self.pending() || !self.has(EDGE) {

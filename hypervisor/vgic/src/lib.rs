@@ -1,7 +1,7 @@
 //! The interrupt controller that a guest sees, a GICv3 (distributor, redistributors, the memory side of the virtual CPU
 //! interface) or a GICv2 (distributor), and which pending interrupts occupy the list registers.
 //!
-//! The core (`state`, `irq`, `bank`, `wires`, `list_registers`, `place`, `overflow`) knows INTIDs, vCPUs and list
+//! The core (`state`, `irq`, `bank`, `wires`, `links`, `list_registers`, `place`, `overflow`) knows INTIDs, vCPUs and list
 //! registers; a face knows register offsets and how vCPUs are named: `v3` by affinities, `v2` by bits of a byte. Which one a VM
 //! has is decided when it is made, by what hardware there is ([`Face`]).
 //!
@@ -31,7 +31,8 @@
 //! * GICv2: no Security Extensions and one group, 0 (IGROUPR is RAZ/WI); SGIs always enabled, as on a GIC-400. An SPI with several
 //!   targets goes to the lowest. Writes of GICC_DIR always come to [`Vgic::dir`].
 //! * SGIs are edge triggered, PPIs level sensitive (ICFGR0/1 read only), SPIs as the guest says.
-//! * The only interrupt linked to a physical one is [`TIMER_PPI`]; its wire is [`Vgic::hw_timer_fired`].
+//! * Linked to physical interrupts are [`TIMER_PPI`], whose wire is [`Vgic::hw_timer_fired`], and SPIs of devices that were passed
+//!   through ([`Vgic::link_spis`], `links`).
 //! * IROUTER.IRM = 1 picks the lowest vCPU whose redistributor is awake.
 //! * GICR_WAKER is a handshake only: an asleep redistributor still forwards.
 //! * Reserved offsets inside a frame are RAZ/WI for 32-bit accesses, as the architecture has them.
@@ -73,6 +74,7 @@ mod face;
 #[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, clippy::panic)]
 pub mod fakes;
 mod irq;
+mod links;
 mod list_registers;
 mod overflow;
 mod place;
@@ -86,6 +88,7 @@ mod wires;
 mod tests;
 
 pub use bits::VcpuSet;
+pub use links::PhysicalLines;
 pub use list_registers::{ListRegs, hcr};
 pub use save::{IrqState, RestoreError, STATE_VERSION, State, VcpuState};
 pub use state::{Config, ConfigError, Face, Vgic};
@@ -107,8 +110,7 @@ pub const FIRST_PPI: u32 = 16;
 /// The first SPI.
 pub const FIRST_SPI: u32 = 32;
 
-/// The virtual timer's PPI as guests see it ("Base System Architecture", PPI assignments): the only interrupt with a hardware
-/// link. Where the machine has it under another number, [`Vgic::link_timer`] says so.
+/// The virtual timer's PPI as guests see it ("Base System Architecture", PPI assignments), linked by hardware. Where the machine has it under another number, [`Vgic::link_timer`] says so.
 pub const TIMER_PPI: u32 = 27;
 
 /// Why an access of the guest was not carried out. Nothing has changed.

@@ -25,6 +25,7 @@
 
 use crate::bits::ones;
 use crate::irq::{ACTIVE, LR_PENDING, LR_PRIORITY_SHIFT, LR_STATE};
+use crate::links::Links;
 use crate::place::{Placed, place_all, place_new, store};
 use crate::state::{Residency, Vcpu};
 use crate::{FIRST_PPI, Refusal, TIMER_PPI, VcpuId, VcpuSet, Vgic};
@@ -208,7 +209,7 @@ impl Vgic {
         }
         if irq.has(ACTIVE) {
             if irq.deactivate() {
-                hw.deactivate(TIMER_PPI);
+                Links::end(self.links.as_deref(), intid, hw);
             }
             self.set_irq(vcpu, intid, irq);
             self.attend(vcpu as u8, intid, irq);
@@ -239,7 +240,7 @@ impl Vgic {
             if v.overflow {
                 return self.refill(vcpu, hw);
             }
-            match place_all(v, &mut self.spis, vcpu as u8, self.forwarding, hw) {
+            match place_all(v, &mut self.spis, self.links.as_deref(), vcpu as u8, self.forwarding, hw) {
                 Placed::All => return,
                 Placed::Withdrawn(intid) => {
                     if let Some(irq) = self.irq(vcpu, intid) {
@@ -297,7 +298,7 @@ impl Vgic {
         }
         let Some(mut irq) = self.irq(vcpu, intid) else { return };
         if irq.leave(value, hw.senders() && intid < FIRST_PPI) {
-            hw.deactivate(TIMER_PPI);
+            Links::end(self.links.as_deref(), intid, hw);
         }
         if gone {
             irq.evict();

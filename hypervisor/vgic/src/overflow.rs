@@ -10,10 +10,11 @@
 
 use crate::bits::ones;
 use crate::irq::{ACTIVE, Irq, RESIDENT, SOFT};
+use crate::links::Links;
 use crate::list_registers::{ListRegs, hcr};
 use crate::place::{store, store_hcr};
 use crate::state::MAX_LRS;
-use crate::{TIMER_PPI, VcpuId, Vgic};
+use crate::{VcpuId, Vgic};
 
 /// ICH_VMCR_EL2.VEOIM.
 const VMCR_EOI_MODE: u64 = 1 << 9;
@@ -121,6 +122,7 @@ impl Vgic {
         let Some(v) = self.vcpus.get_mut(vcpu as usize) else { return };
         let k = if irq.has(RESIDENT) { u32::from(irq.lr) } else { (!v.used).trailing_zeros() };
         let value = irq.lr_value(intid, vcpu as u8, forwarding, both, senders);
+        let value = Links::linked(self.links.as_deref(), intid, value);
         irq.enter(vcpu as u8, k as u8, value, senders);
         let bit = 1u16.wrapping_shl(k);
         v.used |= bit;
@@ -153,7 +155,7 @@ impl Vgic {
             let intid = key & 0xffff;
             let Some(mut irq) = self.irq(vcpu, intid) else { return };
             if irq.deactivate() {
-                hw.deactivate(TIMER_PPI);
+                Links::end(self.links.as_deref(), intid, hw);
             }
             self.set_irq(vcpu, intid, irq);
             self.attend(vcpu as u8, intid, irq);

@@ -2,9 +2,10 @@
 //! registers of the others. What does not fit is `overflow`'s business.
 
 use crate::irq::{ACTIVE, ENABLED, HW, Irq, LR_HW, LR_PENDING, LR_STATE, RESIDENT};
+use crate::links::Links;
 use crate::list_registers::ListRegs;
 use crate::state::Vcpu;
-use crate::{FIRST_PPI, FIRST_SPI, TIMER_PPI};
+use crate::{FIRST_PPI, FIRST_SPI};
 
 /// The common flush: nothing but private interrupts that are newly pending, each with a free list register or one that the
 /// guest is done with. False where there is more to it; what is not placed then is still in `want`.
@@ -70,7 +71,14 @@ pub(crate) enum Placed {
 }
 
 /// Brings the list registers of the INTIDs in `want` up to date, one by one. Reads a register only where it is live.
-pub(crate) fn place_all(v: &mut Vcpu, spis: &mut [Irq], me: u8, forwarding: bool, hw: &mut impl ListRegs) -> Placed {
+pub(crate) fn place_all(
+    v: &mut Vcpu,
+    spis: &mut [Irq],
+    links: Option<&Links>,
+    me: u8,
+    forwarding: bool,
+    hw: &mut impl ListRegs,
+) -> Placed {
     while let Some(intid) = v.want.pop() {
         let slot = match intid.checked_sub(FIRST_SPI) {
             None => v.private.get_mut(intid as usize),
@@ -88,10 +96,10 @@ pub(crate) fn place_all(v: &mut Vcpu, spis: &mut [Irq], me: u8, forwarding: bool
                 *held = value;
             }
             if irq.leave(value, senders) {
-                hw.deactivate(TIMER_PPI);
+                Links::end(links, intid, hw);
             }
         }
-        let value = irq.lr_value(intid, me, forwarding, true, senders);
+        let value = Links::linked(links, intid, irq.lr_value(intid, me, forwarding, true, senders));
         if value == 0 {
             if resident {
                 irq.evict();

@@ -6,6 +6,7 @@ use sync::nospec;
 
 use crate::bits::{IntidSet, VcpuSet};
 use crate::irq::{ACTIVE, EDGE, ENABLED, Irq, NONE};
+use crate::links::Links;
 use crate::{FIRST_PPI, FIRST_SPI, MAX_VCPUS, TIMER_PPI, V2_MAX_VCPUS, VcpuId};
 
 /// The most list registers a PE can have.
@@ -141,6 +142,8 @@ pub struct Vgic {
     pub(crate) priority_bits: u32,
     /// The physical number of the virtual timer's interrupt.
     timer: u8,
+    /// SPIs of devices that were passed through.
+    pub(crate) links: Option<Box<Links>>,
 }
 
 impl Vgic {
@@ -175,6 +178,7 @@ impl Vgic {
             list_registers: config.list_registers as u8,
             priority_bits: config.priority_bits,
             timer: TIMER_PPI as u8,
+            links: None,
         };
         vgic.reset();
         Ok(vgic)
@@ -192,6 +196,7 @@ impl Vgic {
         self.dirty = VcpuSet::EMPTY;
         self.notify = VcpuSet::EMPTY;
         self.forwarding = false;
+        self.end_links();
         self.relink();
     }
 

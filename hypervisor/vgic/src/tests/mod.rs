@@ -1,6 +1,7 @@
 //! The whole controller on the host: register tables, the list registers against a model of the virtual CPU interface, and
 //! random histories against an oracle.
 
+mod links;
 mod lists;
 mod races;
 mod random;
