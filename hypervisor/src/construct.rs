@@ -189,8 +189,8 @@ fn finish(guest: &Guest, machine: &'static Machine, mut memory: Filling) -> Resu
     // Interrupt controller, devices and power states first: a reset leaves nothing of before.
     guest.vm.reset();
     let mut draw = |seed: &mut [u8]| guest.vm.draw(seed);
-    let tree =
-        guest_tree::generate(&guest.spec, &guest.layout, gic::of_guests(), &mut draw).map_err(|e| e.to_string())?;
+    let tree = guest_tree::generate(&guest.spec, &guest.layout, gic::of_guests(), &guest.given.what, &mut draw)
+        .map_err(|e| e.to_string())?;
     let at = guest.layout.fdt.start();
     let mut ops = CpuOps(&machine.features);
     memory.write(at, tree.as_bytes(), &mut ops).ok_or("its device tree has no place")?;
@@ -221,6 +221,10 @@ pub fn launch(machine: &'static Machine, guest: &Guest) -> bool {
     }
     let free = machine.memory.lock().frames.free_bytes() >> 10;
     say!("memory: heap {} bytes used, {free} KiB of frames free", crate::HEAP.used());
+    guest.given.launch(guest);
+    if resets == 0 {
+        guest.given.say(guest);
+    }
     crate::report::life(machine, guest, trace::Life::Starts);
     machine.launch(guest, handed)
 }

@@ -7,7 +7,7 @@
 use crate::console::say;
 use crate::fatal::fatal;
 use crate::machine::KICK;
-use crate::machine::machine;
+use crate::machine::{Pcpu, machine};
 use config::spec::GuestGic;
 use core::cell::Cell;
 use core::sync::atomic::{AtomicBool, Ordering};
@@ -18,7 +18,7 @@ use platform::gicv2::{self, CpuInterface, VirtualControl, VirtualInterface};
 use platform::gicv3::{self, Redistributor, affinity_of};
 use platform::mmio::Registers;
 use spin::Once;
-use vgic::{Face, ListRegs, TIMER_PPI, gich};
+use vgic::{Face, ListRegs, PhysicalLines, TIMER_PPI, gich};
 
 /// The most list registers that are used.
 const MOST_LISTS: usize = 16;
@@ -104,6 +104,52 @@ pub fn enable_spi(intid: u32) {
     }
 }
 
+/// The shared interrupts as a VM's controller drives those that the VM was given. Their triggers are the board's.
+#[derive(Debug)]
+pub struct GivenLines {
+    /// Those that are edge triggered.
+    pub edges: alloc::vec::Vec<u32>,
+}
+
+impl PhysicalLines for GivenLines {
+    fn set_enabled(&self, pintid: u32, on: bool) {
+        match board() {
+            Board::V3 { distributor, .. } => distributor.switch_spi(pintid, on),
+            Board::V2 { distributor, .. } => distributor.switch_spi(pintid, on),
+        }
+    }
+    fn deactivate(&self, pintid: u32) {
+        match board() {
+            Board::V3 { distributor, .. } => distributor.deactivate_spi(pintid),
+            Board::V2 { distributor, .. } => distributor.deactivate_spi(pintid),
+        }
+    }
+    fn forget(&self, pintid: u32) {
+        self.set_enabled(pintid, false);
+        let edge = self.edges.contains(&pintid);
+        match board() {
+            Board::V3 { distributor, .. } => distributor.reset_spi(pintid, edge),
+            Board::V2 { distributor, .. } => distributor.reset_spi(pintid, edge),
+        }
+    }
+}
+
+/// Whether there is a shared interrupt of this number.
+pub fn has_spi(intid: u32) -> bool {
+    match board() {
+        Board::V3 { distributor, .. } => distributor.has_spi(intid),
+        Board::V2 { distributor, .. } => distributor.has_spi(intid),
+    }
+}
+
+/// Has a shared interrupt go to this pCPU from now on.
+pub fn route_spi(intid: u32, to: &Pcpu) {
+    match board() {
+        Board::V3 { distributor, .. } => distributor.route_spi(intid, to.mpidr),
+        Board::V2 { distributor, .. } => distributor.route_spi(intid, gicv2::targets_of(to.kick as u32)),
+    }
+}
+
 /// What has to be written to send [`KICK`] to this pCPU ([`kick`]).
 pub fn own_kick() -> u64 {
     match board() {
@@ -184,7 +230,15 @@ impl PcpuGic {
                 let private = distributor.start_private(ppis);
                 cpu.start();
                 let count = control.list_registers().min(MOST_LISTS);
-                let v2 = MemoryLists { control: *control, cpu: *cpu, count, hcr: 0, timer, linked: Cell::new(0) };
+                let v2 = MemoryLists {
+                    control: *control,
+                    cpu: *cpu,
+                    count,
+                    hcr: 0,
+                    timer,
+                    linked: Cell::new(0),
+                    physical: [0; MOST_LISTS],
+                };
                 Ok(Self { v3: HardwareLists::absent(), v2: Some(v2), private, timer })
             }
         }
@@ -314,25 +368,30 @@ pub struct MemoryLists {
     count: usize,
     hcr: u32,
     timer: u32,
-    /// List registers that are linked to the timer's interrupt here, not by hardware: their end asks for maintenance.
+    /// List registers that are linked to a physical interrupt here, not by hardware: their end asks for maintenance.
     linked: Cell<u16>,
+    /// To which, of those.
+    physical: [u16; MOST_LISTS],
 }
 
 /// HW and EOI in a `GICH_LR<n>`, and all that stands with HW.
 const LR_HW: u32 = 1 << 31;
 const LR_EOI: u32 = 1 << 19;
-const LR_PHYSICAL: u32 = 0x3ff << 10;
+const LR_PHYSICAL_SHIFT: u32 = 10;
+const LR_PHYSICAL: u32 = 0x3ff << LR_PHYSICAL_SHIFT;
 
 impl MemoryLists {
-    /// Deactivates the timer's interrupt where the guest has ended the one that is linked to it here. Returns GICH_EISR of the
+    /// Deactivates the physical interrupts where the guest has ended those that are linked to them here. Returns GICH_EISR of the
     /// others.
     fn follow_links(&self) -> u32 {
         let eisr = self.control.eisr();
         let ended = eisr & u32::from(self.linked.get());
         if ended != 0 {
             self.linked.set(self.linked.get() & !ended as u16);
-            (0..self.count).filter(|n| ended >> n & 1 != 0).for_each(|n| self.control.set_lr(n, 0));
-            self.cpu.deactivate(self.timer);
+            for (n, physical) in self.physical.iter().enumerate().filter(|(n, _)| ended >> n & 1 != 0) {
+                self.control.set_lr(n, 0);
+                self.cpu.deactivate((*physical).into());
+            }
         }
         eisr & !ended
     }
@@ -353,7 +412,7 @@ impl ListRegs for MemoryLists {
         let linked = self.linked.get() >> n & 1 != 0;
         if linked {
             self.follow_links();
-            return gich::to_lr(value & !LR_EOI | LR_HW | self.timer << 10);
+            return gich::to_lr(value & !LR_EOI | LR_HW | u32::from(self.physical[n & 15]) << LR_PHYSICAL_SHIFT);
         }
         gich::to_lr(value)
     }
@@ -363,6 +422,7 @@ impl ListRegs for MemoryLists {
         let (bit, links) = (1u16 << (n & 15), self.linked.get());
         if value & LR_HW != 0 && !LINKED.load(Ordering::Relaxed) {
             self.linked.set(links | bit);
+            self.physical[n & 15] = ((value & LR_PHYSICAL) >> LR_PHYSICAL_SHIFT) as u16;
             self.control.set_lr(n, value & !(LR_HW | LR_PHYSICAL) | LR_EOI);
         } else {
             self.linked.set(links & !bit);

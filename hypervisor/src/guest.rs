@@ -3,6 +3,7 @@
 use crate::console;
 use crate::console::VmSink;
 use crate::machine::{Machine, machine};
+use crate::passthrough::Given;
 use crate::power::PowerKeys;
 use crate::stolen::StolenTime;
 use ::console::SourceId;
@@ -52,6 +53,8 @@ pub struct Guest {
     pub layout: GuestLayout,
     /// The entity of its vCPU 0; the others follow.
     pub first: u32,
+    /// Devices of the board that it has.
+    pub given: Given,
     /// Its place at the console.
     pub source: SourceId,
     /// Its serial port.

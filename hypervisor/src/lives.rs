@@ -57,6 +57,7 @@ impl Cpu {
             *stored = Some(reason);
             guest.vm.leave_life(to);
         }
+        guest.given.hold(guest, true);
         if reason == StopReason::Reset {
             self.is_news(News::Resetting(guest.number));
         }
@@ -74,6 +75,7 @@ impl Cpu {
             guest.stopping.store(self.holders(guest, None), Ordering::Release);
             guest.vm.leave_life(Life::Pausing);
         }
+        guest.given.hold(guest, true);
         self.withdraw(guest, None, How::Hold);
     }
 
@@ -85,6 +87,7 @@ impl Cpu {
         // Before any of its vCPUs can run.
         let paused = el2::timer::now().wrapping_sub(guest.paused_at.load(Ordering::Relaxed));
         guest.counter_offset.fetch_add(paused, Ordering::AcqRel);
+        guest.given.hold(guest, false);
         for id in guest.entities() {
             self.machine.unhold(id);
         }

@@ -11,7 +11,7 @@ use crate::guest::Guest;
 use crate::manage::Management;
 use crate::slots::{Entities, MAX_ENTITIES, ROOM, Slot, Slots};
 use crate::uploads::Uploads;
-use addr::BLOCK_SIZE;
+use addr::{BLOCK_SIZE, Pa};
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -24,7 +24,7 @@ use el2::errata::Errata;
 use el2::features::Features;
 use guest_smccc::Env;
 use guest_smccc::entropy::Drbg;
-use memory::{AccountId, Coherency, MemoryError};
+use memory::{AccountId, Coherency, MemoryError, Space};
 use platform::firmware::Firmware;
 use sched::{EntityId, RunQueue, Shares, Timers};
 use spin::Once;
@@ -114,6 +114,8 @@ pub struct Machine {
     pub room: AtomicU32,
     /// Frames and EL2's map.
     pub memory: SpinLock<Memory>,
+    /// What each part of the address space is for, and which registers VMs have.
+    pub space: SpinLock<Space>,
     /// What all pCPUs can do.
     pub features: Features,
     /// What one of them needs.
@@ -142,6 +144,8 @@ pub struct Machine {
     pub uart_intid: Option<u32>,
     /// The control line's.
     pub line_intid: Option<u32>,
+    /// Where the board's tree is.
+    pub fdt: Pa,
     /// The board's name.
     pub board: String,
     /// VMs by their number.

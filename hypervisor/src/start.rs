@@ -2,13 +2,14 @@
 
 use crate::console::{self, say};
 use crate::fatal::{self, fatal};
+use crate::layout::{ask_mailbox, device, frames, own_port, plan};
 use crate::machine::{Machine, Memory, Pcpu, Place, publish};
 use crate::manage::{Machinery, Management};
 use crate::run::Cpu;
 use crate::slots::{Entities, ROOM, Slots};
 use crate::uploads::Uploads;
-use crate::{gic, line, monitor, smp, time};
-use addr::{BLOCK_SIZE, PAGE_SIZE, Pa, Span};
+use crate::{gic, line, monitor, passthrough, smp, time};
+use addr::{PAGE_SIZE, Pa, Span};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
@@ -23,7 +24,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32};
 use el2::PcpuAnchor;
 use guest_smccc::entropy::Drbg;
 use guest_smccc::{Env, Workaround, ids};
-use memory::{Frames, Node};
+use memory::{Frames, Plan, Space};
 use platform::bcm2835_pm::Power;
 use platform::firmware::{Conduit, Firmware};
 use platform::gic::GicError;
@@ -36,7 +37,7 @@ use sync::{Rank, SpinLock};
 use zeroize::Zeroizing;
 
 /// A second pair of eyes on an error of the firmware's making, in one place.
-fn refuse(what: &str, why: impl core::fmt::Display) -> ! {
+pub fn refuse(what: &str, why: impl core::fmt::Display) -> ! {
     fatal(format_args!("{what}: {why}"))
 }
 
@@ -56,11 +57,9 @@ fn bring_up(info: BootInfo, mut map: Stage1) -> Box<Cpu> {
     use_psci(psci);
     attach(uart, &mut map);
     let mut board = board(&info);
+    let mut plan = plan(&info, &board, uart);
     if let Some(span) = board.power {
-        match map.device(span, &mut page_from_heap) {
-            Ok(registers) => fatal::set_power(Power::new(registers)),
-            Err(error) => say!("the power management cannot be mapped: {error:?}"),
-        }
+        fatal::set_power(Power::new(device(&mut plan, &mut map, "the power management", span)));
     }
     let firmware = match psci.map(|p| p.conduit) {
         Some(board::Conduit::Smc) => Some(Firmware::new(Conduit::Smc)),
@@ -76,12 +75,16 @@ fn bring_up(info: BootInfo, mut map: Stage1) -> Box<Cpu> {
     if let Some(syndrome) = anchored.leftover() {
         say!("a system error from before Merus was pending, syndrome {syndrome:#x}: it is left behind");
     }
-    gic::publish(interrupt_controller(&board, &mut map));
+    if let Some(registers) = board.mailbox {
+        ask_mailbox(registers, &mut plan, &mut map);
+    }
+    gic::publish(interrupt_controller(&board, &mut plan, &mut map));
     let bundle = bundle(&board, &mut map);
     let mut own = el2::Pcpu::start(anchored, gic::is_v3());
     let own_gic = smp::interrupt_controller(&board.ppis);
     gic::try_links(board.ppis.hyp_timer);
-    let frames = frames(&info, &board, bundle);
+    control_line(&info, &mut board, bundle, &mut plan);
+    let (space, frames) = frames(&info, plan);
     let common = smp::bring_up(&board, firmware, &own, &mut map);
     let env = workarounds(firmware);
     let history = own.settle(&common.features, common.errata, common.ids.midr, smp::firmware_wants(firmware));
@@ -96,7 +99,7 @@ fn bring_up(info: BootInfo, mut map: Stage1) -> Box<Cpu> {
     die_if_told(&board, &mut map);
     let (specs, groups) = specs(bundle, common.mpidrs.len(), frames.free_bytes());
     attach_line(&mut board.control, &mut map);
-    let machine = assemble(&mut board, env, common, frames, map, bundle, firmware);
+    let machine = assemble(&info, &mut board, env, common, (space, frames), map, bundle, firmware);
     for intid in [machine.uart_intid, machine.line_intid].into_iter().flatten() {
         gic::enable_spi(intid);
     }
@@ -159,11 +162,8 @@ fn attach_line(uart: &mut Option<board::Uart>, map: &mut Stage1) {
     }
 }
 
-fn interrupt_controller(board: &Board, map: &mut Stage1) -> gic::Board {
-    let mut device = |span: Span<Pa>| match map.device(span, &mut page_from_heap) {
-        Ok(registers) => registers,
-        Err(error) => refuse("the interrupt controller", format_args!("{error:?}")),
-    };
+fn interrupt_controller(board: &Board, plan: &mut Plan, map: &mut Stage1) -> gic::Board {
+    let mut device = |span: Span<Pa>| device(plan, map, "the interrupt controller", span);
     let made = |part: &str, error: GicError| -> ! { refuse(part, error) };
     match &board.gic {
         Gic::V3 { dist, redist, .. } => {
@@ -200,36 +200,21 @@ fn bundle(board: &Board, map: &mut Stage1) -> &'static [u8] {
     }
 }
 
-/// RAM that is nobody's: not the image's, the tree's, the bundle's, nor reserved by the firmware.
-fn frames(info: &BootInfo, board: &Board, bundle: &[u8]) -> Frames {
-    let bundle = Span::new(Pa::new(bundle.as_ptr() as u64), bundle.len() as u64);
-    let mut holes: Vec<Span<Pa>> = board.reserved.clone();
-    holes.extend([Some(info.image), boot::tree_bytes(info.fdt), bundle].into_iter().flatten());
-    // Where CPUs wait in a spin table: some stay there.
-    holes.extend(board.cpus.iter().filter_map(|cpu| match cpu.enable {
-        board::Enable::SpinTable { release } => smp::release_page(release),
-        _ => None,
-    }));
-    let mut free = board.ram.clone();
-    for hole in holes.iter().filter_map(|h| h.align_outwards(PAGE_SIZE)) {
-        free = free.iter().flat_map(|span| span.minus(&hole)).flatten().collect();
+/// Keeps the control line's serial port for Merus, unless a VM of the bundle is to have it.
+fn control_line(info: &BootInfo, board: &mut Board, bundle: &[u8], plan: &mut Plan) {
+    if let Some(uart) = board.control.take_if(|uart| is_a_vms(info, bundle, uart)) {
+        say!("there is no control line: a VM asks for its serial port at {}", uart.base);
     }
-    let mut frames = Frames::new(Node(0));
-    for span in free {
-        // Whole blocks only: EL2 maps RAM in blocks, and a block that is partly the image's or the bundle's is mapped by page.
-        let blocks = span.align_inwards(BLOCK_SIZE);
-        if blocks.is_empty() || blocks.start().as_u64() == 0 {
-            continue;
-        }
-        if el2::ram::declare(blocks, info.image) {
-            if let Err(error) = frames.add(blocks) {
-                refuse("RAM", format_args!("{blocks}: {error:?}"));
-            }
-        } else {
-            say!("RAM at {blocks} is left unused: more separate spans than Merus keeps");
-        }
+    if let Some(uart) = board.control {
+        // Mapped later, but nobody else's from here on.
+        own_port(plan, &uart);
     }
-    frames
+}
+
+/// Whether a VM of the bundle is to have this serial port. (What is wrong with the bundle is said later.)
+fn is_a_vms(info: &BootInfo, bundle: &[u8], uart: &board::Uart) -> bool {
+    let specs = Bundle::parse(bundle).ok().and_then(|bundle| bundle.vms_unchecked().ok()).unwrap_or_default();
+    passthrough::is_asked_for(info.fdt, &specs, uart.base)
 }
 
 /// The VMs and groups that the bundle asks for, checked.
@@ -253,11 +238,13 @@ fn specs(bundle: &[u8], cpus: usize, free: u64) -> (Vec<VmSpec>, Vec<GroupSpec>)
     (specs, groups)
 }
 
+#[allow(clippy::too_many_arguments, reason = "each is another part of the machine")]
 fn assemble(
+    info: &BootInfo,
     board: &mut Board,
     env: Env,
     common: smp::Common,
-    frames: Frames,
+    (space, frames): (Space, Frames),
     map: Stage1,
     bundle: &'static [u8],
     firmware: Option<Firmware>,
@@ -287,6 +274,7 @@ fn assemble(
         slots: Slots::new(),
         room: AtomicU32::new(ROOM),
         memory: SpinLock::new(Rank::Frames, Memory { frames, map }),
+        space: SpinLock::new(Rank::Frames, space),
         features: common.features,
         errata: common.errata,
         ids: common.ids,
@@ -300,6 +288,7 @@ fn assemble(
         ppis: board.ppis,
         kicker: gic::Kicker::new(),
         line_intid: board.control.and_then(|uart| uart.intid),
+        fdt: info.fdt,
         board: core::mem::take(&mut board.model),
         uart_intid: board.uart.and_then(|u| u.intid),
         vms: SpinLock::new(Rank::Vm, (0..MAX_VMS).map(|_| Place::default()).collect()),

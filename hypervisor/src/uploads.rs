@@ -4,7 +4,7 @@ use crate::machine::Memory;
 use addr::{BLOCK_SIZE, Pa, Span};
 use alloc::vec::Vec;
 use control::Region;
-use memory::{AccountId, MemoryError};
+use memory::{AccountId, MemoryError, Reach};
 
 /// All uploads, by region.
 #[derive(Default)]
@@ -15,7 +15,7 @@ pub struct Uploads {
 impl Uploads {
     /// Takes memory for `size` bytes.
     pub fn take(&mut self, memory: &mut Memory, size: u64) -> Result<Region, MemoryError> {
-        let extents = memory.guest_ram(AccountId::HOST, size)?.iter().map(|extent| extent.span()).collect();
+        let extents = memory.guest_ram(AccountId::HOST, size, Reach::Any)?.iter().map(|extent| extent.span()).collect();
         let place = self.regions.iter().position(Option::is_none).unwrap_or(self.regions.len());
         if place == self.regions.len() {
             self.regions.push(None);

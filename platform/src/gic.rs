@@ -123,14 +123,40 @@ impl SharedInterrupts {
     /// Switches one on, level sensitive or edge triggered, after `route` has told the distributor which CPU it is for. What is no
     /// shared interrupt of this distributor stays off.
     pub(crate) fn enable(&self, intid: u32, edge: bool, route: impl FnOnce(&Registers)) {
-        if !(32..self.intids).contains(&intid) {
-            return;
+        if self.has(intid) {
+            self.configure(intid, edge);
+            route(&self.registers);
+            self.switch(intid, true);
         }
-        let config = ICFGR + u64::from(intid / 16) * 4;
-        let bit = 2 << (intid % 16 * 2);
-        let old = self.registers.read32(config);
-        self.registers.write32(config, if edge { old | bit } else { old & !bit });
-        route(&self.registers);
-        self.registers.write32(ISENABLER + u64::from(intid / 32) * 4, 1 << (intid % 32));
+    }
+    /// Whether it is a shared interrupt of this distributor.
+    pub(crate) fn has(&self, intid: u32) -> bool {
+        (32..self.intids).contains(&intid)
+    }
+    /// Makes one edge triggered or level sensitive; it is off.
+    pub(crate) fn configure(&self, intid: u32, edge: bool) {
+        if self.has(intid) {
+            let config = ICFGR + u64::from(intid / 16) * 4;
+            let bit = 2 << (intid % 16 * 2);
+            let old = self.registers.read32(config);
+            self.registers.write32(config, if edge { old | bit } else { old & !bit });
+        }
+    }
+    /// Switches one on or off.
+    pub(crate) fn switch(&self, intid: u32, on: bool) {
+        self.write_bit(if on { ISENABLER } else { ICENABLER }, intid);
+    }
+    /// Makes one inactive.
+    pub(crate) fn deactivate(&self, intid: u32) {
+        self.write_bit(ICACTIVER, intid);
+    }
+    /// Takes an edge back that is pending.
+    pub(crate) fn unpend(&self, intid: u32) {
+        self.write_bit(ICPENDR, intid);
+    }
+    fn write_bit(&self, register: u64, intid: u32) {
+        if self.has(intid) {
+            self.registers.write32(register + u64::from(intid / 32) * 4, 1 << (intid % 32));
+        }
     }
 }

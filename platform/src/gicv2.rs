@@ -45,6 +45,11 @@ pub const fn sgir(id: u8, targets: u8) -> u32 {
     (targets as u32) << 16 | (id as u32 & 15)
 }
 
+/// The CPUs that a value of [`sgir`] is for.
+pub const fn targets_of(sgir: u32) -> u8 {
+    (sgir >> 16) as u8
+}
+
 /// The distributor.
 #[derive(Clone, Copy, Debug)]
 pub struct Distributor {
@@ -90,6 +95,30 @@ impl Distributor {
             let old = registers.read32(targets);
             registers.write32(targets, (old & !(0xff << shift)) | u32::from(target) << shift);
         });
+    }
+    /// Switches a shared interrupt on or off; off, it is forwarded to nobody from the return on.
+    pub fn switch_spi(&self, intid: u32, on: bool) {
+        self.shared.switch(intid, on);
+    }
+    /// Makes a shared interrupt inactive, whichever CPU has taken it.
+    pub fn deactivate_spi(&self, intid: u32) {
+        self.shared.deactivate(intid);
+    }
+    /// Makes a shared interrupt that is off neither pending (but for a line that is high) nor active, and sets its trigger.
+    pub fn reset_spi(&self, intid: u32, edge: bool) {
+        self.shared.configure(intid, edge);
+        self.shared.unpend(intid);
+        self.shared.deactivate(intid);
+    }
+    /// Whether there is a shared interrupt of this number.
+    pub fn has_spi(&self, intid: u32) -> bool {
+        self.shared.has(intid)
+    }
+    /// Has a shared interrupt go to the CPU whose bit is `target` from now on. (Target bytes can be written one by one.)
+    pub fn route_spi(&self, intid: u32, target: u8) {
+        if self.shared.has(intid) {
+            self.registers.write8(GICD_ITARGETSR + u64::from(intid), target);
+        }
     }
     /// Sends an SGI ([`sgir`]). What was stored before has to be visible to others by then: a barrier is the caller's affair.
     #[inline(always)]

@@ -52,6 +52,34 @@ impl Distributor {
             registers.write64(GICD_IROUTER + u64::from(intid) * 8, affinity & 0xff_00ff_ffff);
         });
     }
+    /// Switches a shared interrupt on or off; off, it is forwarded to nobody from the return on.
+    pub fn switch_spi(&self, intid: u32, on: bool) {
+        self.shared.switch(intid, on);
+        if !on {
+            // (One that does not obey is not believed any more, but there is nothing else to be done.)
+            let _ = self.wait();
+        }
+    }
+    /// Makes a shared interrupt inactive, whichever CPU has taken it.
+    pub fn deactivate_spi(&self, intid: u32) {
+        self.shared.deactivate(intid);
+    }
+    /// Makes a shared interrupt that is off neither pending (but for a line that is high) nor active, and sets its trigger.
+    pub fn reset_spi(&self, intid: u32, edge: bool) {
+        self.shared.configure(intid, edge);
+        self.shared.unpend(intid);
+        self.shared.deactivate(intid);
+    }
+    /// Whether there is a shared interrupt of this number.
+    pub fn has_spi(&self, intid: u32) -> bool {
+        self.shared.has(intid)
+    }
+    /// Has a shared interrupt go to the CPU of `affinity` (MPIDR layout) from now on.
+    pub fn route_spi(&self, intid: u32, affinity: u64) {
+        if self.shared.has(intid) {
+            self.registers.write64(GICD_IROUTER + u64::from(intid) * 8, affinity & 0xff_00ff_ffff);
+        }
+    }
     fn wait(&self) -> Result<(), GicError> {
         (0..PATIENCE).find(|_| self.registers.read32(GICD_CTLR) & CTLR_RWP == 0).map(|_| ()).ok_or(GicError::Stuck)
     }

@@ -4,6 +4,9 @@
 //! so no address of any board stands in this room.
 #![no_std]
 
+extern crate alloc;
+
+pub mod bcm2835_mailbox;
 pub mod bcm2835_pm;
 pub mod firmware;
 pub mod gic;

@@ -151,6 +151,18 @@ impl Registers {
         #[cfg(not(target_arch = "aarch64"))]
         unreachable!("device registers exist on the target only: {offset:#x} {value:#x}")
     }
+    /// An 8-bit store.
+    #[inline(always)]
+    pub fn write8(&self, offset: u64, value: u8) {
+        #[cfg(target_arch = "aarch64")]
+        // SAFETY: `new` promised a mapped device block whose registers may be accessed by this driver.
+        unsafe {
+            core::arch::asm!("strb {v:w}, [{a}]", v = in(reg) u32::from(value), a = in(reg) self.base.wrapping_add(offset),
+                options(nostack, preserves_flags));
+        }
+        #[cfg(not(target_arch = "aarch64"))]
+        unreachable!("device registers exist on the target only: {offset:#x} {value:#x}")
+    }
     /// A 64-bit load.
     #[inline(always)]
     pub fn read64(&self, offset: u64) -> u64 {

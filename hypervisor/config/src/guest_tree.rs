@@ -9,9 +9,10 @@
 
 use crate::image::GuestLayout;
 use crate::map;
+use crate::passthrough::Passthrough;
 use crate::spec::{GuestGic, VmSpec};
-use crate::tree::NodeWriter;
-use addr::{Address, Span};
+use crate::tree::{NodeWriter, Writer};
+use addr::{Address, Ipa, Span};
 use alloc::format;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -24,6 +25,8 @@ use zeroize::Zeroize;
 const GIC_PHANDLE: u32 = 1;
 const CLOCK_PHANDLE: u32 = 2;
 const GPIO_PHANDLE: u32 = 3;
+/// The clock of devices that were passed through whose rate is the `n`th has this plus `n`.
+const FIRST_PASSED_CLOCK: u32 = 0x40;
 /// vCPU `n` has this plus `n`.
 const FIRST_CPU_PHANDLE: u32 = 0x100;
 
@@ -118,15 +121,22 @@ pub fn generate(
     spec: &VmSpec,
     layout: &GuestLayout,
     gic: GuestGic,
+    given: &Passthrough,
     draw: &mut dyn FnMut(&mut [u8]) -> bool,
 ) -> Result<GuestTree, TreeError> {
-    let mut tree = write(spec, layout, gic, true)?;
-    if tree.seeds(draw) { Ok(tree) } else { write(spec, layout, gic, false) }
+    let mut tree = write(spec, layout, gic, given, true)?;
+    if tree.seeds(draw) { Ok(tree) } else { write(spec, layout, gic, given, false) }
 }
 
 /// The tree, with zeroes for seeds.
-fn write(spec: &VmSpec, layout: &GuestLayout, gic: GuestGic, seeded: bool) -> Result<GuestTree, TreeError> {
-    let mut root = NodeWriter::new("")
+fn write(
+    spec: &VmSpec,
+    layout: &GuestLayout,
+    gic: GuestGic,
+    given: &Passthrough,
+    seeded: bool,
+) -> Result<GuestTree, TreeError> {
+    let mut root = Writer::new("")
         .property("compatible", "linux,dummy-virt")
         .property("model", "linux,dummy-virt")
         .property("#address-cells", 2u32)
@@ -147,6 +157,9 @@ fn write(spec: &VmSpec, layout: &GuestLayout, gic: GuestGic, seeded: bool) -> Re
     }
     if spec.power_key.virtio() {
         root = root.child(virtio(map::VIRTIO_KEY_SLOT));
+    }
+    for node in passed_through(given) {
+        root = root.child(node);
     }
     let blob = root.blob();
     let (size, room) = (blob.len() as u64, layout.fdt.size());
@@ -315,6 +328,52 @@ fn keys() -> NodeWriter {
             .property("linux,code", KEY_POWER)
             .property("gpios", [GPIO_PHANDLE, map::POWER_KEY_LINE, ACTIVE_HIGH]),
     )
+}
+
+/// The devices that the guest was given, and their clocks: fixed, because who sets them is the machine's.
+fn passed_through(given: &Passthrough) -> Vec<Writer<'_>> {
+    let mut rates: Vec<u32> = Vec::new();
+    let mut nodes = Vec::new();
+    for device in &given.devices {
+        let registers: Vec<Span<Ipa>> = device.registers.iter().filter_map(|span| given.registers(*span)).collect();
+        let at = registers.first().map_or(0, |span| span.start().as_u64());
+        let cells: Vec<u64> = registers.iter().copied().flat_map(reg).collect();
+        let mut node = Writer::new(format!("{}@{at:x}", device.name)).wide("reg", &cells);
+        for (name, value) in &device.properties {
+            node = node.property(name, value.as_slice());
+        }
+        let intids = device.lines.iter().filter_map(|line| Some((line, given.intid(*line)?)));
+        let interrupts: Vec<u32> = intids
+            .flat_map(|(line, intid)| {
+                [SPI, intid.saturating_sub(map::SPI_BASE), if line.edge { EDGE_RISING } else { LEVEL_HIGH }]
+            })
+            .collect();
+        if !interrupts.is_empty() {
+            node = node.property("interrupts", interrupts).property("interrupt-parent", GIC_PHANDLE);
+        }
+        let mut clocks = Vec::new();
+        for clock in &device.clocks {
+            // A clock that nothing is known of is there, with no rate.
+            let rate = clock.unwrap_or(0);
+            let index = rates.iter().position(|other| *other == rate).unwrap_or(rates.len());
+            if index == rates.len() {
+                rates.push(rate);
+            }
+            clocks.push(FIRST_PASSED_CLOCK.saturating_add(index as u32));
+        }
+        if !clocks.is_empty() {
+            node = node.property("clocks", clocks);
+        }
+        nodes.push(node);
+    }
+    let clocks = rates.iter().zip(FIRST_PASSED_CLOCK..).map(|(rate, phandle)| {
+        Writer::new(format!("clock-{rate}"))
+            .property("compatible", "fixed-clock")
+            .property("#clock-cells", 0u32)
+            .property("clock-frequency", *rate)
+            .property("phandle", phandle)
+    });
+    clocks.chain(nodes).collect()
 }
 
 #[cfg(test)]

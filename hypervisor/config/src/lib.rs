@@ -35,6 +35,7 @@ pub mod cpu_model;
 pub mod guest_tree;
 pub mod image;
 pub mod map;
+pub mod passthrough;
 pub mod seed;
 pub mod setting;
 pub mod spec;

@@ -3,6 +3,7 @@
 //! QEMU, "'virt' generic virtual platform"; the numbers are those of its generated device tree.
 
 use addr::{Ipa, Span};
+use alloc::vec::Vec;
 
 /// The interrupt controller's distributor, 64 KiB.
 pub const GICD_BASE: Ipa = Ipa::new(0x0800_0000);
@@ -52,6 +53,16 @@ pub const VIRTIO_KEY_SLOT: u32 = VIRTIO_SLOTS - 1;
 pub const PV_TIME_BASE: Ipa = Ipa::new(0x090a_0000);
 /// Room for them in bytes: 64 a vCPU, in whole pages.
 pub const PV_TIME_SIZE: u64 = 0x1_0000;
+/// What `virt` keeps for devices of the machine it runs on: its platform bus.
+pub const PLATFORM_BUS_BASE: Ipa = Ipa::new(0x0c00_0000);
+/// Its size in bytes.
+pub const PLATFORM_BUS_SIZE: u64 = 0x0200_0000;
+/// INTIDs of the interrupts that `virt` keeps for them.
+pub const PLATFORM_BUS_INTIDS: core::ops::Range<u32> = SPI_BASE + 112..SPI_BASE + 176;
+/// How many SPIs a guest has.
+pub const SPIS: u32 = 256;
+/// The INTID behind a guest's last one.
+pub const SPI_END: u32 = SPI_BASE + SPIS;
 /// Where guest RAM begins.
 pub const RAM_BASE: Ipa = Ipa::new(0x4000_0000);
 /// The most RAM that fits between [`RAM_BASE`] and the windows that `virt` has from 256 GiB upwards.
@@ -74,6 +85,27 @@ pub const PL011_INTID: u32 = SPI_BASE + PL011_SPI;
 pub const PL031_INTID: u32 = SPI_BASE + PL031_SPI;
 /// INTID of the general purpose input.
 pub const PL061_INTID: u32 = SPI_BASE + PL061_SPI;
+
+/// What a guest's own devices have, or may come to have, apart from RAM: nothing else is put there.
+pub fn fixed() -> Vec<Span<Ipa>> {
+    let interrupts = PL011_BASE.as_u64().saturating_sub(GICD_BASE.as_u64());
+    let fixed = [
+        // Interrupt controllers of any shape.
+        (GICD_BASE, interrupts),
+        (PL011_BASE, PL011_SIZE),
+        (PL031_BASE, PL031_SIZE),
+        (PL061_BASE, PL061_SIZE),
+        (PV_TIME_BASE, PV_TIME_SIZE),
+        (VIRTIO_BASE, VIRTIO_SIZE.saturating_mul(VIRTIO_SLOTS as u64)),
+    ];
+    fixed.into_iter().filter_map(|(at, size)| Span::new(at, size)).collect()
+}
+
+/// Whether a guest's own devices have this INTID, or may come to have it.
+pub fn is_fixed_interrupt(intid: u32) -> bool {
+    let virtio = SPI_BASE + VIRTIO_SPI..SPI_BASE + VIRTIO_SPI + VIRTIO_SLOTS;
+    intid < SPI_BASE || virtio.contains(&intid) || [PL011_INTID, PL031_INTID, PL061_INTID].contains(&intid)
+}
 
 /// The window of virtio slot `slot`.
 pub const fn virtio_base(slot: u32) -> Ipa {
@@ -120,6 +152,7 @@ mod tests {
             (PL061_BASE, PL061_SIZE),
             (PV_TIME_BASE, PV_TIME_SIZE),
             (VIRTIO_BASE, VIRTIO_SIZE * VIRTIO_SLOTS as u64),
+            (PLATFORM_BUS_BASE, PLATFORM_BUS_SIZE),
             (RAM_BASE, RAM_MAX),
         ];
         let all: Vec<_> = fixed.into_iter().map(|(at, size)| Span::new(at, size).unwrap()).chain([most]).collect();

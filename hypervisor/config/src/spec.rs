@@ -5,10 +5,12 @@
 
 mod fault;
 mod group;
+mod passthrough;
 mod power;
 mod raw;
 pub use fault::{Bytes, Fault};
 pub use group::GroupSpec;
+pub use passthrough::{MAX_DEVICE_PATH, MAX_PASSTHROUGH, PASSTHROUGH_FORM, PassthroughSpec, UNSAFE_DMA_FORM};
 pub use power::{POWER_KEY_FORM, PowerKey};
 
 use crate::image::{self, GuestLayout, Raw};
@@ -81,10 +83,14 @@ pub mod key {
     pub const MEMORY_MAX: &str = "memory.max";
     /// The power keys that it has.
     pub const POWER_KEY: &str = "power-key";
+    /// Devices of the board that it is given.
+    pub const PASSTHROUGH: &str = "passthrough";
+    /// Whether those may be among them that reach memory by themselves.
+    pub const UNSAFE_DMA: &str = "unsafe-dma";
     /// Those of a group.
     pub const OF_GROUP: [&str; 4] = [NAME, CPU_WEIGHT, CPU_MAX, MEMORY_MAX];
     /// Those of a VM.
-    pub const ALL: [&str; 16] = [
+    pub const ALL: [&str; 18] = [
         NAME,
         KERNEL,
         LOAD,
@@ -101,6 +107,8 @@ pub mod key {
         MEMORY_MAX,
         GROUP,
         POWER_KEY,
+        PASSTHROUGH,
+        UNSAFE_DMA,
     ];
 }
 
@@ -232,6 +240,8 @@ pub struct VmSpec {
     pub group: Option<String>,
     /// Its power keys.
     pub power_key: PowerKey,
+    /// Devices of the board that it is given.
+    pub passthrough: PassthroughSpec,
 }
 
 /// Whose a setting is.
@@ -324,6 +334,7 @@ impl VmSpec {
         if let Some(max) = self.memory_max.filter(|max| *max < self.memory) {
             check(key::MEMORY_MAX, Err(Fault::MemoryMax { max, memory: self.memory }));
         }
+        check(key::PASSTHROUGH, self.passthrough.check());
         found
     }
 
@@ -362,6 +373,13 @@ pub fn faults_by_place(vms: &[VmSpec], groups: &[GroupSpec]) -> Vec<(Place, Spec
         found.extend(vm.faults().into_iter().map(|fault| (Place::Vm(index), fault)));
         if vms.iter().take(index).any(|other| other.name == vm.name) {
             found.push((Place::Vm(index), vm.error(key::NAME, Fault::NameTaken)));
+        }
+        let others = vms.iter().take(index);
+        if let Some((other, device)) =
+            others.filter_map(|other| Some((other, vm.passthrough.shared(&other.passthrough)?))).next()
+        {
+            let fault = Fault::DeviceTaken { device: device.to_string(), vm: other.name.to_string() };
+            found.push((Place::Vm(index), vm.error(key::PASSTHROUGH, fault)));
         }
     }
     group::faults(vms, groups, &mut found);

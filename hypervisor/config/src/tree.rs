@@ -102,26 +102,29 @@ fn text(bytes: &[u8]) -> Option<&str> {
     core::ffi::CStr::from_bytes_until_nul(bytes).ok()?.to_str().ok()
 }
 
-/// A node to be written, made part by part. All names are Merus' own, so they are valid.
+/// A node to be written, made part by part. All names are Merus' own or were read from a tree, so they are valid.
 ///
 /// Its parts are encoded as they come, so that a tree costs little more than its bytes: a VM's start waits for its tree. Names of
 /// properties stay text until the whole tree knows where in its strings each is.
-pub(crate) struct NodeWriter {
+pub(crate) struct Writer<'n> {
     /// The token, the name, the properties.
-    own: Block,
+    own: Block<'n>,
     /// The nodes within.
-    children: Block,
+    children: Block<'n>,
 }
+
+/// One whose properties all have Merus' own names.
+pub(crate) type NodeWriter = Writer<'static>;
 
 /// A part of the structure block.
 #[derive(Default)]
-struct Block {
+struct Block<'n> {
     bytes: Vec<u8>,
     /// Where the offset of a property's name belongs.
-    names: Vec<(usize, &'static str)>,
+    names: Vec<(usize, &'n str)>,
 }
 
-impl Block {
+impl Block<'_> {
     fn word(&mut self, value: u32) {
         self.bytes.extend_from_slice(&value.to_be_bytes());
     }
@@ -147,7 +150,7 @@ const MAGIC: u32 = 0xd00d_feed;
 const VERSION: u32 = 17;
 const COMPATIBLE: u32 = 16;
 
-impl NodeWriter {
+impl<'n> Writer<'n> {
     pub(crate) fn new(name: impl AsRef<str>) -> Self {
         let mut own = Block { bytes: Vec::with_capacity(256), names: Vec::with_capacity(8) };
         own.word(token::BEGIN);
@@ -157,7 +160,7 @@ impl NodeWriter {
         own.bytes.resize(end.next_multiple_of(4), 0);
         Self { own, children: Block::default() }
     }
-    pub(crate) fn property(mut self, name: &'static str, value: impl ToPropertyValue) -> Self {
+    pub(crate) fn property(mut self, name: &'n str, value: impl ToPropertyValue) -> Self {
         let length = value.property_value_len();
         let at = self.begin(name, length);
         if let Some(to) = self.own.bytes.get_mut(at..).and_then(|rest| rest.get_mut(..length)) {
@@ -166,19 +169,19 @@ impl NodeWriter {
         self
     }
     /// A property without a value: it is there or not.
-    pub(crate) fn flag(mut self, name: &'static str) -> Self {
+    pub(crate) fn flag(mut self, name: &'n str) -> Self {
         self.begin(name, 0);
         self
     }
     /// A list of 64-bit numbers, two cells each.
-    pub(crate) fn wide(mut self, name: &'static str, values: &[u64]) -> Self {
+    pub(crate) fn wide(mut self, name: &'n str, values: &[u64]) -> Self {
         let at = self.begin(name, size_of_val(values));
         let places = self.own.bytes.get_mut(at..).unwrap_or_default().chunks_exact_mut(size_of::<u64>());
         places.zip(values).for_each(|(to, value)| to.copy_from_slice(&value.to_be_bytes()));
         self
     }
     /// A property of zeroes; where they are.
-    fn begin(&mut self, name: &'static str, length: usize) -> usize {
+    fn begin(&mut self, name: &'n str, length: usize) -> usize {
         self.own.word(token::PROP);
         // A value never comes near 4 GiB.
         self.own.word(length as u32);

@@ -10,7 +10,10 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use config::image::Raw;
 use config::setting::{self, Setting};
-use config::spec::{CpuSpec, Fault, POWER_KEY_FORM, PayloadKind, PayloadRef, PowerKey, SpecError, VmSpec, key};
+use config::spec::{
+    CpuSpec, Fault, POWER_KEY_FORM, PassthroughSpec, PayloadKind, PayloadRef, PowerKey, SpecError, UNSAFE_DMA_FORM,
+    VmSpec, key,
+};
 use proto::{Answer, Call, EventKind, NewVm, Page, Payload, Refusal, Reply, SpecFault, VmState};
 
 /// Management of one machine.
@@ -215,6 +218,7 @@ impl Control {
             memory_max: None,
             group: new.group,
             power_key: PowerKey::default(),
+            passthrough: PassthroughSpec::default(),
         };
         for line in new.settings.lines().filter(|line| !line.trim().is_empty()) {
             let (key, value) =
@@ -227,6 +231,19 @@ impl Control {
             if let Some(taken) = setting::raw(key.trim(), value, &mut spec.raw) {
                 taken.map_err(|fault| spec_fault(key.trim(), fault))?;
                 continue;
+            }
+            match key.trim() {
+                key::PASSTHROUGH => {
+                    spec.passthrough.devices = PassthroughSpec::parse_devices(value);
+                    continue;
+                }
+                key::UNSAFE_DMA => {
+                    let form = || Fault::Form { value: value.into(), form: UNSAFE_DMA_FORM };
+                    let word = PassthroughSpec::parse_unsafe_dma(value);
+                    spec.passthrough.unsafe_dma = word.ok_or_else(|| spec_fault(key.trim(), form()))?;
+                    continue;
+                }
+                _ => {}
             }
             let setting = Setting::parse(key.trim(), value).map_err(|f| spec_fault(key.trim(), f))?;
             setting.apply(&mut spec);

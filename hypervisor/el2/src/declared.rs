@@ -62,6 +62,14 @@ impl<const N: usize> Declared<N> {
         false
     }
 
+    /// Whether a byte of `span` is declared. While another CPU withdraws a part, the answer may be that of before.
+    pub fn overlaps(&self, span: Span<Pa>) -> bool {
+        let count = self.count.load(Ordering::Acquire);
+        let (start, end) = (span.start().as_u64(), span.end().as_u64());
+        let mut spans = self.spans.iter().take(count);
+        spans.any(|[from, to]| start < to.load(Ordering::Relaxed) && from.load(Ordering::Relaxed) < end)
+    }
+
     /// Whether all of `size` bytes at `at` lie in one declared span.
     #[inline]
     pub fn has(&self, at: Pa, size: u64) -> bool {

@@ -12,7 +12,7 @@
 use crate::declared::Declared;
 use addr::{Address, BLOCK_SIZE, Pa, Span};
 use core::arch::asm;
-use memory::Dirty;
+use memory::{Dirty, FreeRam};
 use sync::heap::Heap;
 use sync::{Rank, SpinLock};
 
@@ -24,17 +24,22 @@ static DECLARED: Declared<MOST> = Declared::new();
 /// Who changes the table.
 static CHANGING: SpinLock<()> = SpinLock::new(Rank::Heap, ());
 
-/// Declares `span` as RAM that guests and their tables may be given. Refused (`false`) where it overlaps `image`, or where too
+/// Declares `ram` as RAM that guests and their tables may be given. Refused (`false`) where it overlaps `image`, or where too
 /// many spans have been declared.
-pub fn declare(span: Span<Pa>, image: Span<Pa>) -> bool {
+pub fn declare(ram: &FreeRam, image: Span<Pa>) -> bool {
     let _changing = CHANGING.lock();
-    !span.overlaps(&image) && DECLARED.declare(span)
+    !ram.span().overlaps(&image) && DECLARED.declare(ram.span())
 }
 
 /// Whether all of `size` bytes at `at` are declared RAM.
 #[inline]
 pub fn is_declared(at: Pa, size: u64) -> bool {
     DECLARED.has(at, size)
+}
+
+/// Whether a byte of `span` is declared RAM.
+pub fn overlaps(span: Span<Pa>) -> bool {
+    DECLARED.overlaps(span)
 }
 
 /// Gives the heap an extent of whole blocks for good. Merus' own account has it, and EL2's map has it as data. From here on it is no

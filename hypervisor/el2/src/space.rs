@@ -5,7 +5,7 @@ use crate::ram;
 use crate::tlb::{self, VmTlb};
 use crate::world::Space;
 use addr::{Ipa, PAGE_SIZE, Pa, Span};
-use memory::Prepared;
+use memory::{Prepared, Window};
 use stage2::{Attrs, Geometry, MapError, OutOfTables, Rights, Stage2, Tables, VmidAllocator, VmidSlot, Vmids, Walk};
 use sync::{Rank, SpinLock};
 
@@ -87,15 +87,25 @@ impl GuestSpace {
         page: Span<Pa>,
         source: &mut dyn FrameSource,
     ) -> Result<(), MapError> {
-        if page.size() != PAGE_SIZE || ram::is_declared(page.start(), page.size()) {
+        if page.size() != PAGE_SIZE {
             return Err(MapError::OutsidePa);
         }
-        let at = Span::new(at, PAGE_SIZE).ok_or(MapError::OutsidePa)?;
+        self.map_registers(at, page, source)
+    }
+    /// Maps a device's registers, which are this VM's, as Device-nGnRE at `at`.
+    pub fn map_device(&self, at: Ipa, window: &Window, source: &mut dyn FrameSource) -> Result<(), MapError> {
+        self.map_registers(at, window.span(), source)
+    }
+    fn map_registers(&self, at: Ipa, span: Span<Pa>, source: &mut dyn FrameSource) -> Result<(), MapError> {
+        if ram::overlaps(span) {
+            return Err(MapError::OutsidePa);
+        }
+        let at = Span::new(at, span.size()).ok_or(MapError::OutsidePa)?;
         let mut tables = self.tables.lock();
         let Some(stage2) = tables.as_mut() else { return Err(MapError::OutOfTables) };
         let root = self.root;
         let mut tlb = VmTlb::new(&self.slot, move |vmid| u64::from(vmid.as_u16()) << 48 | root.as_u64(), self.errata);
-        stage2.map(at, page.start(), Attrs::DEVICE, &mut RealTables { source, line: 0 }, &mut tlb)
+        stage2.map(at, span.start(), Attrs::DEVICE, &mut RealTables { source, line: 0 }, &mut tlb)
     }
     /// Whether `ipa` is mapped, and to what.
     pub fn walk(&self, ipa: Ipa) -> Walk {

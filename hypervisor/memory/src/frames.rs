@@ -2,14 +2,12 @@
 
 use crate::account::Accounts;
 use crate::carved::{Carved, PAGES};
-use crate::{Account, AccountId, Dirty, MemoryError};
+use crate::pool::{Pool, Reach};
+use crate::{Account, AccountId, Dirty, FreeRam, MemoryError};
 use addr::{Address, BLOCK_SIZE, PAGE_SIZE, Pa, Span};
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
-use buddy_system_allocator::FrameAllocator;
 
-/// Orders of the buddy allocator: blocks of 48-bit addresses have numbers of 27 bits.
-const ORDERS: usize = 28;
 const ADDRESS_BITS: u32 = 48;
 
 /// Which part of the machine's memory a [`Frames`] is (the tree's `numa-node-id`); 0 where there is one only.
@@ -29,9 +27,8 @@ pub struct Frames {
     /// Everything that was ever added.
     ram: Vec<Span<Pa>>,
     total: u64,
-    /// Free blocks, by number: address / 2 MiB.
-    buddy: FrameAllocator<ORDERS>,
-    free_blocks: usize,
+    /// Free blocks.
+    pool: Pool,
     /// Lent extents by their first block.
     lent: BTreeMap<usize, Lent>,
     /// Carved blocks by number.
@@ -48,8 +45,7 @@ impl Frames {
             node,
             ram: Vec::new(),
             total: 0,
-            buddy: FrameAllocator::new(),
-            free_blocks: 0,
+            pool: Pool::new(),
             lent: BTreeMap::new(),
             carved: BTreeMap::new(),
             free_pages: 0,
@@ -62,9 +58,9 @@ impl Frames {
         self.node
     }
 
-    /// Adds RAM: the whole pages of `span`. Refuses what was added before.
-    pub fn add(&mut self, span: Span<Pa>) -> Result<(), MemoryError> {
-        let span = span.align_inwards(PAGE_SIZE);
+    /// Adds RAM that is nobody's: the whole pages of it. Refuses what was added before.
+    pub fn add(&mut self, ram: &FreeRam) -> Result<(), MemoryError> {
+        let span = ram.span().align_inwards(PAGE_SIZE);
         if span.end().as_u64() > 1 << ADDRESS_BITS || self.ram.iter().any(|s| s.overlaps(&span)) {
             return Err(MemoryError::BadRam);
         }
@@ -80,8 +76,7 @@ impl Frames {
                 self.add_pages(block, from, count);
             }
         }
-        self.buddy.add_frame(block_of(blocks.start()), block_of(blocks.end()));
-        self.free_blocks = self.free_blocks.saturating_add(block_of(Pa::new(blocks.size())));
+        self.pool.add(block_of(blocks.start()), block_of(Pa::new(blocks.size())));
         Ok(())
     }
 
@@ -112,7 +107,7 @@ impl Frames {
 
     /// Bytes that nobody has. Not all of them can be had as blocks.
     pub fn free_bytes(&self) -> u64 {
-        blocks_to_bytes(self.free_blocks).saturating_add(pages_to_bytes(self.free_pages))
+        blocks_to_bytes(self.pool.free()).saturating_add(pages_to_bytes(self.free_pages))
     }
 
     /// Whether nobody has anything of the block of 2 MiB that `at` is in.
@@ -125,7 +120,12 @@ impl Frames {
 
     /// Blocks of 2 MiB that nobody has.
     pub fn free_blocks(&self) -> usize {
-        self.free_blocks
+        self.pool.free()
+    }
+
+    /// Those of them that lie in the first GiB.
+    pub fn free_low_blocks(&self) -> usize {
+        self.pool.free_low()
     }
 
     /// Opens an account that may have up to `limit` bytes.
@@ -166,12 +166,21 @@ impl Frames {
     }
 
     /// `count` blocks of 2 MiB: one extent if there is one, else as few as the pool's state allows, largest first. An
-    /// extent of 2^n blocks is aligned to its own size.
+    /// extent of 2^n blocks is aligned to its own size. Those of the first GiB come last.
     pub fn alloc_blocks(&mut self, account: AccountId, count: usize) -> Result<Vec<Dirty>, MemoryError> {
+        self.alloc_blocks_from(account, count, Reach::Any)
+    }
+
+    /// As [`Self::alloc_blocks`], from where they are wanted.
+    pub fn alloc_blocks_from(
+        &mut self,
+        account: AccountId,
+        count: usize,
+        reach: Reach,
+    ) -> Result<Vec<Dirty>, MemoryError> {
         self.accounts.may_take(account, blocks_to_bytes(count))?;
-        let runs = self.take_blocks(count).ok_or(MemoryError::OutOfMemory)?;
+        let runs = self.pool.take(count, reach).ok_or(MemoryError::OutOfMemory)?;
         self.accounts.charge(account, blocks_to_bytes(count));
-        self.free_blocks = self.free_blocks.saturating_sub(count);
         for &(first, blocks) in &runs {
             self.lent.insert(first, Lent { blocks, account });
         }
@@ -196,8 +205,7 @@ impl Frames {
                 self.lent.insert(first, Lent { blocks, account });
             }
         }
-        self.put_blocks(first, blocks);
-        self.free_blocks = self.free_blocks.saturating_add(blocks);
+        self.pool.put(first, blocks);
         self.accounts.uncharge(account, span.size());
         Ok(())
     }
@@ -235,60 +243,11 @@ impl Frames {
         (block.checked_sub(*start)? < lent.blocks).then_some((*start, *lent))
     }
 
-    /// Takes `count` blocks from the buddy allocator, as runs (first block, blocks).
-    fn take_blocks(&mut self, count: usize) -> Option<Vec<(usize, usize)>> {
-        let mut runs: Vec<(usize, usize)> = Vec::new();
-        if count == 0 || count > self.free_blocks {
-            return (count == 0).then_some(runs);
-        }
-        // In one piece: it comes as a power of two, of which the end goes back.
-        let rounded = count.checked_next_power_of_two()?;
-        if let Some(first) = self.buddy.alloc(rounded) {
-            self.put_blocks(first.saturating_add(count), rounded.saturating_sub(count));
-            runs.push((first, count));
-            return Some(runs);
-        }
-        let mut left = count;
-        let mut size = rounded;
-        while left != 0 {
-            size = size.min(power_of_two_below(left));
-            let Some(first) = self.buddy.alloc(size) else {
-                if size > 1 {
-                    size >>= 1;
-                    continue;
-                }
-                // `free_blocks` says that this cannot be.
-                runs.iter().for_each(|&(first, blocks)| self.put_blocks(first, blocks));
-                return None;
-            };
-            left = left.saturating_sub(size);
-            match runs.last_mut() {
-                Some((start, blocks)) if start.saturating_add(*blocks) == first => {
-                    *blocks = blocks.saturating_add(size)
-                }
-                _ => runs.push((first, size)),
-            }
-        }
-        Some(runs)
-    }
-
-    /// Gives blocks back to the buddy allocator, in the aligned powers of two that it thinks in.
-    fn put_blocks(&mut self, mut first: usize, mut count: usize) {
-        while count != 0 {
-            let alignment = if first == 0 { count } else { 1_usize.wrapping_shl(first.trailing_zeros()) };
-            let size = power_of_two_below(count).min(alignment);
-            self.buddy.dealloc(first, size);
-            first = first.saturating_add(size);
-            count = count.saturating_sub(size);
-        }
-    }
-
     fn take_pages(&mut self, account: AccountId, count: usize) -> Option<Pa> {
         let from_carved = self.carved.iter_mut().filter(|(_, c)| c.free_pages() >= count);
         let mut found = from_carved.filter_map(|(block, c)| c.take(count, account).map(|page| (*block, page))).next();
         if found.is_none() {
-            let block = self.buddy.alloc(1)?;
-            self.free_blocks = self.free_blocks.saturating_sub(1);
+            let block = self.pool.take_one()?;
             self.free_pages = self.free_pages.saturating_add(PAGES);
             let carved = self.carved.entry(block).or_insert_with(Carved::whole);
             found = carved.take(count, account).map(|page| (block, page));
@@ -302,13 +261,12 @@ impl Frames {
     fn make_whole(&mut self, block: usize) {
         let Some(carved) = self.carved.get(&block).filter(|c| c.is_whole()) else { return };
         if carved.from_buddy {
-            self.buddy.dealloc(block, 1);
+            self.pool.put(block, 1);
         } else {
-            self.buddy.add_frame(block, block.saturating_add(1));
+            self.pool.add(block, 1);
         }
         self.carved.remove(&block);
         self.free_pages = self.free_pages.saturating_sub(PAGES);
-        self.free_blocks = self.free_blocks.saturating_add(1);
     }
 
     fn add_pages(&mut self, block: usize, from: usize, count: usize) {
@@ -319,10 +277,9 @@ impl Frames {
 
     fn reserve_pages(&mut self, block: usize, from: usize, count: usize) {
         if !self.carved.contains_key(&block) {
-            if self.buddy.alloc_at(block, 1).is_none() {
+            if !self.pool.take_at(block) {
                 return; // reserved as a whole before
             }
-            self.free_blocks = self.free_blocks.saturating_sub(1);
             self.free_pages = self.free_pages.saturating_add(PAGES);
             self.carved.insert(block, Carved::whole());
         }
@@ -358,11 +315,6 @@ fn pages_to_bytes(pages: usize) -> u64 {
 
 fn extent(first: usize, blocks: usize) -> Option<Span<Pa>> {
     Span::new(page_at(first, 0), blocks_to_bytes(blocks))
-}
-
-/// The largest power of two that is not above `n` (1 for 0).
-fn power_of_two_below(n: usize) -> usize {
-    1_usize.wrapping_shl(n.max(1).ilog2())
 }
 
 fn common(a: &Span<Pa>, b: &Span<Pa>) -> Option<Span<Pa>> {

@@ -2,6 +2,8 @@
 //!
 //! | type | what it is |
 //! |---|---|
+//! | [`Plan`], [`Space`] | what each part of the address space is for |
+//! | [`FreeRam`] | what of the RAM is nobody's, and so can become frames |
 //! | [`Frames`] | all memory of one node: 2 MiB blocks for guests, 4 KiB pages for tables |
 //! | [`AccountId`], [`Account`] | to whom frames are charged, up to which limit |
 //! | [`Dirty`] | memory just handed out, which nobody may see before it is zeroed |
@@ -47,6 +49,8 @@ mod dirty;
 mod frames;
 mod guest_ram;
 mod handover;
+mod plan;
+mod pool;
 
 #[cfg(test)]
 mod tests;
@@ -57,6 +61,8 @@ pub use dirty::{Dirty, Scrub};
 pub use frames::{Frames, Node};
 pub use guest_ram::GuestRam;
 pub use handover::{Coherency, Filling, HandOver, HandedOver, Prepared, RamOps};
+pub use plan::{FreeRam, Overlap, Plan, Space, Use, Window};
+pub use pool::Reach;
 
 use addr::Pa;
 

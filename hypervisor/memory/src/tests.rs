@@ -1,6 +1,6 @@
 //! Named cases, and random operations against a map of who has every page.
 
-use crate::{Account, AccountId, Dirty, FrameCache, Frames, GuestRam, MemoryError, Node, Scrub};
+use crate::{Account, AccountId, Dirty, FrameCache, Frames, FreeRam, GuestRam, MemoryError, Node, Reach, Scrub};
 use addr::{BLOCK_SIZE, Ipa, PAGE_SIZE, Pa, Span};
 use alloc::vec;
 use alloc::vec::Vec;
@@ -17,7 +17,7 @@ fn span(start: u64, size: u64) -> Span<Pa> {
 fn frames(ram: &[(u64, u64)]) -> Frames {
     let mut frames = Frames::new(Node::default());
     for (start, size) in ram {
-        frames.add(span(*start, *size)).unwrap();
+        frames.add(&FreeRam::of_test(span(*start, *size))).unwrap();
     }
     frames
 }
@@ -168,9 +168,9 @@ fn odd_edges_of_ram_and_of_reservations_serve_as_pages() {
     assert_eq!((f.total_bytes(), f.free_bytes()), (0x1_e000, 0x1_e000));
     assert_eq!(f.alloc_pages(HOST, 16), Err(MemoryError::OutOfMemory));
     // The other parts of the block are added: it has a hole, so it never becomes a block.
-    f.add(span(0x2_1000, BLOCK_SIZE - 0x2_1000)).unwrap();
-    assert_eq!(f.add(span(0x2_0000, 0x2000)), Err(MemoryError::BadRam));
-    assert_eq!(f.add(span(1 << 48, PAGE_SIZE)), Err(MemoryError::BadRam));
+    f.add(&FreeRam::of_test(span(0x2_1000, BLOCK_SIZE - 0x2_1000))).unwrap();
+    assert_eq!(f.add(&FreeRam::of_test(span(0x2_0000, 0x2000))), Err(MemoryError::BadRam));
+    assert_eq!(f.add(&FreeRam::of_test(span(1 << 48, PAGE_SIZE))), Err(MemoryError::BadRam));
     assert_eq!(f.free_blocks(), 0);
 
     // Two halves make a block, which is then one like any other.
@@ -456,7 +456,7 @@ proptest! {
 #[test]
 fn a_block_is_free_once_nobody_has_any_of_it() {
     let mut f = Frames::new(Node(0));
-    f.add(Span::new(Pa::new(8 * BLOCK_SIZE), 4 * BLOCK_SIZE).unwrap()).unwrap();
+    f.add(&FreeRam::of_test(Span::new(Pa::new(8 * BLOCK_SIZE), 4 * BLOCK_SIZE).unwrap())).unwrap();
     let (a, b) = (f.open_account(u64::MAX).unwrap(), f.open_account(u64::MAX).unwrap());
     let free = |f: &Frames| (8..12).filter(|n| f.is_free_block(Pa::new(n * BLOCK_SIZE + 0x3000))).count();
     assert_eq!(free(&f), 4);
@@ -473,4 +473,31 @@ fn a_block_is_free_once_nobody_has_any_of_it() {
     assert!(f.is_free_block(page.start()));
     f.free_extent(a, extent).unwrap();
     assert_eq!(free(&f), 4);
+}
+
+#[test]
+fn the_first_gib_is_kept_for_who_needs_it() {
+    // 32 MiB below and 16 MiB above, of which 4 MiB are gone.
+    let mut f = frames(&[(GIB - 32 * MIB, 48 * MIB)]);
+    f.reserve(span(GIB + 8 * MIB, 4 * MIB)).unwrap();
+    assert_eq!((f.free_blocks(), f.free_low_blocks()), (22, 16));
+    let low = |extent: &(u64, u64)| extent.0 < GIB;
+    // In pieces from above rather than in one piece from below.
+    let got = f.alloc_blocks(HOST, 6).unwrap();
+    assert_eq!(spans(&got), [(GIB, 8 * MIB), (GIB + 12 * MIB, 4 * MIB)]);
+    for extent in &got {
+        f.free_extent(HOST, extent.span()).unwrap();
+    }
+    let small = f.alloc_blocks_from(HOST, 4, Reach::Small).unwrap();
+    assert!(spans(&small).iter().all(low));
+    // More than there is above, and all of it lies below; more than there is anywhere but in both.
+    assert!(spans(&f.alloc_blocks(HOST, 8).unwrap()).iter().all(low));
+    let all = f.alloc_blocks(HOST, 10).unwrap();
+    assert_eq!((f.free_bytes(), all.iter().map(|extent| extent.span().size()).sum::<u64>()), (0, 20 * MIB));
+    // Back, also in a piece that lies in both.
+    for extent in all.iter().chain(&small) {
+        f.free_extent(HOST, extent.span()).unwrap();
+    }
+    assert_eq!((f.free_blocks(), f.free_low_blocks()), (14, 8));
+    assert!(f.alloc_pages(HOST, 1).unwrap().span().start().as_u64() >= GIB);
 }

@@ -5,6 +5,7 @@ use crate::console::{self, VmSink};
 use crate::gic;
 use crate::guest::{Guest, GuestRamAccess, GuestUart, KernelWaker, Uptime};
 use crate::machine::{Machine, TablePages};
+use crate::passthrough::Given;
 use crate::placing;
 use crate::power::PowerKeys;
 use crate::stolen::StolenTime;
@@ -31,7 +32,7 @@ use vgic::{Config, Face, Vgic};
 use vm::{Controller, DeviceHandle, Parts, SpiLine, VgicPort, Vm};
 
 /// SPIs that a guest has.
-const SPIS: usize = 256;
+const SPIS: usize = map::SPIS as usize;
 
 /// A window of the guest's map.
 fn window(base: Ipa, size: u64) -> Result<Span<Ipa>, String> {
@@ -168,6 +169,7 @@ fn make(
     machine: &Machine,
     request: &Request<'_>,
     first: u32,
+    given: &Given,
     account: AccountId,
     extents: &[Dirty],
 ) -> Result<Made, String> {
@@ -178,7 +180,9 @@ fn make(
     let space = address_space(machine, &mut pages)?;
     let rest = devices(machine, request, &mut vm, &port, &memory)
         .and_then(|devices| Ok((devices, StolenTime::new(machine, account, request.spec.vcpus, &space)?)));
+    let rest = rest.and_then(|rest| given.map(&space, &mut pages).map(|()| rest));
     let (devices, stolen) = rest.inspect_err(|_| space.destroy(&mut pages))?;
+    given.link(&port);
     Ok(Made { vm, ram, space, devices, stolen })
 }
 
@@ -188,11 +192,12 @@ pub fn put_together(
     machine: &'static Machine,
     request: &Request<'_>,
     layout: GuestLayout,
-    first: u32,
+    (first, given): (u32, Given),
     account: AccountId,
     extents: &[Dirty],
 ) -> Result<Box<Guest>, String> {
-    Ok(guest(machine, request, layout, first, account, make(machine, request, first, account, extents)?))
+    let made = make(machine, request, first, &given, account, extents)?;
+    Ok(guest(machine, request, layout, (first, given), account, made))
 }
 
 #[inline(never)]
@@ -200,7 +205,7 @@ fn guest(
     machine: &'static Machine,
     request: &Request<'_>,
     layout: GuestLayout,
-    first: u32,
+    (first, given): (u32, Given),
     account: AccountId,
     made: Made,
 ) -> Box<Guest> {
@@ -222,6 +227,7 @@ fn guest(
         records: 0,
         layout,
         first,
+        given,
         source,
         uart,
         power,

@@ -39,6 +39,8 @@ pub fn dismantle(machine: &Machine, guest: &Arc<Guest>) {
     let _ = machine.shares.remove_vm(placing::share_of(guest));
     guest.space.flush();
     guest.space.destroy(&mut TablePages { memory: &machine.memory, account: guest.account });
+    // Nothing maps them any more.
+    guest.given.give_back();
     let mut memory = machine.memory.lock();
     for (_, extent) in guest.ram.extents() {
         memory.take_back(guest.account, *extent);

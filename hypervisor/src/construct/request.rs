@@ -7,6 +7,7 @@ use super::{Construction, Stage};
 use crate::gic;
 use crate::guest::Guest;
 use crate::machine::{Machine, Memory};
+use crate::passthrough::Given;
 use crate::placing;
 use crate::slots::MAX_ENTITIES;
 use alloc::format;
@@ -17,7 +18,7 @@ use config::cpu_model::CpuModel;
 use config::image::GuestLayout;
 use config::spec::{PayloadRef, VmSpec, admit_one, admit_pages};
 use control::{Source, VmNumber};
-use memory::{AccountId, Dirty, HandOver, MemoryError};
+use memory::{AccountId, Dirty, HandOver, MemoryError, Reach};
 use proto::{Refusal, SpecFault};
 
 /// What a VM takes beside its RAM at least, in bytes: translation tables, and Merus' records of it.
@@ -55,12 +56,15 @@ pub fn begin(machine: &'static Machine, request: &Request<'_>) -> Result<Constru
         let why = format!("ends above the {ipa_bits} address bits of the machine's stage 2; give less");
         return Err(refused_spec(config::spec::key::MEMORY, why));
     }
+    let given = crate::passthrough::find(machine, spec, layout.ram)?;
     let room = HEAP_A_VM + HEAP_A_VCPU * spec.vcpus as usize;
     machine.heap_room(room).map_err(|e| no_memory(machine, &machine.memory.lock(), e, room as u64))?;
     let limit = Refusal::Limit { what: "vCPUs in all; destroy a VM".into(), most: MAX_ENTITIES.into() };
     let first = machine.entities.lock().take(spec.vcpus).ok_or(limit)?;
     let made = match machine.vcpu_room(first, spec.vcpus) {
-        Ok(()) => with_entities(machine, request, layout, first),
+        Ok(()) => {
+            Given::lend(machine, given, first).and_then(|given| with_entities(machine, request, layout, first, given))
+        }
         Err(error) => Err(no_memory(machine, &machine.memory.lock(), error, room as u64)),
     };
     if made.is_err() {
@@ -80,10 +84,11 @@ fn with_entities(
     request: &Request<'_>,
     layout: GuestLayout,
     first: u32,
+    given: Given,
 ) -> Result<Construction, Refusal> {
     let (account, extents) = open_account(machine, request)?;
     let heap = crate::HEAP.used();
-    let made = put_together(machine, request, layout, first, account, &extents)
+    let made = put_together(machine, request, layout, (first, given), account, &extents)
         .map_err(|why| starved(machine, account).unwrap_or(Refusal::Unsupported(why)));
     let own = crate::HEAP.used().saturating_sub(heap) as u64;
     let made = made.and_then(|mut guest| {
@@ -133,7 +138,9 @@ fn open_account(machine: &Machine, request: &Request<'_>) -> Result<(AccountId, 
         None => memory.frames.open_account(limit),
     };
     let account = account.map_err(|e| no_memory(machine, &memory, e, spec.memory))?;
-    match memory.guest_ram(account, spec.memory) {
+    // A device that reaches memory by itself may reach the first GiB only.
+    let reach = if spec.passthrough.unsafe_dma { Reach::Small } else { Reach::Any };
+    match memory.guest_ram(account, spec.memory, reach) {
         Ok(extents) => Ok((account, extents)),
         Err(error) => {
             let refusal = no_memory(machine, &memory, error, spec.memory);

@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use boot::stage1::{self, Kind, Stage1};
 use el2::features::Features;
 use el2::space::FrameSource;
-use memory::{AccountId, Dirty, Frames, MemoryError, RamOps, Scrub};
+use memory::{AccountId, Dirty, Frames, MemoryError, RamOps, Reach, Scrub};
 use sync::SpinLock;
 
 /// Frames, and EL2's own map, which follows them.
@@ -23,8 +23,8 @@ impl Memory {
             .is_some_and(|blocks| self.map.map(blocks, Kind::Data, true, &mut stage1::page_from_heap).is_ok())
     }
     /// RAM for a guest, visible to EL2; not zeroed yet.
-    pub fn guest_ram(&mut self, account: AccountId, bytes: u64) -> Result<Vec<Dirty>, MemoryError> {
-        let extents = self.frames.alloc_blocks(account, bytes.div_ceil(BLOCK_SIZE) as usize)?;
+    pub fn guest_ram(&mut self, account: AccountId, bytes: u64, reach: Reach) -> Result<Vec<Dirty>, MemoryError> {
+        let extents = self.frames.alloc_blocks_from(account, bytes.div_ceil(BLOCK_SIZE) as usize, reach)?;
         if extents.iter().all(|e| self.make_visible(e.span())) {
             return Ok(extents);
         }
@@ -44,7 +44,7 @@ impl Memory {
     }
     /// Whole blocks of Merus' own, visible to EL2, for the heap.
     pub(super) fn own_blocks(&mut self, count: usize) -> Result<Vec<Dirty>, MemoryError> {
-        self.guest_ram(AccountId::HOST, (count as u64).saturating_mul(BLOCK_SIZE))
+        self.guest_ram(AccountId::HOST, (count as u64).saturating_mul(BLOCK_SIZE), Reach::Any)
     }
     /// A guest's RAM comes back, and goes out of EL2's map: nobody has it.
     pub fn take_back(&mut self, account: AccountId, extent: Span<Pa>) {

@@ -97,21 +97,38 @@ fn no_copy_of_a_guests_seeds_is_left() {
         group: None,
         memory_max: None,
         power_key: config::spec::PowerKey::default(),
+        passthrough: config::spec::PassthroughSpec::default(),
     };
     let mut image = vec![0; 8192];
     image[56..60].copy_from_slice(b"ARM\x64");
     image[16..24].copy_from_slice(&(32u64 << 20).to_le_bytes());
     image[24..32].copy_from_slice(&8u64.to_le_bytes());
     let layout = spec.layout(&image).unwrap();
-    let (tree, _, left) =
-        watch(|| config::guest_tree::generate(&spec, &layout, config::spec::GuestGic::V3, &mut secret).unwrap());
+    let (tree, _, left) = watch(|| {
+        config::guest_tree::generate(
+            &spec,
+            &layout,
+            config::spec::GuestGic::V3,
+            &config::passthrough::Passthrough::default(),
+            &mut secret,
+        )
+        .unwrap()
+    });
     assert!(tree.as_bytes().windows(64).any(|part| part[..16] == SECRET && part[48..] == SECRET));
     assert_eq!((left, watch(|| drop(tree)).2), (0, 0));
     // Nor where one seed was drawn and the other was not to be had.
     let mut first = true;
     let mut once = |bytes: &mut [u8]| std::mem::take(&mut first) && secret(bytes);
-    let (_tree, _, left) =
-        watch(|| config::guest_tree::generate(&spec, &layout, config::spec::GuestGic::V3, &mut once).unwrap());
+    let (_tree, _, left) = watch(|| {
+        config::guest_tree::generate(
+            &spec,
+            &layout,
+            config::spec::GuestGic::V3,
+            &config::passthrough::Passthrough::default(),
+            &mut once,
+        )
+        .unwrap()
+    });
     assert_eq!(left, 0);
 }
 

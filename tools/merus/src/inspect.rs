@@ -97,6 +97,12 @@ fn vm_line(vm: &VmSpec) -> String {
     if vm.power_key != PowerKey::default() {
         text += &format!(", power-key {}", vm.power_key.name());
     }
+    if !vm.passthrough.devices.is_empty() {
+        text += &format!(", passthrough {}", vm.passthrough.devices.join(" "));
+    }
+    if vm.passthrough.unsafe_dma {
+        text += ", unsafe-dma";
+    }
     if let Some(cpus) = &vm.cpu.affinity {
         text += &format!(", cpu.affinity {cpus:?}");
     }

@@ -9,7 +9,9 @@ pub use ready::Content;
 use crate::report::{Kind, Report};
 use crate::value;
 use config::image::{HEADER_SIZE, Raw};
-use config::spec::{self, CpuSpec, Fault, GroupSpec, Owner, PayloadKind, PayloadRef, Place, SpecError, VmSpec, key};
+use config::spec::{
+    self, CpuSpec, Fault, GroupSpec, Owner, PassthroughSpec, PayloadKind, PayloadRef, Place, SpecError, VmSpec, key,
+};
 use ready::Made;
 use std::fs::File;
 use std::io::{self, Read};
@@ -229,6 +231,10 @@ impl Reader<'_> {
             memory_max: fields.optional(key::MEMORY_MAX, value::size),
             group: fields.optional(key::GROUP, value::text),
             power_key: fields.optional(key::POWER_KEY, value::power_key).unwrap_or_default(),
+            passthrough: PassthroughSpec {
+                devices: fields.optional(key::PASSTHROUGH, value::devices).unwrap_or_default(),
+                unsafe_dma: fields.optional(key::UNSAFE_DMA, value::flag).unwrap_or_default(),
+            },
         };
         let lines = fields.lines;
         self.vms.push(lines);

@@ -1,7 +1,7 @@
 //! Values as a manifest writes them. Each `Err` says what is wrong and what to do.
 
 use config::setting::{self, ADDRESS_FORM, CPU_CLASS_FORM, CPU_MAX_FORM, SIZE_FORM};
-use config::spec::{CpuClass, CpuMax, POWER_KEY_FORM, PowerKey};
+use config::spec::{CpuClass, CpuMax, PASSTHROUGH_FORM, POWER_KEY_FORM, PowerKey, UNSAFE_DMA_FORM};
 use toml::de::DeValue;
 
 type Parsed<T> = Result<T, String>;
@@ -77,6 +77,28 @@ pub fn cpu_class(value: &DeValue<'_>) -> Parsed<CpuClass> {
     }
 }
 
+/// Paths of devices.
+pub fn devices(value: &DeValue<'_>) -> Parsed<Vec<String>> {
+    match value {
+        DeValue::Array(items) => items
+            .iter()
+            .map(|item| match item.get_ref() {
+                DeValue::String(path) => Ok(path.to_string()),
+                other => expected(other, PASSTHROUGH_FORM),
+            })
+            .collect(),
+        _ => expected(value, PASSTHROUGH_FORM),
+    }
+}
+
+/// True or false.
+pub fn flag(value: &DeValue<'_>) -> Parsed<bool> {
+    match value {
+        DeValue::Boolean(value) => Ok(*value),
+        _ => expected(value, UNSAFE_DMA_FORM),
+    }
+}
+
 /// Which power keys.
 pub fn power_key(value: &DeValue<'_>) -> Parsed<PowerKey> {
     match value {
@@ -135,6 +157,16 @@ mod tests {
         for text in ["\"\"", "\"%\"", "\"half\"", "\"1 2 3\"", "\"1 x\"", "50"] {
             assert!(with(text, cpu_max).unwrap_err().contains("write a share of one pCPU"), "{text}");
         }
+    }
+
+    #[test]
+    fn devices_are_a_list_of_paths() {
+        assert_eq!(with("[\"/a@1\", \"serial1\"]", devices), Ok(vec!["/a@1".to_string(), "serial1".to_string()]));
+        for text in ["\"/a@1\"", "[1]", "true"] {
+            assert!(with(text, devices).unwrap_err().contains("write a list of paths"), "{text}");
+        }
+        assert_eq!((with("true", flag), with("false", flag)), (Ok(true), Ok(false)));
+        assert!(with("\"yes\"", flag).unwrap_err().contains("write true or false"));
     }
 
     #[test]

@@ -274,8 +274,15 @@ fn each_fault_is_one_line_with_file_line_vm_and_key() {
             9,
             "gpu = true",
             "key gpu: is unknown; the keys are name, kernel, load, entry, room, initrd, cmdline, memory, vcpus, cpu.weight, cpu.max, \
-             cpu.affinity, cpu.class, memory.max, group, power-key",
+             cpu.affinity, cpu.class, memory.max, group, power-key, passthrough, unsafe-dma",
         ),
+        (
+            9,
+            "passthrough = [\"soc/serial\"]",
+            "key passthrough: \"soc/serial\" is no device; write its path in the board's device tree, such as /soc/serial@7e215040, or an alias",
+        ),
+        (9, "passthrough = [\"/a\", \"/a\"]", "key passthrough: names /a twice; name it once"),
+        (9, "unsafe-dma = 1", "key unsafe-dma: is of the type integer; write true or false"),
         (
             10,
             "cpu.max = \"much\"",

@@ -251,6 +251,7 @@ mod tests {
             "watch",
             "keys",
             "demo",
+            "port",
             "end",
             "share",
             "work",

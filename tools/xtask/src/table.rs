@@ -87,6 +87,9 @@ pub struct Row {
     /// The console is the Raspberry Pi 4's mini-UART.
     #[serde(default)]
     mini_uart: bool,
+    /// The board has a second serial port, whose output comes with the first one's.
+    #[serde(default)]
+    two_ports: bool,
     /// Boots the build that traps FP instructions in EL2.
     #[serde(default)]
     debug_fp: bool,
@@ -368,6 +371,7 @@ impl Row {
         if let Some(text) = self.allow.iter().find(|text| !defaults.forbid.contains(text)) {
             bail!("`allow` has `{text}`, which is not forbidden");
         }
+        ensure!(!self.two_ports || self.control.is_empty(), "`control` has the second port itself");
         ensure!(self.turns.is_none() || self.icount, "`turns` are of `icount`");
         let memory = self.memory.as_ref().unwrap_or(&defaults.memory);
         let end = match &self.exit {
@@ -392,6 +396,7 @@ impl Row {
                 elf: self.elf,
                 second: self.mini_uart,
                 append: self.append.clone(),
+                two_ports: self.two_ports,
                 extra: if self.icount { counted(self.turns) } else { Vec::new() },
                 ..Machine::default()
             },

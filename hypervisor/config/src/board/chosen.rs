@@ -77,7 +77,7 @@ pub(super) fn second_uart(root: &Place<'_>, console: Option<Uart>, gic: Option<u
 }
 
 /// The node with this path, or with this alias.
-fn by_name<'a>(root: &Place<'a>, name: &str) -> Option<Place<'a>> {
+pub(super) fn by_name<'a>(root: &Place<'a>, name: &str) -> Option<Place<'a>> {
     if name.starts_with('/') {
         return root.find(name);
     }

@@ -42,11 +42,20 @@ pub(super) fn is_ppi(intid: u32) -> bool {
 
 /// INTIDs of the GIC's own interrupts, which are in its own terms.
 fn own_interrupts(gic: &Place<'_>) -> Result<Vec<u32>, BoardError> {
-    gic.value("interrupts").map_or(Ok(Vec::new()), |value| intids(gic, "interrupts", value))
+    gic.value("interrupts").map_or(Ok(Vec::new()), |value| intids(gic, "interrupts", value).map(numbers))
 }
 
 /// INTIDs of `place`'s interrupts; `None` where they go to another controller than the one with this phandle.
 pub(super) fn interrupts(place: &Place<'_>, gic: Option<u32>) -> Result<Option<Vec<u32>>, BoardError> {
+    Ok(specifiers(place, gic)?.map(numbers))
+}
+
+fn numbers(specifiers: Vec<(u32, u32)>) -> Vec<u32> {
+    specifiers.into_iter().map(|(intid, _)| intid).collect()
+}
+
+/// The same with each one's flags, whose low four bits are its trigger.
+pub(super) fn specifiers(place: &Place<'_>, gic: Option<u32>) -> Result<Option<Vec<(u32, u32)>>, BoardError> {
     if let Some(value) = place.value("interrupts-extended") {
         return extended(place, value, gic);
     }
@@ -57,7 +66,7 @@ pub(super) fn interrupts(place: &Place<'_>, gic: Option<u32>) -> Result<Option<V
 }
 
 /// `interrupts-extended`: before each specifier, the phandle of its controller.
-fn extended(place: &Place<'_>, value: &[u8], gic: Option<u32>) -> Result<Option<Vec<u32>>, BoardError> {
+fn extended(place: &Place<'_>, value: &[u8], gic: Option<u32>) -> Result<Option<Vec<(u32, u32)>>, BoardError> {
     const NAME: &str = "interrupts-extended";
     let cells = words(value).ok_or_else(|| place.error(NAME, "is not made of cells"))?;
     let (entries, rest) = cells.as_chunks::<{ CELLS + 1 }>();
@@ -65,16 +74,17 @@ fn extended(place: &Place<'_>, value: &[u8], gic: Option<u32>) -> Result<Option<
     if !rest.is_empty() || entries.iter().any(|[phandle, ..]| Some(*phandle) != gic) {
         return Ok(None);
     }
-    entries.iter().map(|[_, kind, number, _]| intid(place, NAME, *kind, *number)).collect::<Result<_, _>>().map(Some)
+    let each = |[_, kind, number, flags]: &[u32; CELLS + 1]| Ok((intid(place, NAME, *kind, *number)?, *flags));
+    entries.iter().map(each).collect::<Result<_, _>>().map(Some)
 }
 
-fn intids(place: &Place<'_>, name: &'static str, value: &[u8]) -> Result<Vec<u32>, BoardError> {
+fn intids(place: &Place<'_>, name: &'static str, value: &[u8]) -> Result<Vec<(u32, u32)>, BoardError> {
     let cells = words(value).unwrap_or_default();
     let (entries, rest) = cells.as_chunks::<CELLS>();
     if entries.is_empty() || !rest.is_empty() {
         return Err(place.error(name, "is not made of specifiers of three cells"));
     }
-    entries.iter().map(|[kind, number, _]| intid(place, name, *kind, *number)).collect()
+    entries.iter().map(|[kind, number, flags]| Ok((intid(place, name, *kind, *number)?, *flags))).collect()
 }
 
 /// Bindings `arm,gic` and `arm,gic-v3`: 0 is an SPI, 1 a PPI, each counted from its first.

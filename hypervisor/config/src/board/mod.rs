@@ -16,6 +16,7 @@ mod gic;
 mod memory;
 mod monitor;
 mod nodes;
+mod pass;
 
 use crate::seed::Seed;
 use crate::tree;
@@ -24,6 +25,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::ops::Range;
 use nodes::Place;
+pub use pass::{Clock, Device, Line, PassError, Why, devices};
 use thiserror::Error;
 
 /// What the board's tree says.
@@ -57,6 +59,8 @@ pub struct Board {
     pub power_pins: Option<PowerPins>,
     /// The counter's frequency in Hz, where the tree knows better than the firmware.
     pub counter_hz: Option<u64>,
+    /// Where the firmware of a BCM2835 or a successor is asked, for one which memory is its own.
+    pub mailbox: Option<Span<Pa>>,
     /// What the boot loader loaded beside Merus.
     pub initrd: Option<Span<Pa>>,
     /// Merus' own command line; may be empty.
@@ -253,9 +257,10 @@ pub fn parse(blob: &[u8]) -> Result<Board, BoardError> {
         ppis,
         psci,
         // A whole tree is a long way to look.
-        power: if psci.is_none() { power(&root) } else { None },
         power_pins: monitor::power_pins(&root),
         counter_hz,
+        power: if psci.is_none() { registers_of(&root, "brcm,bcm2835-pm-wdt") } else { None },
+        mailbox: registers_of(&root, "brcm,bcm2835-mbox"),
         initrd: chosen.initrd,
         bootargs: chosen.bootargs,
         rng_seed: chosen.rng_seed.map(Seed::new),
@@ -263,9 +268,9 @@ pub fn parse(blob: &[u8]) -> Result<Board, BoardError> {
     })
 }
 
-/// The power management block's registers.
-fn power(root: &Place<'_>) -> Option<Span<Pa>> {
-    let place = root.search(&|place| place.is_compatible(&["brcm,bcm2835-pm-wdt"]))?;
+/// The first registers of the first usable device of a kind.
+fn registers_of(root: &Place<'_>, kind: &str) -> Option<Span<Pa>> {
+    let place = root.search(&|place| place.is_compatible(&[kind]))?;
     place.reg().ok()?.first().copied()
 }
 

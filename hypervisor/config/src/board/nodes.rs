@@ -4,9 +4,9 @@
 use super::BoardError;
 use crate::tree::MAX_DEPTH;
 use addr::{Pa, Span};
-use alloc::string::String;
+use alloc::string::{String, ToString};
 use alloc::vec::Vec;
-use dtoolkit::fdt::{Fdt, FdtNode};
+use dtoolkit::fdt::{Fdt, FdtNode, FdtProperty};
 use dtoolkit::{FdtStringListIterator, Node, Property};
 
 /// A node and all nodes above it, the root first.
@@ -132,6 +132,29 @@ impl<'a> Place<'a> {
         self.string("secure-status").map_or_else(|| self.is_usable(), |status| status == "okay" || status == "ok")
     }
 
+    /// Whether firmware left the node on, and all above it.
+    pub(super) fn is_reachable(&self) -> bool {
+        self.is_usable() && self.parent().is_none_or(|parent| parent.is_reachable())
+    }
+
+    /// Has `each` look at this node and all below it, on or not, in the tree's order, until it answers.
+    pub(super) fn walk<T>(&self, each: &mut dyn FnMut(&Self) -> Option<T>) -> Option<T> {
+        if let Some(found) = each(self) {
+            return Some(found);
+        }
+        if self.above.len() >= MAX_DEPTH {
+            return None;
+        }
+        self.children().find_map(|child| child.walk(each))
+    }
+
+    /// The node's own properties.
+    pub(super) fn properties(&self) -> Vec<(String, &'a [u8])> {
+        let value =
+            |property: FdtProperty<'a>| Some((property.name().to_string(), property.value_as::<&'a [u8]>().ok()?));
+        self.node.properties().filter_map(value).collect()
+    }
+
     /// The node's own number, by which others refer to it.
     pub(super) fn phandle(&self) -> Option<u32> {
         let value = self.value("phandle").or_else(|| self.value("linux,phandle"))?;
@@ -154,7 +177,7 @@ impl<'a> Place<'a> {
         Ok((cells("#address-cells", 2)?, cells("#size-cells", 1)?))
     }
 
-    fn parent(&self) -> Option<Self> {
+    pub(super) fn parent(&self) -> Option<Self> {
         let (node, above) = self.above.split_last()?;
         Some(Self { above: above.to_vec(), node: *node })
     }

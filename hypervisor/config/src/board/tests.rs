@@ -112,6 +112,11 @@ fn board_with(maintenance: [u32; 3], timer: [u32; 12]) -> Parts {
                     .property("compatible", vec!["brcm,bcm2711-pm", "brcm,bcm2835-pm-wdt"])
                     .property("reg", [0x7e10_0000u32, 0x114, 0x7e00_a000, 0x24]),
             )
+            .child(
+                node("mailbox@7e00b880")
+                    .property("compatible", "brcm,bcm2835-mbox")
+                    .property("reg", [0x7e00_b880u32, 0x40]),
+            )
             .child(uart(0x7e20_1000, 121).property("status", "disabled"))
             .child(uart(0x7e20_1a00, 122)),
         timer: node("timer").property("compatible", "arm,armv8-timer").property("interrupts", timer),
@@ -130,6 +135,11 @@ struct Parts {
 
 impl Parts {
     fn blob(self) -> Vec<u8> {
+        self.blob_with(&[(0, 0x1000)])
+    }
+
+    /// With these memory reservations.
+    fn blob_with(self, reservations: &[(u64, u64)]) -> Vec<u8> {
         let mut root = NodeWriter::new("")
             .property("model", "Some Board")
             .property("#address-cells", 2u32)
@@ -144,7 +154,7 @@ impl Parts {
         for memory in self.memory {
             root = root.child(memory);
         }
-        root.blob_with(&[(0, 0x1000)])
+        root.blob_with(reservations)
     }
 }
 
@@ -166,6 +176,7 @@ fn a_board_of_another_shape_is_read() {
     assert_eq!(board.gic, gic);
     assert_eq!(board.uart, Some(Uart { kind: UartKind::Pl011, base: span(0xfe20_1a00, 0x200), intid: Some(154) }));
     assert_eq!((board.psci, board.power), (None, Some(span(0xfe10_0000, 0x114))));
+    assert_eq!(board.mailbox, Some(span(0xfe00_b880, 0x40)));
     assert_eq!(board.initrd, Some(span(0x1000_0000, 0x2000)));
     assert_eq!(board.bootargs, "merus.idle=stay");
     assert_eq!((board.power_pins, board.counter_hz), (None, None));
@@ -519,4 +530,93 @@ fn a_board_that_cannot_be_used_can_still_be_told_so() {
     assert_eq!(uart.unwrap().base.start(), Pa::new(0x0900_0000));
     assert_eq!(psci.unwrap().conduit, Conduit::Smc);
     assert_eq!(last_resort(&[0; 64]), (None, None));
+}
+
+/// Pages below 6 GiB, somewhere: on the first GiB half of the time, where the devices' reservations are.
+fn some_pages(most: u64) -> impl Strategy<Value = Span<Pa>> {
+    let start = prop_oneof![0..0x4_0000_u64, 0..0x18_0000_u64];
+    (start, 0..most, 0..0x1000_u64, 0..0x1000_u64)
+        .prop_map(|(page, pages, before, behind)| span((page << 12) + before, (pages << 12) + behind))
+}
+
+/// A property `reg` with addresses of two cells and sizes of one.
+fn cells_of(span: Span<Pa>) -> [u32; 3] {
+    let start = span.start().as_u64();
+    [(start >> 32) as u32, start as u32, span.size() as u32]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(if cfg!(miri) { 1 } else { 300 }))]
+
+    /// What `start` does with any tree: image, tree, bundle, reservations, registers and what is lent never share a byte.
+    #[test]
+    fn whatever_a_tree_says_nothing_overlaps(
+        ram in prop::collection::vec(some_pages(0x4_0000), 1..5),
+        reserved in prop::collection::vec((some_pages(0x1_0000), any::<bool>(), any::<bool>()), 0..6),
+        memreserve in prop::collection::vec(some_pages(0x1_0000), 0..4),
+        bundle in some_pages(0x8000),
+        image in some_pages(0x400),
+        tree_at in some_pages(0x20),
+        wanted in prop::collection::vec(some_pages(8), 0..6),
+    ) {
+        use ::memory::{Plan, Use};
+        let mut parts = other_board();
+        let node = |name: std::string::String| NodeWriter::new(name);
+        parts.memory = ram.iter().enumerate().map(|(n, span)| {
+            node(std::format!("memory@{n}")).property("device_type", "memory").property("reg", cells_of(*span))
+        }).collect();
+        parts.reserved = reserved.iter().enumerate().fold(
+            NodeWriter::new("reserved-memory").property("#address-cells", 2u32).property("#size-cells", 1u32).flag("ranges"),
+            |parent, (n, (span, fixed, no_map))| {
+                let mut child = node(std::format!("r@{n}"));
+                child = match fixed {
+                    true => child.property("reg", cells_of(*span)),
+                    // The operating system is to find a place: nothing is taken.
+                    false => child.property("size", 0x10_0000u32).property("alloc-ranges", cells_of(*span)),
+                };
+                parent.child(if *no_map { child.flag("no-map") } else { child })
+            },
+        );
+        parts.chosen = NodeWriter::new("chosen")
+            .property("linux,initrd-start", bundle.start().as_u64())
+            .property("linux,initrd-end", bundle.end().as_u64());
+        let pairs: Vec<_> = memreserve.iter().map(|span| (span.start().as_u64(), span.size())).collect();
+        // (An entry of zeroes ends the block.)
+        let pairs: Vec<_> = pairs.into_iter().filter(|pair| *pair != (0, 0)).collect();
+        let Ok(board) = parse(&parts.blob_with(&pairs)) else { return Ok(()) };
+        let mut plan = Plan::new(&board.ram, image);
+        let mut own = vec![image];
+        let claims = [(Use::Tree, Some(tree_at)), (Use::Bundle, board.initrd)];
+        for (of, at) in claims.into_iter().filter_map(|(of, at)| Some((of, at?))) {
+            if plan.claim(of, at).is_ok() {
+                own.push(at);
+            }
+        }
+        for at in &board.reserved {
+            prop_assert!(plan.claim(Use::Reserved, *at).is_ok());
+        }
+        let Gic::V2 { dist, cpu, hyp, vcpu, .. } = board.gic else { panic!() };
+        let mut registers = vec![dist, cpu, hyp, vcpu];
+        registers.extend(board.uart.map(|uart| uart.base).into_iter().chain(board.power));
+        let taken: Vec<_> = registers.into_iter().filter(|at| plan.device(*at).is_ok()).collect();
+        let (mut space, free) = plan.settle();
+        let windows: Vec<_> = wanted.iter().filter_map(|at| space.lend(*at).ok()).collect();
+        let fixed = reserved.iter().filter(|(_, fixed, _)| *fixed).map(|(at, ..)| at);
+        let held: Vec<_> = own.iter().chain(fixed).chain(&memreserve).chain(&taken).copied().collect();
+        for free in &free {
+            let free = free.span();
+            prop_assert!(board.ram.iter().any(|ram| ram.encloses(&free)));
+            prop_assert!(!held.iter().any(|at| at.overlaps(&free)), "{free} of {held:?}");
+            prop_assert!(!windows.iter().any(|window| window.span().overlaps(&free)));
+        }
+        for (n, window) in windows.iter().enumerate() {
+            let window = window.span();
+            prop_assert!(!ram.iter().chain(&held).any(|at| at.overlaps(&window)));
+            prop_assert!(!windows.iter().skip(n + 1).any(|other| other.span().overlaps(&window)));
+        }
+        for (n, one) in own.iter().enumerate() {
+            prop_assert!(!own.iter().skip(n + 1).any(|other| other.overlaps(one)));
+            prop_assert!(!taken.iter().any(|device| device.overlaps(one)));
+        }
+    }
 }

@@ -3,13 +3,13 @@
 use super::{ALIGN, BundleError, HeaderField, MAGIC, MAX_PAYLOADS, MAX_TREE, VERSION, names};
 use crate::image::Raw;
 use crate::spec::{
-    CpuClass, CpuMax, CpuSpec, Fault, GroupSpec, MAX_GROUPS, MAX_VMS, Owner, PayloadKind, PayloadRef, PowerKey,
-    SpecError, VmSpec, faults, key,
+    CpuClass, CpuMax, CpuSpec, Fault, GroupSpec, MAX_GROUPS, MAX_PASSTHROUGH, MAX_VMS, Owner, PassthroughSpec,
+    PayloadKind, PayloadRef, PowerKey, SpecError, VmSpec, faults, key,
 };
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use dtoolkit::fdt::{Fdt, FdtNode};
-use dtoolkit::{FromPropertyValue, Node, Property};
+use dtoolkit::{FdtStringListIterator, FromPropertyValue, Node, Property};
 
 /// A bundle whose header and tree are sound and whose payloads all lie in it, each by itself.
 #[derive(Clone, Debug)]
@@ -144,6 +144,10 @@ impl<'a> Bundle<'a> {
                 Some(text) => PowerKey::parse(text).ok_or_else(|| fields.error(key::POWER_KEY, Fault::Malformed))?,
                 None => PowerKey::default(),
             },
+            passthrough: PassthroughSpec {
+                devices: fields.strings(key::PASSTHROUGH)?,
+                unsafe_dma: fields.node.property(key::UNSAFE_DMA).is_some(),
+            },
         })
     }
 
@@ -196,6 +200,11 @@ impl<'a> Fields<'a> {
             let long = |half: &[u8]| half.first_chunk().copied().map_or(0, u64::from_be_bytes);
             CpuMax { quota_us: long(quota), period_us: long(period) }
         }))
+    }
+    /// A list of texts; none where it is absent.
+    fn strings(&self, key: &'static str) -> Result<Vec<String>, SpecError> {
+        let list = self.optional::<FdtStringListIterator<'a>>(key)?;
+        Ok(list.into_iter().flatten().take(MAX_PASSTHROUGH.saturating_add(1)).map(ToString::to_string).collect())
     }
     fn optional<T: FromPropertyValue<'a> + 'a>(&self, key: &'static str) -> Result<Option<T>, SpecError> {
         let value = self.node.property(key).map(|property| property.value_as::<T>());

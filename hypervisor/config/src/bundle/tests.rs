@@ -2,7 +2,7 @@ use super::*;
 use crate::image::Raw;
 use crate::image::tests::kernel;
 use crate::spec::tests::{payload, vm};
-use crate::spec::{CpuClass, CpuMax, CpuSpec, GroupSpec, PayloadKind, PowerKey, VmSpec, key};
+use crate::spec::{CpuClass, CpuMax, CpuSpec, GroupSpec, PassthroughSpec, PayloadKind, PowerKey, VmSpec, key};
 use crate::tree::NodeWriter;
 use proptest::prelude::*;
 use std::format;
@@ -320,7 +320,9 @@ prop_compose! {
         ],
         group in prop::option::of("[a-z0-9_-]{1,32}"),
         // (There is a limit to how many of them stand side by side.)
-        (power_key, load) in (
+        (passthrough, power_key, load) in (
+            (prop::collection::vec("/[a-z]{1,9}@[0-9]{1,4}", 0..4), any::<bool>())
+                .prop_map(|(devices, unsafe_dma)| PassthroughSpec { devices, unsafe_dma }),
             prop_oneof![
                 Just(PowerKey::Both), Just(PowerKey::Gpio), Just(PowerKey::Virtio), Just(PowerKey::None)
             ],
@@ -346,6 +348,7 @@ prop_compose! {
             memory_max: extra.map(|extra| memory + extra),
             group,
             power_key,
+            passthrough,
         }
     }
 }

@@ -132,6 +132,13 @@ fn vm(index: usize, spec: &VmSpec) -> NodeWriter {
     if spec.power_key != PowerKey::default() {
         node = node.property(key::POWER_KEY, spec.power_key.name());
     }
+    if !spec.passthrough.devices.is_empty() {
+        let devices: Vec<&str> = spec.passthrough.devices.iter().map(|device| device.as_str()).collect();
+        node = node.property(key::PASSTHROUGH, devices);
+    }
+    if spec.passthrough.unsafe_dma {
+        node = node.flag(key::UNSAFE_DMA);
+    }
     match spec.memory_max {
         Some(max) => node.property(key::MEMORY_MAX, max),
         None => node,

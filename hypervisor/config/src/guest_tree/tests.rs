@@ -1,5 +1,6 @@
 use super::*;
 use crate::image::tests::kernel;
+use crate::passthrough::Passthrough;
 use crate::spec::tests::{payload, vm};
 use crate::spec::{PayloadKind, PowerKey};
 use dtoolkit::fdt::{Fdt, FdtNode};
@@ -9,7 +10,7 @@ use std::string::{String, ToString};
 
 fn tree_of(spec: &VmSpec, draw: &mut dyn FnMut(&mut [u8]) -> bool) -> Vec<u8> {
     let layout = spec.layout(&kernel(8192, 0, 32 << 20, 8)).unwrap();
-    generate(spec, &layout, GuestGic::V3, draw).unwrap().as_bytes().to_vec()
+    generate(spec, &layout, GuestGic::V3, &Passthrough::default(), draw).unwrap().as_bytes().to_vec()
 }
 
 /// Draws as many sevens as are asked for.
@@ -36,18 +37,18 @@ fn text(tree: &Fdt<'_>, path: &str, name: &str) -> String {
 fn a_machine_with_a_gicv2_gives_its_guests_one() {
     let spec = VmSpec { vcpus: 3, ..vm("web") };
     let layout = spec.layout(&kernel(8192, 0, 32 << 20, 8)).unwrap();
-    let blob = generate(&spec, &layout, GuestGic::V2, &mut sevens).unwrap();
+    let blob = generate(&spec, &layout, GuestGic::V2, &Passthrough::default(), &mut sevens).unwrap();
     let tree = Fdt::new(blob.as_bytes()).unwrap();
     assert_eq!(text(&tree, "/intc@8000000", "compatible"), "arm,cortex-a15-gic\0");
     assert_eq!(cells(&tree, "/intc@8000000", "reg"), [0, 0x0800_0000, 0, 0x1_0000, 0, 0x0801_0000, 0, 0x1_0000]);
     assert!(tree.find_node("/intc@8000000").unwrap().property("#redistributor-regions").is_none());
     assert_eq!(cells(&tree, "/timer", "interrupts"), [1, 13, 0x704, 1, 14, 0x704, 1, 11, 0x704]);
     let all = VmSpec { vcpus: 8, ..vm("web") };
-    let blob = generate(&all, &layout, GuestGic::V2, &mut sevens).unwrap();
+    let blob = generate(&all, &layout, GuestGic::V2, &Passthrough::default(), &mut sevens).unwrap();
     let tree = Fdt::new(blob.as_bytes()).unwrap();
     assert_eq!(cells(&tree, "/timer", "interrupts")[2], 0xff04);
     let more = VmSpec { vcpus: 9, ..vm("web") };
-    let error = generate(&more, &layout, GuestGic::V2, &mut sevens);
+    let error = generate(&more, &layout, GuestGic::V2, &Passthrough::default(), &mut sevens);
     assert_eq!(error, Err(TreeError::TooManyVcpus { vcpus: 9 }));
 }
 
@@ -159,11 +160,15 @@ fn a_guest_of_64_vcpus_gets_all_of_them() {
 fn more_than_the_map_holds_is_refused() {
     let spec = VmSpec { vcpus: 124, ..vm("big") };
     let layout = spec.layout(&kernel(8192, 0, 32 << 20, 8)).unwrap();
-    assert_eq!(generate(&spec, &layout, GuestGic::V3, &mut sevens), Err(TreeError::TooManyVcpus { vcpus: 124 }));
+    assert_eq!(
+        generate(&spec, &layout, GuestGic::V3, &Passthrough::default(), &mut sevens),
+        Err(TreeError::TooManyVcpus { vcpus: 124 })
+    );
     // 3 MiB are too long for Miri.
     if !cfg!(miri) {
         let long = VmSpec { cmdline: "x".repeat(3 << 20), ..vm("long") };
-        let error = generate(&long, &layout, GuestGic::V3, &mut sevens).unwrap_err().to_string();
+        let error =
+            generate(&long, &layout, GuestGic::V3, &Passthrough::default(), &mut sevens).unwrap_err().to_string();
         assert!(error.ends_with("and has 2097152; shorten its command line"), "{error}");
     }
 }
@@ -171,7 +176,43 @@ fn more_than_the_map_holds_is_refused() {
 #[test]
 fn seeds_are_not_shown() {
     let layout = vm("web").layout(&kernel(8192, 0, 32 << 20, 8)).unwrap();
-    let tree = generate(&vm("web"), &layout, GuestGic::V3, &mut sevens).unwrap();
+    let tree = generate(&vm("web"), &layout, GuestGic::V3, &Passthrough::default(), &mut sevens).unwrap();
     assert_eq!(std::format!("{tree:?}"), std::format!("GuestTree({} bytes)", tree.as_bytes().len()));
     assert_eq!(std::format!("{:?}", crate::seed::Seed::new(&[7; 3])), "Seed(3 bytes)");
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "another tree; those above show what Miri looks for")]
+fn a_device_that_was_given_is_in_the_tree_with_fixed_clocks() {
+    use crate::board::{Device, Line};
+    use addr::{Pa, Span};
+    let device = Device {
+        path: "/soc/serial@7e215040".to_string(),
+        name: "serial".to_string(),
+        registers: vec![Span::new(Pa::new(0xfe21_5040), 0x40).unwrap()],
+        lines: vec![Line { intid: 34, edge: false }, Line { intid: 125, edge: true }],
+        clocks: vec![Some(500_000_000), None, Some(500_000_000)],
+        properties: vec![
+            ("compatible".to_string(), b"brcm,bcm2835-aux-uart\0".to_vec()),
+            ("a,boards-own".to_string(), vec![1, 2, 3]),
+        ],
+    };
+    let spec = vm("web");
+    let layout = spec.layout(&kernel(8192, 0, 32 << 20, 8)).unwrap();
+    let given = Passthrough::new(vec![device], layout.ram, 40).unwrap();
+    let blob = generate(&spec, &layout, GuestGic::V3, &given, &mut sevens).unwrap();
+    let tree = Fdt::new(blob.as_bytes()).unwrap();
+    let node = "/serial@fe215040";
+    assert_eq!(cells(&tree, node, "reg"), [0, 0xfe21_5040, 0, 0x40]);
+    assert_eq!(text(&tree, node, "compatible"), "brcm,bcm2835-aux-uart\0");
+    assert_eq!(bytes(&tree, node, "a,boards-own"), [1, 2, 3]);
+    // The clock's number is the guest's own, so this one is another; the second stays.
+    assert_eq!(cells(&tree, node, "interrupts"), [0, 112, 4, 0, 93, 1]);
+    assert_eq!(cells(&tree, node, "interrupt-parent"), cells(&tree, "/intc@8000000", "phandle"));
+    assert_eq!(cells(&tree, node, "clocks"), [0x40, 0x41, 0x40]);
+    assert_eq!(cells(&tree, "/clock-500000000", "clock-frequency"), [500_000_000]);
+    assert_eq!(
+        (cells(&tree, "/clock-0", "clock-frequency"), cells(&tree, "/clock-0", "phandle")),
+        (vec![0], vec![0x41])
+    );
 }

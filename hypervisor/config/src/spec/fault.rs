@@ -1,8 +1,8 @@
 //! What can be wrong with a setting of a VM, in words for the person who wrote it.
 
 use super::{
-    CPU_PERIODS_US, MAX_AFFINITY, MAX_CMDLINE, MAX_GROUPS, MAX_NAME, MAX_VCPUS, MAX_VMS, MIN_CPU_QUOTA_US, MIN_MEMORY,
-    MIN_RT_BUDGET_US, RT_PRIORITIES, WEIGHTS,
+    CPU_PERIODS_US, MAX_AFFINITY, MAX_CMDLINE, MAX_GROUPS, MAX_NAME, MAX_PASSTHROUGH, MAX_VCPUS, MAX_VMS,
+    MIN_CPU_QUOTA_US, MIN_MEMORY, MIN_RT_BUDGET_US, RT_PRIORITIES, WEIGHTS,
 };
 use crate::image::{ImageError, LayoutError, PageSize};
 use crate::map;
@@ -196,6 +196,34 @@ pub enum Fault {
         cpu: u32,
         /// How many there are.
         cpus: u32,
+    },
+    /// More devices than [`MAX_PASSTHROUGH`].
+    #[error("names {devices} devices; name at most {MAX_PASSTHROUGH}")]
+    PassthroughCount {
+        /// How many.
+        devices: usize,
+    },
+    /// What can be no device.
+    #[error(
+        "\"{device}\" is no device; write its path in the board's device tree, such as /soc/serial@7e215040, or an alias"
+    )]
+    DevicePath {
+        /// As it was written.
+        device: String,
+    },
+    /// A device named twice.
+    #[error("names {device} twice; name it once")]
+    DeviceTwice {
+        /// The device.
+        device: String,
+    },
+    /// A device that another VM has.
+    #[error("{device} is vm \"{vm}\"'s already, and a device is one VM's; give it to one of them")]
+    DeviceTaken {
+        /// The device.
+        device: String,
+        /// Whose it is.
+        vm: String,
     },
     /// Longer than [`MAX_CMDLINE`].
     #[error("has {length} bytes; Linux keeps {MAX_CMDLINE}: shorten it")]

@@ -23,6 +23,7 @@ pub(crate) fn vm(name: &str) -> VmSpec {
         memory_max: None,
         group: None,
         power_key: PowerKey::Both,
+        passthrough: PassthroughSpec::default(),
     }
 }
 

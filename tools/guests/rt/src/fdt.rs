@@ -89,8 +89,55 @@ pub(crate) fn init(at: u64, mut cpu: impl FnMut(u64)) {
     });
 }
 
+/// A device under the root.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Device {
+    /// Where its first registers are.
+    pub at: u64,
+    /// The INTID of its first interrupt, which is an SPI; 0 for none.
+    pub intid: u32,
+    /// Whether that is edge triggered.
+    pub edge: bool,
+}
+
+/// The first device under the root that is compatible with `kind` first of all, and not at `but`.
+pub fn device(kind: &str, but: u64) -> Option<Device> {
+    let at = address() as *const u8;
+    if at.is_null() {
+        return None;
+    }
+    // SAFETY: `init` found a tree there, whose header says how long it is.
+    let tree = unsafe {
+        let size = word(core::slice::from_raw_parts(at, 40), 4).unwrap_or(0) as usize;
+        core::slice::from_raw_parts(at, size)
+    };
+    let (mut name, mut here, mut fits, mut found) = ("", Device::default(), false, None);
+    let mut ends = |here: &mut Device, fits: &mut bool| {
+        let (device, fits) = (core::mem::take(here), core::mem::take(fits));
+        found = found.or((fits && device.at != but).then_some(device));
+    };
+    let _ = walk(tree, |path, property, value| {
+        let ["", node] = path else { return };
+        if *node != name {
+            name = node;
+            ends(&mut here, &mut fits);
+        }
+        match property {
+            "reg" => here.at = value.get(..8).map_or(0, cells),
+            "interrupts" => {
+                here.intid = word(value, 4).map_or(0, |spi| spi + 32);
+                here.edge = word(value, 8) == Some(1);
+            }
+            "compatible" => fits = value.split(|byte| *byte == 0).next() == Some(kind.as_bytes()),
+            _ => {}
+        }
+    });
+    ends(&mut here, &mut fits);
+    found
+}
+
 /// Calls `property` with path, name and value of each property no deeper than 4 nodes; `None` at the first nonsense.
-fn walk<'a>(tree: &'a [u8], mut property: impl FnMut(&[&str], &str, &'a [u8])) -> Option<()> {
+fn walk<'a>(tree: &'a [u8], mut property: impl FnMut(&[&'a str], &str, &'a [u8])) -> Option<()> {
     let strings = tree.get(word(tree, 12)? as usize..)?;
     let mut at = word(tree, 8)? as usize;
     let text = |bytes: &'a [u8]| str::from_utf8(bytes.split(|byte| *byte == 0).next()?).ok();

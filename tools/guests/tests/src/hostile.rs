@@ -16,6 +16,7 @@
 //! | `psci-storm` | calls of all kinds, other CPUs on and off |
 //! | `hvc-garbage` | HVC and SMC with random immediates, function numbers and arguments |
 //! | `reset-storm` | SYSTEM_RESET |
+//! | `device` | hammers the registers of a clock that was passed through to it, and ends its interrupt now and then only |
 //! | `set-way` | cache maintenance by set and way, its caches switched off and on |
 
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -50,6 +51,7 @@ pub fn hostile() {
         "hvc-garbage" => hvc_garbage,
         "reset-storm" => reset_storm,
         "set-way" => set_way,
+        "device" => crate::passed::hammer,
         _ => {
             println!("test hostile: FAILED: there is no such way");
             return;

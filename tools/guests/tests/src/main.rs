@@ -19,6 +19,7 @@ mod loads;
 mod lock;
 mod many;
 mod no_eoi;
+mod passed;
 mod pauth;
 mod power;
 mod priorities;
@@ -67,6 +68,9 @@ static TESTS: &[Test] = &[
     guest_test!("lock", lock::lock, alone),
     guest_test!("many", many::many, alone),
     guest_test!("high", many::high, alone),
+    guest_test!("passed-rtc", passed::rtc, alone),
+    guest_test!("passed-serial", passed::serial, alone),
+    guest_test!("passed-timer", passed::timer, alone),
     guest_test!("power", power::power, alone),
     guest_test!("sys-ops", sys_ops::sys_ops, alone),
     guest_test!("fuzz-sysreg", fuzz::fuzz_sysreg, alone),

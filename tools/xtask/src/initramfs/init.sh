@@ -16,6 +16,7 @@
 #   merus.script=big      hold /big against the hash that came with it ("big: ok" or "big: FAILED ..."), then power off
 #   merus.script=memory   fill 64 MiB, which must come out of the memory above 4 GiB, and read them again ("memory: ok, N MiB" or
 #                         "memory: FAILED ..."), then power off
+#   merus.script=port     say something on ttyAMA1 ("port: ok", "port: interrupts N" or "port: FAILED ..."), then power off
 #   (none)                a shell; leaving it powers off
 #   merus.cpus=N          demo fails unless N CPUs are online
 #   merus.tag=T           what share and work call themselves
@@ -117,6 +118,32 @@ demo() {
         return
     fi
     echo "demo: ok"
+}
+
+# Has a second PL011 say more than its FIFO holds, so that it interrupts.
+port() {
+    if ! [ -c /dev/ttyAMA1 ]; then
+        echo "port: FAILED there is no ttyAMA1"
+        return
+    fi
+    # What stands on the console is out before the other port's lines come between.
+    sleep 1
+    stty -F /dev/ttyAMA1 115200 raw
+    # The driver has the interrupt while somebody has the port open.
+    exec 4>/dev/ttyAMA1
+    for line in 1 2 3 4 5 6 7 8; do
+        echo "line $line of the port that was passed through, long enough to fill its transmitter more than once" >&4
+    done
+    sleep 1
+    grep 'uart-pl011' /proc/interrupts
+    # SPI 8, as on the machine; the first CPU has it.
+    while read -r _ count line; do
+        case $line in
+            *" 40 Level"*) echo "port: interrupts $count" ;;
+        esac
+    done </proc/interrupts
+    exec 4>&-
+    echo "port: ok"
 }
 
 rtc=/sys/class/rtc/rtc0/since_epoch
@@ -278,6 +305,10 @@ case $script in
         until read -r up _ </proc/uptime && [ "${up%.*}" -ge 1 ]; do :; done
         read -r _ user nice system idle iowait irq softirq steal _ </proc/stat
         echo "stat: steal $steal of $((user + nice + system + idle + iowait + irq + softirq + steal)) ticks"
+        end poweroff
+        ;;
+    port)
+        port
         end poweroff
         ;;
     off)

@@ -65,6 +65,8 @@ pub struct Machine {
     pub append: Option<String>,
     /// Its control line, if anybody is to talk on it.
     pub control: Option<Control>,
+    /// There is a second serial port, whose output comes out of the first one's line as well.
+    pub two_ports: bool,
     /// Further arguments.
     pub extra: Vec<String>,
 }
@@ -88,7 +90,16 @@ impl Machine {
             "chardev:control"
         });
         // `mon:` brings its own monitor, which `-monitor none` would not take away.
-        let lines = if self.second { [control.or(Some("null")), Some(serial)] } else { [Some(serial), control] };
+        if self.two_ports {
+            command.args(["-chardev", "stdio,id=both,mux=on,signal=off"]);
+        }
+        let lines = if self.two_ports {
+            [Some("chardev:both"); 2]
+        } else if self.second {
+            [control.or(Some("null")), Some(serial)]
+        } else {
+            [Some(serial), control]
+        };
         for line in lines.into_iter().flatten() {
             command.args(["-serial", line]);
         }
