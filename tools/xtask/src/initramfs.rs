@@ -38,7 +38,7 @@ const MODULES: [&str; 16] = [
 
 /// Names under which `/init` calls busybox before it could install them itself.
 const APPLETS: &str =
-    "awk cat dd dmesg grep hexdump mkdir modprobe mount nproc poweroff reboot setsid sh sha256sum sleep stty uname";
+    "awk cat cmp dd dmesg grep hexdump mkdir modprobe mount nproc poweroff reboot setsid sh sha256sum sleep stty uname";
 
 /// A kernel module as its `.modinfo` section describes it.
 struct Module {
@@ -260,6 +260,7 @@ mod tests {
             "rounds",
             "normal",
             "memory",
+            "pieces",
         ];
         for line in INIT.lines().map(str::trim_start) {
             let word: String = line.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
