@@ -27,6 +27,7 @@ const _: () = {
     assert!(offset_of!(SecondaryStart, mpidr) == 48 && size_of::<SecondaryStart>() == 64);
 };
 
+// SAFETY: labels of the entry assembly, whose addresses are taken; nobody calls them.
 unsafe extern "C" {
     fn boot_secondary();
     fn boot_spun();

@@ -37,7 +37,7 @@ pub fn many() {
 
 fn here(cpu: usize) {
     let mpidr = mrs!("MPIDR_EL1") & cpu::AFFINITY;
-    let expected = ((cpu / CLUSTER) << 8 | cpu % CLUSTER) as u64;
+    let expected = (((cpu / CLUSTER) << 8) | (cpu % CLUSTER)) as u64;
     check_eq!(mpidr, expected, "MPIDR_EL1 of CPU {cpu}");
     check_eq!(cpu::mpidr(cpu), expected, "MPIDR_EL1 of CPU {cpu} in the tree");
     if !gicv2::is_here() {
