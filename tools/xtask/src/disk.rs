@@ -213,4 +213,4 @@ impl Seek for Part<'_> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -18,6 +18,7 @@ mod miri;
 mod qemu;
 mod raspi4b;
 mod run;
+mod sdcard;
 mod setup;
 mod shapes;
 mod symbolize;
@@ -43,6 +44,8 @@ enum Command {
     Build(build::Args),
     /// Set up, build, and boot a Debian guest under Merus in QEMU
     Run(run::Args),
+    /// Write what a board boots Merus from: a card's files, or its image
+    Sdcard(sdcard::Args),
     /// Lint, host tests and the QEMU table
     Test(test::Args),
     /// Formatting, clippy on host and target, the arrows between rooms, no FP/SIMD in the image
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
     let done = ctx::Ctx::new().and_then(|ctx| match cli.command {
         Command::Build(args) => build::main(&ctx, args),
         Command::Run(args) => run::main(&ctx, args),
+        Command::Sdcard(args) => sdcard::main(&ctx, &args),
         Command::Test(args) => test::main(&ctx, args),
         Command::Lint(args) => lint::main(&ctx, args),
         Command::Deny(args) => lint::deny(&ctx, args),

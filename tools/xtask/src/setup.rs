@@ -10,6 +10,7 @@ mod guest;
 mod packages;
 mod qemu;
 mod raspi4b;
+pub mod rpi4;
 mod target;
 
 use crate::build;
@@ -147,6 +148,15 @@ pub fn ensure_kernel_16k(ctx: &Ctx) -> Result<PathBuf> {
 pub fn ensure_raspi4b(ctx: &Ctx) -> Result<PathBuf> {
     let _lock = lock(ctx)?;
     raspi4b::ensure(ctx)
+}
+
+/// Makes sure that the Raspberry Pi 4's own firmware and tree are there: the directory of [`rpi4::FILES`].
+///
+/// # Errors
+/// When they cannot be fetched.
+pub fn ensure_rpi4(ctx: &Ctx) -> Result<PathBuf> {
+    let _lock = lock(ctx)?;
+    rpi4::ensure(ctx)
 }
 
 /// Makes sure that U-Boot is there, for the machine `board` of QEMU.

@@ -12,13 +12,21 @@ use std::path::Path;
 /// # Errors
 /// The command line has what U-Boot's shell would not pass on.
 pub fn disk(image: &Path, bundle: Option<&Path>, append: Option<&str>) -> Result<Disk> {
-    let script = script(bundle.is_some(), append.unwrap_or_default())?;
-    let disk = Disk::new(Use::Boot).with("boot.scr", Content::Bytes(legacy_script(&script)));
+    let script = boot_script(bundle.is_some(), append.unwrap_or_default())?;
+    let disk = Disk::new(Use::Boot).with("boot.scr", Content::Bytes(script));
     let disk = disk.with_file("merus.img", image);
     Ok(match bundle {
         Some(bundle) => disk.with_file("bundle.merus", bundle),
         None => disk,
     })
+}
+
+/// The file `boot.scr` of such a disk.
+///
+/// # Errors
+/// The command line has what U-Boot's shell would not pass on.
+pub fn boot_script(bundle: bool, append: &str) -> Result<Vec<u8>> {
+    Ok(legacy_script(&script(bundle, append)?))
 }
 
 /// The commands. U-Boot's build for a board knows where in its memory things may go and where its device tree is.

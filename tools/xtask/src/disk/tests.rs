@@ -7,7 +7,8 @@ fn scratch() -> tempfile::TempDir {
     tempfile::tempdir().unwrap()
 }
 
-fn read(disk: &Path, path: &str) -> Vec<u8> {
+/// A file of a disk.
+pub(crate) fn read(disk: &Path, path: &str) -> Vec<u8> {
     let mut file = File::open(disk).unwrap();
     let size = file.metadata().unwrap().len() - START;
     let mut part = Part { file: &mut file, size, at: 0 };

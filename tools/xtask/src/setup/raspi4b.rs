@@ -19,6 +19,9 @@ const RECIPE: Recipe = Recipe {
     components: MAIN,
 };
 const TREE: &str = "broadcom/bcm2711-rpi-4-b.dtb";
+/// The trees in the cache: edited, and not.
+const NAME: &str = "board.dtb";
+const ORIGINAL: &str = "bcm2711-rpi-4-b.dtb";
 
 /// What raises an external abort where QEMU has nothing, or is of no use there.
 const ABSENT: [&str; 17] = [
@@ -46,17 +49,28 @@ const ABSENT: [&str; 17] = [
 /// # Errors
 /// When Debian's archive cannot be reached or has changed its shape.
 pub fn ensure(ctx: &Ctx) -> Result<PathBuf> {
-    const NAME: &str = "board.dtb";
-    let dir = RECIPE.ensure(
+    Ok(fetch(ctx)?.join(NAME))
+}
+
+/// The same tree as Debian has it, for the board itself.
+///
+/// # Errors
+/// When Debian's archive cannot be reached or has changed its shape.
+pub fn ensure_original(ctx: &Ctx) -> Result<PathBuf> {
+    Ok(fetch(ctx)?.join(ORIGINAL))
+}
+
+fn fetch(ctx: &Ctx) -> Result<PathBuf> {
+    RECIPE.ensure(
         ctx,
-        |dir| dir.join(NAME).exists(),
+        |dir| [NAME, ORIGINAL].iter().all(|name| dir.join(name).exists()),
         |unpacked, dir| {
             let kernel = unpacked.names().first().context("no kernel")?;
             let blob = unpacked.read(&format!("usr/lib/{kernel}/{TREE}"))?;
+            fs::write(dir.join(ORIGINAL), &blob)?;
             Ok(fs::write(dir.join(NAME), edit(&blob)?)?)
         },
-    )?;
-    Ok(dir.join(NAME))
+    )
 }
 
 /// The board's tree as QEMU's machine has the board.

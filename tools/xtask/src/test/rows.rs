@@ -7,6 +7,7 @@ use crate::qemu::Machine;
 use crate::qemu::control::{self, Control};
 use crate::qemu::{self, Outcome};
 use crate::raspi4b::{self, Shape};
+use crate::sdcard::Card;
 use crate::setup::{self, Qemu, TargetKind};
 use crate::shapes;
 use crate::symbolize::Symbols;
@@ -175,7 +176,10 @@ fn start_by(env: &Env<'_>, boot: &Boot, firmware: Firmware, machine: &mut Machin
             let u_boot = setup::ensure_u_boot(env.ctx, &machine.machine)?;
             ensure!(boot.from_disk || firmware == Firmware::UBoot, "U-Boot's own UEFI has nothing but the disk");
             if boot.from_disk {
-                machine.disk = Some(write_disk(disk, firmware, None, machine)?);
+                machine.disk = Some(match firmware == Firmware::UBoot && machine.machine == raspi4b::NAME {
+                    true => write_card(env, disk, &u_boot, machine)?,
+                    false => write_disk(disk, firmware, None, machine)?,
+                });
             }
             if machine.machine == raspi4b::NAME {
                 // The board's own firmware would load it as it loads any kernel.
@@ -200,6 +204,21 @@ fn write_disk(at: PathBuf, firmware: Firmware, grub: Option<&Path>, machine: &mu
         _ => uefi::disk(image, bundle, append)?,
     };
     made.write(&at)?;
+    Ok(at)
+}
+
+/// The same for a Raspberry Pi 4's card, as `cargo xtask sdcard` writes it. What the board's own firmware does with it, QEMU does.
+fn write_card(env: &Env<'_>, at: PathBuf, u_boot: &Path, machine: &mut Machine) -> Result<PathBuf> {
+    let (bundle, append) = (machine.initrd.take(), machine.append.take().unwrap_or_default());
+    let firmware = setup::ensure_rpi4(env.ctx)?;
+    let card = Card {
+        firmware: &firmware,
+        image: &machine.kernel,
+        bundle: bundle.as_deref(),
+        append: &append,
+        u_boot: Some(u_boot),
+    };
+    card.disk()?.write(&at)?;
     Ok(at)
 }
 
