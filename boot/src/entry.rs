@@ -12,8 +12,8 @@ pub const SCTLR_ON: u64 = SCTLR_OFF | 1 | 1 << 2 | 1 << 3 | 1 << 12 | 1 << 19;
 pub const SCTLR_EL1_OFF: u64 = 0x30d0_0800;
 /// See [`SCTLR_EL1_OFF`].
 pub const SCTLR_EL1_ON: u64 = SCTLR_EL1_OFF | 1 | 1 << 2 | 1 << 3 | 1 << 12 | 1 << 19;
-/// HCR_EL2 until `el2` writes its own: EL1 is AArch64, E2H and TGE are off.
-const HCR_BOOT: u64 = 1 << 31;
+/// HCR_EL2 with the MMU off: EL1 is AArch64, TGE is 0, E2H too where it can be.
+pub const HCR_BOOT: u64 = 1 << 31;
 // [`SCTLR_OFF`] and its like are written before any load from memory, so they come as immediates of 16 bits: until then the
 // firmware's SCTLR_EL2.EE may have data accesses big-endian.
 const _: () = assert!(SCTLR_OFF >> 32 == 0 && SCTLR_EL1_OFF >> 32 == 0);
@@ -25,8 +25,8 @@ global_asm!(
     r#"
     .section .text.entry, "ax"
 
-    // At EL2: what the firmware may have left that would hurt before the start table (el2/src/start.rs) is written: E2H
-    // and TGE go, data accesses are little-endian, and the pCPU's record is nowhere yet. No load comes before this.
+    // At EL2: what the firmware may have left that would hurt before the start table (el2/src/start.rs) is written: TGE
+    // goes, E2H where it can, data accesses are little-endian, and the pCPU's record is nowhere yet. No load comes before this.
     // Clobbers x9.
 boot_own_el2:
     mov     x9, #{hcr}
@@ -179,7 +179,7 @@ boot_primary:
     bl      boot_rust
     b       .
 
-    // In: x0 = &MmuSetup (tcr, mair, ttbr, sctlr). Clobbers x9-x12.
+    // In: x0 = &MmuSetup (tcr, mair, ttbr, sctlr, hcr). Clobbers x9-x12.
     //
     // The tables are in memory, and in no cache that is older: their walks are through the caches, inner shareable, so from here on
     // a change by any CPU is seen by all walkers after a DSB. What the TLBs and the instruction cache hold from before is gone before
@@ -190,6 +190,18 @@ boot_primary:
     // ("Load-Exclusive and Store-Exclusive instruction usage restrictions"); that CPUs with their caches on are coherent (a
     // Cortex-A72's CPUECTLR_EL1.SMPEN, say) is for EL3's firmware to have set.
 boot_mmu_on:
+    // E2H first: it gives the other registers their meaning, and a TLB may have kept it.
+    ldr     x9, [x0, #32]
+    tlbi    alle2
+    dsb     sy
+    msr     HCR_EL2, x9
+    isb
+    mrs     x10, HCR_EL2
+    eor     x10, x10, x9
+    tbz     x10, #{e2h}, 2f
+1:  wfe                             // not the first CPU, and it cannot be in the first one's mode: it stays offline
+    b       1b
+2:
     ldp     x9, x10, [x0]
     ldp     x11, x12, [x0, #16]
     msr     TCR_EL2, x9
@@ -232,9 +244,9 @@ boot_secondary:
     bl      boot_own_el2
 1:  mov     x0, x21
     bl      boot_mmu_on
-    ldr     x9, [x21, #32]          // stack top
+    ldr     x9, [x21, #{stack_top}]
     mov     sp, x9
-    ldr     x0, [x21, #40]          // its number
+    ldr     x0, [x21, #{number}]
     mov     x29, #0
     mov     x30, #0
     bl      merus_secondary_main
@@ -250,7 +262,7 @@ boot_spun:
     bl      boot_own_el2
     adrp    x21, BOOT_SPUN_START
     ldr     x21, [x21, :lo12:BOOT_SPUN_START]
-    ldr     x9, [x21, #48]          // whose it is
+    ldr     x9, [x21, #{mpidr}]     // whose it is
     mrs     x10, MPIDR_EL1
     and     x11, x10, #0xffffff     // Aff0 to Aff2
     and     x10, x10, #0xff00000000 // Aff3
@@ -273,7 +285,11 @@ boot_stack:
     sctlr_el1_low = const SCTLR_EL1_OFF & 0xffff,
     sctlr_el1_high = const SCTLR_EL1_OFF >> 16,
     hcr = const HCR_BOOT,
+    e2h = const crate::mode::E2H.trailing_zeros(),
     relative = const R_AARCH64_RELATIVE,
     guard = const 4096,
+    stack_top = const crate::secondary::STACK_TOP,
+    number = const crate::secondary::NUMBER,
+    mpidr = const crate::secondary::MPIDR,
     stack = const BOOT_STACK,
 );

@@ -18,10 +18,12 @@
 //! right what would hurt until the start table of `el2` is written (HCR_EL2 with E2H and TGE, SCTLR_EL2 with EE, the stack
 //! pointer's selection, TPIDR_EL2, the TLBs), and does so before its first load from memory.
 //!
+//! Whether E2H is 1 from then on is chosen by [`early`] ([`mode`]) and becomes true when the MMU is switched on; other CPUs follow the first.
+//!
 //! The kernel binary defines three functions that this room calls: `merus_main`, `merus_secondary_main` and
 //! `merus_entered_at_el1`.
 //!
-//! On a host only [`stage1`], what [`uefi`] reads and writes and what decides in [`el3`] are built, for their tests: the rest is what
+//! On a host only [`stage1`], [`mode`], what [`uefi`] reads and writes and what decides in [`el3`] are built, for their tests: the rest is what
 //! surrounds assembly.
 #![no_std]
 
@@ -36,6 +38,7 @@ pub mod el3;
 mod entry;
 #[cfg(target_os = "none")]
 mod header;
+pub mod mode;
 // The CPU's side of it is assembly.
 #[cfg_attr(not(target_os = "none"), allow(dead_code))]
 mod release;
@@ -45,6 +48,6 @@ pub mod stage1;
 pub mod uefi;
 
 #[cfg(target_os = "none")]
-pub use early::{image, tree_bytes, wipe_in_tree, with_tree};
+pub use early::{image, mode_refusal, tree_bytes, wipe_in_tree, with_tree};
 #[cfg(target_os = "none")]
 pub use platform::BootInfo;

@@ -1,12 +1,13 @@
 //! What another CPU needs to know before it can read memory through its caches.
 //!
 //! The CPU comes with MMU and caches off, whoever starts it ([`crate::entry`], `boot_secondary` and `boot_spun`), and executes nothing
-//! but the image's text, which nobody has written since the loader had it in memory, until its MMU is on. It stores nothing before
+//! but the image's text, which is in memory (the loader's, and what [`crate::mode`] changed past the caches), until its MMU is on. It stores nothing before
 //! that: its stack, and the atomics of the first lock, are used through caches that are coherent with ours.
 
 use crate::early::{MmuSetup, mmu_setup};
 use crate::release::{self, Memory, Part};
 use core::arch::asm;
+use core::mem::offset_of;
 use core::sync::atomic::{AtomicU64, Ordering};
 use platform::mmio::Registers;
 
@@ -21,11 +22,14 @@ pub struct SecondaryStart {
     mpidr: u64,
 }
 
-const _: () = {
-    use core::mem::offset_of;
-    assert!(offset_of!(SecondaryStart, stack_top) == 32 && offset_of!(SecondaryStart, number) == 40);
-    assert!(offset_of!(SecondaryStart, mpidr) == 48 && size_of::<SecondaryStart>() == 64);
-};
+/// Where the assembly finds it.
+pub(crate) const STACK_TOP: usize = offset_of!(SecondaryStart, stack_top);
+/// See [`STACK_TOP`].
+pub(crate) const NUMBER: usize = offset_of!(SecondaryStart, number);
+/// See [`STACK_TOP`].
+pub(crate) const MPIDR: usize = offset_of!(SecondaryStart, mpidr);
+// One cache line, the set-up first.
+const _: () = assert!(offset_of!(SecondaryStart, mmu) == 0 && size_of::<SecondaryStart>() == 64);
 
 // SAFETY: labels of the entry assembly, whose addresses are taken; nobody calls them.
 unsafe extern "C" {

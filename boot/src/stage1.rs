@@ -4,7 +4,8 @@
 //! RAM. A live entry is only ever made valid or made invalid, never changed into another valid one; what was made invalid is
 //! out of every TLB before anything is made valid again, which is break-before-make. No block is ever split, because memory is
 //! mapped at the size it will be unmapped.
-//! (Arm ARM, "The AArch64 Virtual Memory System Architecture", stage 1 of the EL2 translation regime, E2H = 0.)
+//! (Arm ARM, "The AArch64 Virtual Memory System Architecture", stage 1 of the EL2 translation regime, and with E2H = 1 of the EL2&0
+//! translation regime: [`Regime`].)
 
 use addr::{Address, BLOCK_SIZE, PAGE_SIZE, Pa, Span};
 
@@ -28,6 +29,16 @@ pub enum Kind {
     Device,
 }
 
+/// Whose translation the tables are: the descriptors' rights differ.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Regime {
+    /// EL2 alone (E2H = 0): one privilege level, one XN bit, AP\[1\] is RES1.
+    El2,
+    /// EL2&0 (E2H = 1): EL0 may access nothing and execute nothing (AP\[1\] is 0, UXN is 1), so that PSTATE.PAN, which stays as a guest
+    /// had it, means nothing to EL2. Every entry is global: no ASID is ever used.
+    El20,
+}
+
 /// Why something could not be mapped.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum MapError {
@@ -48,6 +59,8 @@ const AP_RES1: u64 = 1 << 6;
 const AP_READ_ONLY: u64 = 1 << 7;
 const INNER_SHAREABLE: u64 = 3 << 8;
 const ACCESS_FLAG: u64 = 1 << 10;
+const PRIVILEGED_EXECUTE_NEVER: u64 = 1 << 53;
+/// XN with one privilege level, UXN with two.
 const EXECUTE_NEVER: u64 = 1 << 54;
 const ADDRESS: u64 = 0x0000_ffff_ffff_f000;
 
@@ -61,10 +74,12 @@ pub fn tcr(pa_range_field: u64) -> u64 {
     RES1 | WALKS | 16 | pa_range_field.min(5) << 16
 }
 
-/// TCR_EL1 for the same tables in TTBR0_EL1 (IPS is where PS is not, TTBR1_EL1 is not walked).
-pub fn tcr_el1(pa_range_field: u64) -> u64 {
+/// TCR_EL1, and TCR_EL2 with E2H = 1, for the same tables in TTBR0 (IPS is where PS is not, TTBR1 has the same size and granule and
+/// is not walked).
+pub fn tcr_two_levels(pa_range_field: u64) -> u64 {
     const NO_TTBR1_WALKS: u64 = 1 << 23;
-    (tcr(0) & 0xffff) | NO_TTBR1_WALKS | pa_range_field.min(5) << 32
+    const TTBR1_LIKE_TTBR0: u64 = 16 << 16 | 2 << 30;
+    (tcr(0) & 0xffff) | NO_TTBR1_WALKS | TTBR1_LIKE_TTBR0 | pa_range_field.min(5) << 32
 }
 
 /// Who walks the tables: what has to be said to them after a change.
@@ -83,16 +98,17 @@ pub struct Cpus;
 #[derive(Debug)]
 pub struct Stage1<W = Cpus> {
     root: u64,
+    regime: Regime,
     walkers: W,
 }
 
 impl<W: Walkers + Default> Stage1<W> {
-    /// Empty tables with their root in `page`.
+    /// Empty tables of this regime with their root in `page`.
     ///
     /// # Safety
     /// `page` is a zeroed page that nobody else uses, at its physical address.
-    pub unsafe fn new(page: Pa) -> Self {
-        Self { root: page.as_u64(), walkers: W::default() }
+    pub unsafe fn new(page: Pa, regime: Regime) -> Self {
+        Self { root: page.as_u64(), regime, walkers: W::default() }
     }
     /// The root's address, for TTBR0_EL2.
     pub fn root(&self) -> Pa {
@@ -122,14 +138,14 @@ impl<W: Walkers + Default> Stage1<W> {
                 Found::Entry(entry) => entry,
                 Found::Block(block, size) => {
                     // Under a larger block already: fine if that is of the same kind.
-                    if block & !ADDRESS != leaf(kind, 2) {
+                    if block & !ADDRESS != leaf(self.regime, kind, 2) {
                         return Err(MapError::Taken(Pa::new(at)));
                     }
                     at = (at & !(size - 1)) + size;
                     continue;
                 }
             };
-            let new = at | leaf(kind, level);
+            let new = at | leaf(self.regime, kind, level);
             let old = load(entry);
             if old & VALID == 0 {
                 store(entry, new);
@@ -151,7 +167,7 @@ impl<W: Walkers + Default> Stage1<W> {
         let mut result = Ok(());
         while at < span.end().as_u64() {
             match self.entry(at, 2, &mut || None) {
-                Ok(Found::Entry(entry)) if load(entry) == at | leaf(Kind::Data, 2) => store(entry, 0),
+                Ok(Found::Entry(entry)) if load(entry) == at | leaf(self.regime, Kind::Data, 2) => store(entry, 0),
                 Ok(Found::Entry(entry)) if load(entry) & VALID == 0 => {}
                 Ok(_) => {
                     result = Err(MapError::Taken(Pa::new(at)));
@@ -207,14 +223,18 @@ enum Found {
     Block(u64, u64),
 }
 
-fn leaf(kind: Kind, level: u32) -> u64 {
+fn leaf(regime: Regime, kind: Kind, level: u32) -> u64 {
+    let (always, never) = match regime {
+        Regime::El2 => (AP_RES1, EXECUTE_NEVER),
+        Regime::El20 => (EXECUTE_NEVER, PRIVILEGED_EXECUTE_NEVER),
+    };
     let kind = match kind {
         Kind::Text => ATTR_NORMAL | INNER_SHAREABLE | AP_READ_ONLY,
-        Kind::ReadOnly => ATTR_NORMAL | INNER_SHAREABLE | AP_READ_ONLY | EXECUTE_NEVER,
-        Kind::Data => ATTR_NORMAL | INNER_SHAREABLE | EXECUTE_NEVER,
-        Kind::Device => ATTR_DEVICE | EXECUTE_NEVER,
+        Kind::ReadOnly => ATTR_NORMAL | INNER_SHAREABLE | AP_READ_ONLY | never,
+        Kind::Data => ATTR_NORMAL | INNER_SHAREABLE | never,
+        Kind::Device => ATTR_DEVICE | never,
     };
-    kind | VALID | AP_RES1 | ACCESS_FLAG | if level == 3 { TABLE_OR_PAGE } else { 0 }
+    kind | VALID | always | ACCESS_FLAG | if level == 3 { TABLE_OR_PAGE } else { 0 }
 }
 
 fn load(entry: u64) -> u64 {

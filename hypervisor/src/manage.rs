@@ -152,6 +152,7 @@ impl Host for Machinery<'_> {
             now_ns: self.now_ns(),
             counter_hz: el2::timer::frequency(),
             tracing: machine.tracing(),
+            vhe: el2::door::e2h(),
             line_rate: line::rate(),
             bad_frames: 0,
         }

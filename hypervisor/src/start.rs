@@ -61,6 +61,9 @@ fn bring_up(info: BootInfo, mut map: Stage1) -> Box<Cpu> {
     if let Some(span) = board.power {
         fatal::set_power(Power::new(device(&mut plan, &mut map, "the power management", span)));
     }
+    if let Some(why) = boot::mode_refusal(info.fdt) {
+        refuse("the board's bootargs", why);
+    }
     let firmware = match psci.map(|p| p.conduit) {
         Some(board::Conduit::Smc) => Some(Firmware::new(Conduit::Smc)),
         Some(board::Conduit::Hvc) => {
@@ -89,12 +92,13 @@ fn bring_up(info: BootInfo, mut map: Stage1) -> Box<Cpu> {
     let env = workarounds(firmware);
     let history = own.settle(&common.features, common.errata, common.ids.midr, smp::firmware_wants(firmware));
     say!(
-        "{} pCPUs, {} MiB for VMs, {}-bit physical addresses, {}-bit VMIDs, workarounds: {}, branch history: {history}",
+        "{} pCPUs, {} MiB for VMs, {}-bit physical addresses, {}-bit VMIDs, workarounds: {}, branch history: {history}, E2H = {}",
         common.mpidrs.len(),
         frames.free_bytes() >> 20,
         common.features.pa_bits(),
         if common.features.vmid16 { 16 } else { 8 },
-        common.errata.names()
+        common.errata.names(),
+        u8::from(el2::door::e2h())
     );
     die_if_told(&board, &mut map);
     let (specs, groups) = specs(bundle, common.mpidrs.len(), frames.free_bytes());

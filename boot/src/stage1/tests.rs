@@ -33,7 +33,7 @@ fn page() -> Option<Pa> {
 
 fn tables() -> Tables {
     // SAFETY: a fresh zeroed page.
-    unsafe { Stage1::new(page().unwrap()) }
+    unsafe { Stage1::new(page().unwrap(), Regime::El2) }
 }
 
 fn blocks(first: u64, count: u64) -> Span<Pa> {
@@ -72,7 +72,7 @@ fn memory_that_comes_back_is_unmapped_and_its_neighbours_are_not() {
     let mut map = tables();
     map.data(blocks(512, 8)).unwrap();
     for n in 512..520 {
-        assert_eq!(map.touch(n * BLOCK_SIZE), Some((n * BLOCK_SIZE) | leaf(Kind::Data, 2)));
+        assert_eq!(map.touch(n * BLOCK_SIZE), Some((n * BLOCK_SIZE) | leaf(Regime::El2, Kind::Data, 2)));
     }
     map.unmap_blocks(blocks(514, 3)).unwrap();
     assert_eq!(map.walkers.forgotten, [(blocks(514, 3), BLOCK_SIZE)]);
@@ -153,4 +153,54 @@ fn a_guard_page_goes_by_itself() {
     assert!(map.touch(guard.as_u64() + PAGE_SIZE).is_some());
     map.data(blocks(514, 1)).unwrap();
     assert_eq!(map.unmap_page(Pa::new(514 * BLOCK_SIZE)), Err(MapError::Taken(Pa::new(514 * BLOCK_SIZE))));
+}
+
+/// The rights in a descriptor of the EL2&0 regime: (EL2 may write, EL0 may read, EL2 may execute, EL0 may execute).
+fn rights(leaf: u64) -> (bool, bool, bool, bool) {
+    let bit = |at: u32| leaf >> at & 1 == 1;
+    (!bit(7), bit(6), !bit(53), !bit(54))
+}
+
+#[test]
+fn rights_are_the_same_in_both_regimes_and_el0_has_none() {
+    for (kind, write, execute) in [
+        (Kind::Text, false, true),
+        (Kind::ReadOnly, false, false),
+        (Kind::Data, true, false),
+        (Kind::Device, true, false),
+    ] {
+        for level in [2, 3] {
+            let (one, two) = (leaf(Regime::El2, kind, level), leaf(Regime::El20, kind, level));
+            // One level: AP[2:1] = x1, XN; PXN is RES0.
+            assert_eq!((one >> 7 & 1 == 0, one >> 6 & 1, one >> 54 & 1 == 0, one >> 53 & 1), (write, 1, execute, 0));
+            assert_eq!(rights(two), (write, false, execute, false), "{kind:?}");
+            // Everything else, and nG (bit 11) is 0: no entry belongs to an ASID.
+            let differs = 1 << 6 | 1 << 53 | 1 << 54;
+            assert_eq!((one & !differs, two >> 11 & 1), (two & !differs, 0));
+        }
+    }
+    let (text, data) = (leaf(Regime::El20, Kind::Text, 3), leaf(Regime::El20, Kind::Data, 2));
+    assert_eq!((text, data), (0x0040_0000_0000_0787, 0x0060_0000_0000_0705));
+}
+
+#[test]
+fn tables_of_the_other_regime_are_taken_apart_as_well() {
+    // SAFETY: a fresh zeroed page.
+    let mut map: Tables = unsafe { Stage1::new(page().unwrap(), Regime::El20) };
+    map.data(blocks(3, 2)).unwrap();
+    assert_eq!(map.touch(3 * BLOCK_SIZE), Some((3 * BLOCK_SIZE) | leaf(Regime::El20, Kind::Data, 2)));
+    assert_eq!(map.map(blocks(3, 1), Kind::ReadOnly, true, &mut page), Err(MapError::Taken(Pa::new(3 * BLOCK_SIZE))));
+    map.unmap_blocks(blocks(3, 2)).unwrap();
+    assert_eq!(map.touch(3 * BLOCK_SIZE), None);
+}
+
+#[test]
+fn the_control_registers_as_numbers() {
+    // TCR_EL2, E2H = 0: T0SZ 16, walks write-back and inner shareable, PS 40, 44 and at most 48 bits.
+    assert_eq!((tcr(2), tcr(4), tcr(6)), (0x8082_3510, 0x8084_3510, 0x8085_3510));
+    // TCR_EL1's layout: the same walks, IPS from bit 32, EPD1, and T1SZ and TG1 (0b10 is 4 KiB there) that exist.
+    assert_eq!(
+        (tcr_two_levels(2), tcr_two_levels(4), tcr_two_levels(6)),
+        (0x2_8090_3510, 0x4_8090_3510, 0x5_8090_3510)
+    );
 }

@@ -45,6 +45,7 @@ impl Host for Fake {
             now_ns: self.now,
             counter_hz: 1,
             tracing: false,
+            vhe: false,
             line_rate: 0,
             bad_frames: 0,
         }

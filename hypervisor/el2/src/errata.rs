@@ -6,7 +6,7 @@
 //!
 //! Not here, because it asks nothing of EL2: Neoverse N1 1542419 (instruction fetches out of order while another CPU modifies code,
 //! where CTR_EL0.DIC is set). A guest knows the core by MIDR_EL1 and does about it what it would do on the bare machine; Merus
-//! itself modifies no code, and a frame that it hands over is entered through an exception return.
+//! itself modifies no code once a second CPU runs, and a frame that it hands over is entered through an exception return.
 
 use core::fmt;
 use core::ops::BitOr;

@@ -1,9 +1,9 @@
 //! A guest's FP and Advanced SIMD registers: the only code of Merus that touches them.
 //!
 //! `xtask lint` finds FP/SIMD instructions anywhere but in the section below and fails; the build `debug-fp` has them trap
-//! ([`CPTR_OWN`]). SVE state would take its place beside this one: guests are shown no SVE.
+//! ([`crate::door`]). SVE state would take its place beside this one: guests are shown no SVE.
 
-use crate::door::{CPTR_GUEST, CPTR_OWN};
+use crate::door::layout;
 use crate::regs::{msr, op};
 use core::arch::global_asm;
 
@@ -44,7 +44,7 @@ fn untrapped(body: impl FnOnce()) {
     if cfg!(feature = "debug-fp") {
         // SAFETY: EL2's own trap, between the two values that the door gives.
         unsafe {
-            msr!("CPTR_EL2", CPTR_GUEST);
+            msr!("CPTR_EL2", layout().cptr_guest);
             op!("isb");
         }
     }
@@ -52,7 +52,7 @@ fn untrapped(body: impl FnOnce()) {
     if cfg!(feature = "debug-fp") {
         // SAFETY: as above.
         unsafe {
-            msr!("CPTR_EL2", CPTR_OWN);
+            msr!("CPTR_EL2", layout().cptr_own());
             op!("isb");
         }
     }

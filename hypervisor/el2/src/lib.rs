@@ -7,7 +7,7 @@
 //! | `probe` | what may be answered by an external abort |
 //! | [`start`] | the start-state table: every EL2 control register |
 //! | [`world`] | the guest-register table: what is switched with the vCPU |
-//! | [`door`] | the one place that knows HCR_EL2.E2H |
+//! | [`door`], `layout` | the one place that knows HCR_EL2.E2H |
 //! | [`fp`], [`debug`], [`timer`] | the parts of a vCPU's state with rules of their own |
 //! | [`lists`], [`gic`] | the GICv3 CPU interface, the guest's side and Merus' own |
 //! | [`tlb`], [`space`] | stage 2 in real memory |
@@ -18,7 +18,7 @@
 //! [`Pcpu`] ties them together for one pCPU and is what the kernel binary drives; its methods are safe to call in any order,
 //! because it keeps track of what is loaded.
 //!
-//! On the host only the tables of [`errata`] and of declared RAM exist, with their tests.
+//! On the host only the tables of [`errata`], of declared RAM and of `layout` exist, with their tests.
 #![no_std]
 
 #[cfg(test)]
@@ -40,6 +40,9 @@ pub mod features;
 pub mod fp;
 #[cfg(target_os = "none")]
 pub mod gic;
+// (On the host: its tests.)
+#[cfg(any(test, target_os = "none"))]
+mod layout;
 #[cfg(target_os = "none")]
 pub mod lists;
 #[cfg(target_os = "none")]

@@ -1,7 +1,7 @@
 //! One pCPU: what is loaded on it, and the steps of a switch in their order.
 
 use crate::debug::{self, DebugValues};
-use crate::door::CPTR_OWN;
+use crate::door::layout;
 use crate::errata::{self, BranchHistory, Errata};
 use crate::features::{Features, id_register};
 use crate::probe;
@@ -88,7 +88,7 @@ impl Pcpu {
     pub fn start(anchored: Anchored, gicv3: bool) -> Self {
         let features = Features::here();
         let number = anchored.number;
-        // SAFETY: once a pCPU (an anchor is handed over by `&'static mut`), before any guest; E2H is 0 since the entry code.
+        // SAFETY: once a pCPU (an anchor is handed over by `&'static mut`), before any guest; TGE is 0 since the entry code.
         unsafe { start::pcpu(&features, anchored.at, gicv3) };
         let errata = errata::of(id_register(0, 0));
         // SAFETY: EL1's registers are nobody's yet; the first `load` finds them as every later one does.
@@ -224,7 +224,7 @@ impl Pcpu {
         // keeps EL2 and EL3 out of the frame's PSTATE.
         let left = unsafe { vectors::enter(frame) };
         if cfg!(feature = "debug-fp") {
-            assert!(mrs!("CPTR_EL2") == CPTR_OWN, "a guest was left and FP does not trap");
+            assert!(mrs!("CPTR_EL2") == layout().cptr_own(), "a guest was left and FP does not trap");
         }
         left
     }

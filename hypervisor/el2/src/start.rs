@@ -4,7 +4,7 @@
 //! A feature that this table does not name is one that Merus does not know; its EL2 controls are then unknown too, but the
 //! CPU model hides the feature, and its registers fall under the traps below wherever the architecture offers one.
 
-use crate::door::{CNTHCTL_GUEST, CPTR_OWN};
+use crate::door::{guest_msr, layout};
 use crate::errata::BranchHistory;
 use crate::features::Features;
 use crate::regs::{mrs, msr, op};
@@ -45,9 +45,9 @@ const HCR_TWED: u64 = 1 << 59 | 4 << 60;
 /// HCR_EL2.TVM: writes of the stage-1 control registers exit.
 pub const HCR_TVM: u64 = 1 << 26;
 
-/// HCR_EL2 for guests on CPUs with these features.
+/// HCR_EL2 for guests on CPUs with these features, with E2H as it is.
 pub fn hcr(f: &Features) -> u64 {
-    let mut hcr = HCR_GUEST;
+    let mut hcr = HCR_GUEST | layout().hcr;
     if f.twed {
         hcr |= HCR_TWED;
     }
@@ -95,7 +95,7 @@ fn mdcr(f: &Features) -> u64 {
 /// controller is used by system registers.
 ///
 /// # Safety
-/// Runs once on each pCPU, at EL2 with E2H = 0, before any guest; `pcpu` is the address of a [`crate::PcpuAnchor`] that lives
+/// Runs once on each pCPU, at EL2 with TGE = 0, before any guest; `pcpu` is the address of a [`crate::PcpuAnchor`] that lives
 /// for ever.
 pub unsafe fn pcpu(f: &Features, pcpu: u64, gicv3: bool) {
     // SAFETY: EL2's own control registers, before any guest: each value below is the documented meaning "off for guests", or
@@ -109,7 +109,8 @@ pub unsafe fn pcpu(f: &Features, pcpu: u64, gicv3: bool) {
         }
         op!("isb");
         // SVE and SME lengths first: with the traps of CPTR_EL2 on, these registers would trap EL2 as well.
-        msr!("CPTR_EL2", 0x32ff & !(1 << 12));
+        let layout = layout();
+        msr!("CPTR_EL2", layout.cptr_all);
         op!("isb");
         if f.sve {
             msr!("S3_4_C1_C2_0", 0); // ZCR_EL2
@@ -119,17 +120,19 @@ pub unsafe fn pcpu(f: &Features, pcpu: u64, gicv3: bool) {
             msr!("S3_4_C1_C2_6", 0); // SMCR_EL2
             msr!("S3_4_C1_C2_5", 0); // SMPRIMAP_EL2
         }
-        msr!("CPTR_EL2", CPTR_OWN);
+        msr!("CPTR_EL2", layout.cptr_own());
         msr!("HCR_EL2", hcr(f) & !1); // Stage 2 comes on with the first vCPU.
         msr!("HSTR_EL2", 0);
         msr!("HACR_EL2", 0);
         msr!("MDCR_EL2", mdcr(f));
-        msr!("CNTHCTL_EL2", CNTHCTL_GUEST);
+        msr!("CNTHCTL_EL2", layout.cnthctl);
         msr!("CNTVOFF_EL2", 0);
         msr!("CNTHP_CTL_EL2", 0);
-        msr!("CNTV_CTL_EL0", 0);
-        msr!("CNTP_CTL_EL0", 0);
+        guest_msr!("CNTV_CTL_EL0", 0);
+        guest_msr!("CNTP_CTL_EL0", 0);
         if f.vhe {
+            msr!("S3_4_C2_C0_1", 0); // TTBR1_EL2, which is not walked
+            msr!("S3_4_C13_C0_1", 0); // CONTEXTIDR_EL2
             msr!("S3_4_C14_C3_1", 0); // CNTHV_CTL_EL2
         }
         msr!("VPIDR_EL2", mrs!("MIDR_EL1"));

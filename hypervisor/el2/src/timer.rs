@@ -1,5 +1,6 @@
 //! The system counter and the two timers that Merus uses: the guest's virtual one (CNTV, direct) and EL2's own (CNTHP).
 
+use crate::door::{guest_mrs, guest_msr};
 use crate::regs::{mrs, msr, op};
 
 /// CNTPCT_EL0: the physical counter, in ticks.
@@ -48,9 +49,9 @@ impl VirtualTimer {
         // SAFETY: the timer of the vCPU that is being loaded; its interrupt comes to EL2.
         unsafe {
             msr!("CNTVOFF_EL2", offset);
-            msr!("CNTV_CVAL_EL0", self.compare);
+            guest_msr!("CNTV_CVAL_EL0", self.compare);
             op!("isb");
-            msr!("CNTV_CTL_EL0", self.control & 3);
+            guest_msr!("CNTV_CTL_EL0", self.control & 3);
         }
     }
     /// Saves and stops it.
@@ -58,16 +59,16 @@ impl VirtualTimer {
         *self = Self::read();
         // SAFETY: the leaving vCPU's timer must not fire for the next one.
         unsafe {
-            msr!("CNTV_CTL_EL0", 0);
+            guest_msr!("CNTV_CTL_EL0", 0);
             op!("isb");
         }
     }
     /// What the hardware holds.
     pub fn read() -> Self {
-        Self { control: mrs!("CNTV_CTL_EL0") & 3, compare: mrs!("CNTV_CVAL_EL0") }
+        Self { control: guest_mrs!("CNTV_CTL_EL0") & 3, compare: guest_mrs!("CNTV_CVAL_EL0") }
     }
     /// Whether the loaded vCPU's timer asks for its interrupt now.
     pub fn asserted() -> bool {
-        mrs!("CNTV_CTL_EL0") & 7 == 5
+        guest_mrs!("CNTV_CTL_EL0") & 7 == 5
     }
 }

@@ -1,5 +1,6 @@
 //! TLB maintenance for stage 2, exactly as much as the tables' change asks for, and the flushes of a shared pCPU.
 
+use crate::door::{guest_mrs, guest_msr};
 use crate::errata::Errata;
 use crate::regs::{mrs, msr, op};
 use crate::world::stop_walks;
@@ -30,7 +31,7 @@ impl<'a, F: Fn(Vmid) -> u64> VmTlb<'a, F> {
         // SAFETY: no guest runs on this pCPU while EL2 works; the former value is put back. With the erratum EL1's walks are off
         // meanwhile, so that no speculative one mixes the two guests.
         unsafe {
-            let (tcr, sctlr) = (mrs!("TCR_EL1"), mrs!("SCTLR_EL1"));
+            let (tcr, sctlr) = (guest_mrs!("TCR_EL1"), guest_mrs!("SCTLR_EL1"));
             let speculative = self.errata.has(Errata::SPECULATIVE_AT);
             if speculative {
                 stop_walks(tcr, sctlr);
@@ -41,9 +42,9 @@ impl<'a, F: Fn(Vmid) -> u64> VmTlb<'a, F> {
             msr!("VTTBR_EL2", loaded);
             op!("isb");
             if speculative {
-                msr!("SCTLR_EL1", sctlr);
+                guest_msr!("SCTLR_EL1", sctlr);
                 op!("isb");
-                msr!("TCR_EL1", tcr);
+                guest_msr!("TCR_EL1", tcr);
             }
         }
     }

@@ -5,7 +5,7 @@
 //! SPSR back and returns to `enter`'s caller. Nothing else is saved or loaded: the guest's EL1 state stays where it is until
 //! another vCPU comes ([`crate::world`]).
 //!
-//! In the build `debug-fp` CPTR_EL2.TFP is clear while the guest runs and set while EL2 does ([`crate::door::CPTR_OWN`]).
+//! In the build `debug-fp` FP traps (CPTR_EL2) while EL2 runs and not while the guest does ([`crate::door`]).
 //!
 //! # SErrors
 //! PSTATE.A is set while the registers are being saved and clear in Merus proper. The rest of the exit path, from where it is
@@ -30,8 +30,8 @@
 //! Every exception from EL2 itself is fatal. Because the stack may be what is broken, the handler runs on the emergency
 //! stack that TPIDR_EL2 points to.
 
-use crate::door::{CPTR_GUEST, CPTR_OWN};
 use crate::errata::BranchHistory;
+use crate::layout::{E2H_0, E2H_1};
 use core::arch::global_asm;
 use core::sync::atomic::{AtomicU64, Ordering};
 use trap::GuestFrame;
@@ -116,6 +116,18 @@ pub fn address(history: BranchHistory, esb: bool) -> u64 {
 
 global_asm!(
     r#"
+    // CPTR_EL2, in the layout that E2H asks for. Clobbers x2.
+    .macro cptr low high e2h_low e2h_high
+    mrs     x2, HCR_EL2
+    tbnz    x2, #34, 7f
+    movz    x2, #\low
+    movk    x2, #\high, lsl #16
+    b       8f
+7:  movz    x2, #\e2h_low
+    movk    x2, #\e2h_high, lsl #16
+8:  msr     CPTR_EL2, x2
+    .endm
+
     .section .text.el2, "ax"
     .global el2_enter
 el2_enter:
@@ -132,9 +144,7 @@ el2_enter:
     msr     ELR_EL2, x2
     msr     SPSR_EL2, x3
     .if {debug_fp}
-    movz    x2, #{cptr_low}
-    movk    x2, #{cptr_high}, lsl #16
-    msr     CPTR_EL2, x2
+    cptr    {guest_low} {guest_high} {e2h_guest_low} {e2h_guest_high}
     .endif
     ldp     x2, x3, [x0, #16]
     ldp     x4, x5, [x0, #32]
@@ -181,9 +191,7 @@ guest_exit:                         // x0, x1 on the stack; x1 = cause
     stp     x28, x29, [x0, #224]
     str     x30, [x0, #240]
     .if {debug_fp}
-    movz    x2, #{cptr_own_low}
-    movk    x2, #{cptr_high}, lsl #16
-    msr     CPTR_EL2, x2
+    cptr    {traps_low} {traps_high} {e2h_traps_low} {e2h_traps_high}
     isb
     .endif
     mrs     x2, ELR_EL2
@@ -369,10 +377,12 @@ el2_fatal:
 "#,
     loops = sym LOOPS,
     debug_fp = const cfg!(feature = "debug-fp") as u8,
-    cptr_low = const CPTR_GUEST & 0xffff,
-    cptr_own_low = const CPTR_OWN & 0xffff,
-    cptr_high = const CPTR_GUEST >> 16,
+    guest_low = const E2H_0.cptr_guest & 0xffff,
+    guest_high = const E2H_0.cptr_guest >> 16,
+    traps_low = const E2H_0.cptr_fp_traps & 0xffff,
+    traps_high = const E2H_0.cptr_fp_traps >> 16,
+    e2h_guest_low = const E2H_1.cptr_guest & 0xffff,
+    e2h_guest_high = const E2H_1.cptr_guest >> 16,
+    e2h_traps_low = const E2H_1.cptr_fp_traps & 0xffff,
+    e2h_traps_high = const E2H_1.cptr_fp_traps >> 16,
 );
-
-// Their high halves are the same.
-const _: () = assert!(CPTR_OWN >> 16 == CPTR_GUEST >> 16 && CPTR_GUEST >> 32 == 0);

@@ -29,47 +29,52 @@ use crate::timer::VirtualTimer;
 use trap::{El1Reg, El1State};
 
 macro_rules! guest_registers {
-    ($($field:ident $name:literal,)*) => {
+    ({ $($field:ident $name:literal,)* } as they are named { $($own:ident $own_name:literal,)* }) => {
         /// The switched EL1 registers of a vCPU that is not loaded.
         #[derive(Clone, Debug, Default)]
         #[allow(missing_docs)] // Fields are named after the registers.
-        pub struct El1Registers { $(pub $field: u64,)* }
+        pub struct El1Registers { $(pub $field: u64,)* $(pub $own: u64,)* }
 
         impl El1Registers {
             fn save(&mut self) {
                 $(self.$field = guest_mrs!($name);)*
+                $(self.$own = mrs!($own_name);)*
             }
             fn load(&self) {
-                // SAFETY: these are exactly the registers of the vCPU that is being loaded; none of them acts on EL2 (E2H = 0).
-                unsafe { $(guest_msr!($name, self.$field);)* }
+                // SAFETY: these are exactly the registers of the vCPU that is being loaded; none of them acts on EL2, whatever E2H is.
+                unsafe { $(guest_msr!($name, self.$field);)* $(msr!($own_name, self.$own);)* }
             }
         }
     };
 }
 
+// The first part through the door of E2H ([`crate::door`]); the others have one name at EL2.
 guest_registers! {
-    sctlr "SCTLR_EL1",
-    tcr "TCR_EL1",
-    cpacr "CPACR_EL1",
-    ttbr0 "TTBR0_EL1",
-    ttbr1 "TTBR1_EL1",
-    mair "MAIR_EL1",
-    amair "AMAIR_EL1",
-    esr "ESR_EL1",
-    far "FAR_EL1",
-    afsr0 "AFSR0_EL1",
-    afsr1 "AFSR1_EL1",
-    vbar "VBAR_EL1",
-    contextidr "CONTEXTIDR_EL1",
-    tpidr "TPIDR_EL1",
-    tpidr_el0 "TPIDR_EL0",
-    tpidrro_el0 "TPIDRRO_EL0",
-    sp_el0 "SP_EL0",
-    sp_el1 "SP_EL1",
-    elr "ELR_EL1",
-    spsr "SPSR_EL1",
-    cntkctl "CNTKCTL_EL1",
-    par "PAR_EL1",
+    {
+        sctlr "SCTLR_EL1",
+        tcr "TCR_EL1",
+        cpacr "CPACR_EL1",
+        ttbr0 "TTBR0_EL1",
+        ttbr1 "TTBR1_EL1",
+        mair "MAIR_EL1",
+        amair "AMAIR_EL1",
+        esr "ESR_EL1",
+        far "FAR_EL1",
+        afsr0 "AFSR0_EL1",
+        afsr1 "AFSR1_EL1",
+        vbar "VBAR_EL1",
+        contextidr "CONTEXTIDR_EL1",
+        elr "ELR_EL1",
+        spsr "SPSR_EL1",
+        cntkctl "CNTKCTL_EL1",
+    } as they are named {
+        tpidr "TPIDR_EL1",
+        tpidr_el0 "TPIDR_EL0",
+        tpidrro_el0 "TPIDRRO_EL0",
+        sp_el0 "SP_EL0",
+        sp_el1 "SP_EL1",
+        par "PAR_EL1",
+    }
 }
 
 /// SCTLR_EL1 when a vCPU starts: its RES1 bits for a CPU without the features that took them, MMU and caches off.
@@ -151,7 +156,7 @@ impl GuestState {
             }
             if f.csv2_2 {
                 msr!("S3_3_C13_C0_7", self.scxtnum[0]);
-                msr!("S3_0_C13_C0_7", self.scxtnum[1]);
+                guest_msr!("S3_0_C13_C0_7", self.scxtnum[1]);
             }
             if f.ras {
                 msr!("S3_4_C12_C1_1", self.serror[0]);
@@ -169,7 +174,7 @@ impl GuestState {
             self.save_keys();
         }
         if f.csv2_2 {
-            self.scxtnum = [mrs!("S3_3_C13_C0_7"), mrs!("S3_0_C13_C0_7")];
+            self.scxtnum = [mrs!("S3_3_C13_C0_7"), guest_mrs!("S3_0_C13_C0_7")];
         }
         if f.ras {
             self.serror = [mrs!("S3_4_C12_C1_1"), mrs!("S3_4_C5_C2_3")];
@@ -285,7 +290,7 @@ impl LoadedEl1 {
     /// translation ([`Errata::SPECULATIVE_AT`]) strikes, and no EL1 walk has to be switched off. A walk that leaves the guest's
     /// RAM ends in PAR_EL1.F, without an exception.
     pub fn translate(&mut self, va: u64, el0: bool, write: bool) -> u64 {
-        let own = guest_mrs!("PAR_EL1");
+        let own = mrs!("PAR_EL1");
         // SAFETY: with TGE clear the instructions use the loaded guest's EL1&0 translation and change PAR_EL1 only, which is put
         // back behind the barrier that makes it readable.
         unsafe {
@@ -296,8 +301,8 @@ impl LoadedEl1 {
                 (true, true) => core::arch::asm!("at s1e0w, {}", in(reg) va, options(nostack, preserves_flags)),
             }
             op!("isb");
-            let found = guest_mrs!("PAR_EL1");
-            guest_msr!("PAR_EL1", own);
+            let found = mrs!("PAR_EL1");
+            msr!("PAR_EL1", own);
             found
         }
     }

@@ -53,7 +53,7 @@ pub use rows::{
 
 /// The version of the messages that this code speaks: another one when the bytes of any message change
 /// (`the_messages_of_this_version_have_these_bytes`).
-pub const VERSION: u16 = 2;
+pub const VERSION: u16 = 3;
 /// The most bytes of one encoded message.
 pub const MAX_MESSAGE: usize = 4000;
 /// The most bytes of an upload, of a console's output or of its input in one message.

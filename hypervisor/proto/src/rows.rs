@@ -122,6 +122,8 @@ pub struct MachineRow {
     pub counter_hz: u64,
     /// Whether tracing is on.
     pub tracing: bool,
+    /// Whether HCR_EL2.E2H is 1.
+    pub vhe: bool,
     /// Bytes that the control channel has brought or taken in its busiest second so far, 0 before the first one is over.
     pub line_rate: u32,
     /// Frames that were refused since Merus started.

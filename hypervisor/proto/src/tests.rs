@@ -62,7 +62,7 @@ fn rows() -> Vec<Reply> {
     #[rustfmt::skip]
     let answers = vec![
         Answer::Machine(MachineRow {
-            merus: "0".into(), board: "b".into(), pcpus: 1, memory: 2, memory_free: 3, heap: 4, now_ns: 5, counter_hz: 6, tracing: true,
+            merus: "0".into(), board: "b".into(), pcpus: 1, memory: 2, memory_free: 3, heap: 4, now_ns: 5, counter_hz: 6, tracing: true, vhe: true,
             line_rate: 7, bad_frames: 8,
         }),
         Answer::List(page(vec![vm.clone()])),
@@ -118,7 +118,7 @@ fn the_messages_of_this_version_have_these_bytes() {
     let messages: Vec<u8> = frames(&stream).into_iter().flat_map(|frame| frame.unwrap().message).collect();
     assert_eq!(
         (VERSION, messages.len(), crc32fast::hash(&messages)),
-        (2, 388, 2_501_265_537),
+        (3, 389, 2_901_050_306),
         "raise VERSION with what changes them"
     );
 }

@@ -212,11 +212,11 @@ fn told(answer: impl Fn(u32) -> Vec<u8> + Send + 'static) -> String {
 
 #[test]
 fn another_version_is_named() {
-    const { assert!(proto::VERSION == 2) };
+    const { assert!(proto::VERSION == 3) };
     // Both sides put their own version on what they send: this is how a Merus of before and one of later answer.
-    for theirs in [1, 3] {
+    for theirs in [2, 4] {
         let expected = format!(
-            "Merus speaks version {theirs} of the protocol, this program version 2; use the program of Merus' release"
+            "Merus speaks version {theirs} of the protocol, this program version 3; use the program of Merus' release"
         );
         assert_eq!(told(move |id| frame_of(theirs, id)), expected);
     }

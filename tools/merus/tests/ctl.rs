@@ -230,6 +230,7 @@ fn every_look_has_text_and_json() {
     good(&server, &["group", "tenant"]);
     let cases = [
         ("machine", "board        fake,board\n"),
+        ("machine", "mode         VHE (E2H = 1)\n"),
         ("pcpus", "web/0"),
         ("groups", "tenant    0     100      max   3 MiB         max\n"),
         ("objects", "boot:vmlinuz  -       100 B  whole    1\n"),

@@ -44,6 +44,9 @@ pub struct Args {
     /// Print where the instructions of the traced exits go: functions, and each instruction with its line
     #[arg(long)]
     pub profile: bool,
+    /// Measure with HCR_EL2.E2H = 1 (merus.vhe=on) as well, and print both figures beside each other
+    #[arg(long, conflicts_with_all = ["check", "accept"])]
+    pub vhe: bool,
     /// Measure only these rows (whole names)
     pub rows: Vec<String>,
 }
@@ -63,11 +66,15 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<()> {
     }
     let kind = setup::ensure_target(ctx)?;
     let step = Step::start("measuring");
-    let measured = measure(ctx, &kind, &step, board, &args.rows)?;
+    let measured = measure(ctx, &kind, &step, board, &args.rows, false)?;
+    let vhe = args.vhe.then(|| measure(ctx, &kind, &step, board, &args.rows, true)).transpose()?;
     step.done("counted in executed instructions");
     println!("{}", table(&measured));
     if !measured.kinds.is_empty() {
         println!("{}", paths(&measured));
+    }
+    if let Some(vhe) = &vhe {
+        println!("{}", beside(&measured, vhe));
     }
     if args.profile {
         println!("{}", measured.profile);
@@ -103,7 +110,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<()> {
 /// # Errors
 /// As [`main`] with `--check`.
 pub fn check(ctx: &Ctx, kind: &TargetKind, step: &Step, board: Board) -> Result<()> {
-    let measured = measure(ctx, kind, step, board, &[])?;
+    let measured = measure(ctx, kind, step, board, &[], false)?;
     judge(&Baseline::read(&Baseline::path(&ctx.root, board))?, &measured)
 }
 
@@ -118,12 +125,12 @@ fn judge(baseline: &Baseline, measured: &Measured) -> Result<()> {
     Ok(())
 }
 
-fn measure(ctx: &Ctx, kind: &TargetKind, step: &Step, board: Board, wanted: &[String]) -> Result<Measured> {
+fn measure(ctx: &Ctx, kind: &TargetKind, step: &Step, board: Board, wanted: &[String], vhe: bool) -> Result<Measured> {
     let qemu = setup::ensure_qemu(ctx)?;
     let guest = setup::ensure_guest(ctx)?;
     let built = build::build(ctx, kind)?;
     let payload = build::guest_payload(ctx, kind, "guest-bench", "guest-bench")?;
-    let env = runs::Env { ctx, qemu, guest, built, payload, board };
+    let env = runs::Env { ctx, qemu, guest, built, payload, board, vhe };
     runs::all(&env, step, &|row| wanted.is_empty() || wanted.iter().any(|name| name == row))
 }
 
@@ -166,6 +173,18 @@ fn table(measured: &Measured) -> String {
             row.reach.map_or(String::new(), |reach| format!("<= {}", row.unit.show(reach))),
             verdict(row, measured),
         ]);
+    }
+    columns(&lines)
+}
+
+/// The figures of both values of HCR_EL2.E2H, in the same form.
+fn beside(plain: &Measured, vhe: &Measured) -> String {
+    let mut lines = vec![["row", "E2H = 0", "E2H = 1", "more"].map(str::to_owned).to_vec()];
+    for row in ROWS.iter().filter(|row| plain.selected(row.name)) {
+        let (was, is) = (plain.figure(row), vhe.figure(row));
+        let show = |figure: Option<f64>| figure.map_or(String::new(), |figure| row.unit.show(figure));
+        let more = was.zip(is).map_or(String::new(), |(was, is)| format!("{:+.2} %", (is / was - 1.0) * 100.0));
+        lines.push(vec![row.name.to_owned(), show(was), show(is), more]);
     }
     columns(&lines)
 }

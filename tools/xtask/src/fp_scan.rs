@@ -133,7 +133,7 @@ pub fn scan(image: &[u8]) -> Result<Report> {
 }
 
 /// The aligned words of a section and their addresses.
-fn words(base: u64, data: &[u8]) -> impl Iterator<Item = (u64, u32)> + '_ {
+pub fn words(base: u64, data: &[u8]) -> impl Iterator<Item = (u64, u32)> + '_ {
     let skip = (4 - base % 4) % 4;
     let aligned = data.get(skip as usize..).unwrap_or_default();
     let (chunks, _) = aligned.as_chunks::<4>();
@@ -155,7 +155,7 @@ fn exempt_ranges(file: &object::File<'_>) -> Vec<Range<u64>> {
 }
 
 /// Function names and mapping symbols, each sorted by address.
-struct Symbols {
+pub struct Symbols {
     /// (address, name) of functions.
     functions: Vec<(u64, String)>,
     /// (section, address, is code).
@@ -163,7 +163,8 @@ struct Symbols {
 }
 
 impl Symbols {
-    fn of(file: &object::File<'_>) -> Self {
+    /// Those of an ELF file.
+    pub fn of(file: &object::File<'_>) -> Self {
         let (mut functions, mut mapping) = (Vec::new(), Vec::new());
         for symbol in file.symbols() {
             let Ok(name) = symbol.name() else { continue };
@@ -180,7 +181,7 @@ impl Symbols {
     }
 
     /// What the last mapping symbol at or before `address` says; a section without one is code.
-    fn is_code(&self, section: usize, address: u64) -> bool {
+    pub fn is_code(&self, section: usize, address: u64) -> bool {
         let after = self.mapping.partition_point(|(s, a, _)| (*s, *a) <= (section, address));
         match after.checked_sub(1).and_then(|last| self.mapping.get(last)) {
             Some((s, _, code)) if *s == section => *code,
@@ -188,7 +189,8 @@ impl Symbols {
         }
     }
 
-    fn name(&self, address: u64) -> Option<(String, u64)> {
+    /// The (demangled) function that an address is in, and how far.
+    pub fn name(&self, address: u64) -> Option<(String, u64)> {
         let after = self.functions.partition_point(|(a, _)| *a <= address);
         let (start, name) = self.functions.get(after.checked_sub(1)?)?;
         Some((format!("{:#}", rustc_demangle::demangle(name)), address - start))

@@ -11,6 +11,7 @@
 //! | `lint-supply` | licences, sources, bans and duplicates by `deny.toml` |
 //! | `lint-paths` | no tracked file names a directory of somebody's machine |
 //! | `lint-fp` | no FP/SIMD instruction in merus.elf |
+//! | `lint-e2h` | each access to a register that HCR_EL2.E2H redirects is recorded in merus.elf |
 
 mod supply;
 mod unsafety;
@@ -18,6 +19,7 @@ mod unsafety;
 use crate::arrows::{self, Rules};
 use crate::build;
 use crate::ctx::{self, Ctx, Step};
+use crate::e2h_scan;
 use crate::fp_scan;
 use crate::setup::{self, TargetKind};
 use crate::test::Tally;
@@ -49,7 +51,7 @@ pub struct Env<'a> {
 /// A check: its name, and what runs it under a step.
 type Check = (&'static str, fn(&Env<'_>, &Step) -> Result<()>);
 
-const CHECKS: [Check; 9] = [
+const CHECKS: [Check; 10] = [
     ("lint-fmt", fmt),
     ("lint-clippy-host", clippy_host),
     ("lint-clippy-target", clippy_target),
@@ -59,6 +61,7 @@ const CHECKS: [Check; 9] = [
     ("lint-supply", check_supply),
     ("lint-paths", paths),
     ("lint-fp", fp),
+    ("lint-e2h", e2h),
 ];
 
 /// Packages that run on AArch64 only.
@@ -214,6 +217,14 @@ fn fp(env: &Env<'_>, step: &Step) -> Result<()> {
         report.instructions, report.exempt
     ));
     none_of(report.findings.iter().map(ToString::to_string).collect())
+}
+
+fn e2h(env: &Env<'_>, step: &Step) -> Result<()> {
+    let built = build::build(env.ctx, env.target_kind()?)?;
+    let image = fs::read(&built.elf).with_context(|| format!("cannot read {}", built.elf.display()))?;
+    let report = e2h_scan::scan(&image).with_context(|| built.elf.display().to_string())?;
+    step.println(format!("xtask: {} accesses to registers that E2H redirects are recorded", report.recorded));
+    none_of(report.findings)
 }
 
 fn read(path: &Path) -> Result<String> {

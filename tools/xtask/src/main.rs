@@ -10,6 +10,7 @@ mod bundle;
 mod cpio;
 mod ctx;
 mod disk;
+mod e2h_scan;
 mod fp_scan;
 mod image;
 mod initramfs;

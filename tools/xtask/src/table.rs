@@ -4,6 +4,7 @@
 //! written once and stands for a row of each combination of its axes. The file's head explains its keys.
 
 mod damage;
+mod mode;
 
 pub use damage::Damage;
 
@@ -68,6 +69,9 @@ pub struct Row {
     memory: Option<String>,
     machine: Option<String>,
     cpu: Option<String>,
+    /// Another CPU would do as well: the row tests nothing of this one.
+    #[serde(skip)]
+    any_cpu: bool,
     smp: Option<u32>,
     board_memory: Option<String>,
     /// The board's own `/chosen/bootargs`, which Merus reads.
@@ -93,6 +97,9 @@ pub struct Row {
     /// Boots the build that traps FP instructions in EL2.
     #[serde(default)]
     debug_fp: bool,
+    /// With HCR_EL2.E2H = 1.
+    #[serde(default)]
+    vhe: bool,
     /// Lines that must all be the same, the first one aside.
     constant: Option<String>,
     /// A text, and the least and the most that the number after it may be.
@@ -256,6 +263,8 @@ pub struct Boot {
     pub from_disk: bool,
     /// Whether it is the build that traps FP instructions in EL2.
     pub debug_fp: bool,
+    /// Whether another CPU would do as well.
+    pub any_cpu: bool,
     /// What must be printed and how it must end.
     pub expect: Expect,
     /// Only in `cargo xtask test --all`.
@@ -320,6 +329,7 @@ impl Product {
             })
         });
         row.all_only |= !covered;
+        row.any_cpu = cpu.is_some() && cpu == self.cpu.first() && !self.cpu.iter().any(|cpu| mode::has_vhe(cpu));
         row.cpu = cpu.cloned().or(row.cpu);
         row.vcpus = vcpus.or(row.vcpus);
         row.smp = smp.or(row.smp);
@@ -381,7 +391,7 @@ impl Row {
             Some(Exit::Word(ExitWord::Control)) => End::Control,
             Some(Exit::After { after, count }) => End::After { line: fill(after), count: *count },
         };
-        Ok(Boot {
+        let mut boot = Boot {
             bundle: self.bundle(test, vcpus, memory)?.map(|manifest| Bundle {
                 manifest: if self.manifest.is_some() { manifest } else { fill(&manifest) },
                 no_check: self.no_check,
@@ -404,6 +414,7 @@ impl Row {
             firmware: self.firmware,
             from_disk: self.from_disk,
             debug_fp: self.debug_fp,
+            any_cpu: self.any_cpu || self.cpu.is_none(),
             expect: Expect {
                 lines: self.expect.iter().map(fill).collect(),
                 forbidden: defaults
@@ -444,7 +455,11 @@ impl Row {
             },
             all_only: self.all_only,
             name,
-        })
+        };
+        if self.vhe {
+            boot.with_vhe(false)?;
+        }
+        Ok(boot)
     }
 
     /// The manifest's text, or `None` for a row without a bundle.

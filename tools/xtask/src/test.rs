@@ -24,6 +24,9 @@ pub struct Args {
     /// The whole product of CPUs, vCPUs and pCPUs instead of the covering dozen
     #[arg(long)]
     pub all: bool,
+    /// Run the QEMU table alone, with HCR_EL2.E2H = 1 (merus.vhe=on); a row that is about a CPU without FEAT_VHE is skipped
+    #[arg(long)]
+    pub vhe: bool,
     /// Run only what has one of these texts in its name (`lint`, `host`, `linux-max`); a whole name needs no --all
     pub filter: Vec<String>,
 }
@@ -38,12 +41,15 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<()> {
     if let Err(why) = &target {
         tally.failed("set-up of the target", Duration::ZERO, why);
     }
-    lint::run(&lint::Env { ctx, target: &target }, &mut tally);
-    host_tests(ctx, &mut tally);
-    if let Err(error) = rows::run(ctx, target.as_ref().ok(), args.all, &mut tally) {
+    if !args.vhe {
+        lint::run(&lint::Env { ctx, target: &target }, &mut tally);
+        host_tests(ctx, &mut tally);
+    }
+    if let Err(error) = rows::run(ctx, target.as_ref().ok(), args.all, args.vhe, &mut tally) {
         tally.failed("set-up of the QEMU table", Duration::ZERO, &format!("{error:#}"));
     }
     match &target {
+        _ if args.vhe => {}
         Ok(kind) => {
             BENCHES.iter().for_each(|(name, board)| tally.check(name, |step| bench::check(ctx, kind, step, *board)))
         }

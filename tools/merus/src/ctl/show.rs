@@ -102,6 +102,7 @@ pub fn machine(s: &mut Session) -> Result<(), Error> {
             ("merus", m.merus.clone()),
             ("board", m.board.clone()),
             ("pcpus", m.pcpus.to_string()),
+            ("mode", if m.vhe { "VHE (E2H = 1)" } else { "E2H = 0" }.into()),
             ("memory", format!("{}, {} free", bytes(m.memory), bytes(m.memory_free))),
             ("heap", bytes(m.heap)),
             ("up", format!("{} s", stamp(m.now_ns).trim())),

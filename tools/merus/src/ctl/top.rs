@@ -223,6 +223,7 @@ pub mod tests {
             now_ns,
             counter_hz: 1,
             tracing: false,
+            vhe: false,
             line_rate: 0,
             bad_frames: 0,
         };

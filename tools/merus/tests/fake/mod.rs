@@ -78,6 +78,7 @@ impl Host for Machine {
             now_ns: self.now,
             counter_hz: 1_000_000,
             tracing: self.tracing,
+            vhe: true,
             line_rate: 115_200,
             bad_frames: 0,
         }

@@ -34,6 +34,8 @@ pub struct Env<'a> {
     pub payload: PathBuf,
     /// What the machines have.
     pub board: Board,
+    /// Whether Merus runs with HCR_EL2.E2H = 1.
+    pub vhe: bool,
 }
 
 /// What all machines of the rows have: a table and a baseline each.
@@ -243,7 +245,11 @@ fn payload(env: &Env<'_>, run: &Run, rows: &[&(&'static str, &'static str)], mea
         }
     } else {
         let bundle = pack(env, run.name, &cmdline, "128M", run.vcpus, run.load)?;
-        Machine { append: run.traced.then(|| "merus.trace=on".to_owned()), ..merus(env, run.smp, bundle) }
+        let mut machine = merus(env, run.smp, bundle);
+        if run.traced {
+            machine.append = Some(format!("merus.trace=on {}", machine.append.unwrap_or_default()).trim().to_owned());
+        }
+        machine
     };
     let end = match run.load {
         0 => End::Exit(0),
@@ -344,7 +350,9 @@ fn machine(shape: &str, smp: u32, kernel: &Path, initrd: Option<PathBuf>) -> Mac
 
 /// Merus with a bundle.
 pub fn merus(env: &Env<'_>, smp: u32, bundle: PathBuf) -> Machine {
-    machine(&format!("virt,virtualization=on,{}", env.board.shape()), smp, &env.built.img, Some(bundle))
+    let append = env.vhe.then(|| "merus.vhe=on".to_owned());
+    let shape = format!("virt,virtualization=on,{}", env.board.shape());
+    Machine { append, ..machine(&shape, smp, &env.built.img, Some(bundle)) }
 }
 
 /// A bundle with the payload, and with a second VM where `load` vCPUs of it are asked for.

@@ -200,3 +200,14 @@ fn paths_are_shown_by_kind_and_by_room() {
     let text = paths(&measured);
     assert!(text.contains("| vm ") && text.contains("53") && text.contains("48"), "{text}");
 }
+
+#[test]
+fn both_modes_stand_beside_each_other() {
+    let text = beside(
+        &measured(&[("hypercall", 112.0), ("mmio", 200.0)], &[]),
+        &measured(&[("hypercall", 112.0), ("mmio", 203.0)], &[]),
+    );
+    let line = |name: &str| text.lines().find(|line| line.starts_with(&format!("| {name} "))).unwrap().to_owned();
+    assert!(line("hypercall").contains("+0.00 %") && line("mmio").contains(" 203 | +1.50 %"), "{text}");
+    assert!(!text.contains("| sgi "), "not asked for: {text}");
+}

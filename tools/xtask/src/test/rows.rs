@@ -46,15 +46,23 @@ struct Env<'a> {
 
 /// Runs the rows that the tally selects.
 ///
+/// `vhe`: those that boot, with HCR_EL2.E2H = 1; what cannot have that is counted as skipped.
+///
 /// # Errors
 /// When what all rows need could not be had; they are then counted as skipped.
-pub fn run(ctx: &Ctx, kind: Option<&TargetKind>, all: bool, tally: &mut Tally) -> Result<()> {
+pub fn run(ctx: &Ctx, kind: Option<&TargetKind>, all: bool, vhe: bool, tally: &mut Tally) -> Result<()> {
     let path = ctx.root.join("tools/ci/qemu.toml");
     let table = Table::parse(&fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?)?;
     let mut boots = table.boots;
     boots.retain(|boot| tally.selects(&boot.name) && (all || !boot.all_only || tally.names(&boot.name)));
     let mut refusals = table.refusals;
-    refusals.retain(|refusal| tally.selects(&refusal.name));
+    refusals.retain(|refusal| !vhe && tally.selects(&refusal.name));
+    if vhe {
+        let selected = boots.len();
+        boots.retain_mut(|boot| boot.with_vhe(true).is_ok());
+        tally.skipped(selected - boots.len());
+        boots.iter_mut().for_each(|boot| boot.name.push_str("+vhe"));
+    }
     if boots.is_empty() && refusals.is_empty() {
         return Ok(());
     }
