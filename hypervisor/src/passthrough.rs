@@ -65,6 +65,14 @@ pub fn find(machine: &Machine, spec: &VmSpec, ram: Span<Ipa>) -> Result<Passthro
     let read = |tree: &[u8]| board::devices(tree, &asked.devices, asked.unsafe_dma);
     let devices = boot::with_tree(machine.fdt, read).ok_or_else(|| refused(&"the board has no device tree"))?;
     let devices = devices.map_err(|error| refused(&error))?;
+    for registers in devices.iter().flat_map(|device| &device.registers) {
+        // What could not be had anywhere is said before there is a place for it.
+        let mut space = machine.space.lock();
+        match space.lend(*registers) {
+            Ok(window) => space.take_back(window),
+            Err(overlap) => return Err(refused(&overlap)),
+        }
+    }
     for line in devices.iter().flat_map(|device| &device.lines) {
         let own = [machine.uart_intid, machine.line_intid].contains(&Some(line.intid));
         if own || !gic::has_spi(line.intid) {

@@ -256,9 +256,9 @@ pub fn parse(blob: &[u8]) -> Result<Board, BoardError> {
         timer,
         ppis,
         psci,
-        // A whole tree is a long way to look.
         power_pins: monitor::power_pins(&root),
         counter_hz,
+        // A whole tree is a long way to look.
         power: if psci.is_none() { registers_of(&root, "brcm,bcm2835-pm-wdt") } else { None },
         mailbox: registers_of(&root, "brcm,bcm2835-mbox"),
         initrd: chosen.initrd,

@@ -16,7 +16,7 @@
 #   merus.script=big      hold /big against the hash that came with it ("big: ok" or "big: FAILED ..."), then power off
 #   merus.script=memory   fill some memory, which must come from above 4 GiB, and read it again ("memory: ok, N MiB" or
 #                         "memory: FAILED ..."), then power off
-#   merus.script=port     say something on ttyAMA1 ("port: ok", "port: interrupts N" or "port: FAILED ..."), then power off
+#   merus.script=port     say something on ttyAMA1, listen there ("port: heard ...", "port: interrupts N"), say "port: ok" or "port: FAILED ...", power off
 #   (none)                a shell; leaving it powers off
 #   merus.cpus=N          demo fails unless N CPUs are online
 #   merus.tag=T           what share and work call themselves
@@ -120,7 +120,7 @@ demo() {
     echo "demo: ok"
 }
 
-# Has a second PL011 say more than its FIFO holds, so that it interrupts.
+# Has a second PL011 say more than its FIFO holds, and hear a line, which interrupts.
 port() {
     if ! [ -c /dev/ttyAMA1 ]; then
         echo "port: FAILED there is no ttyAMA1"
@@ -128,13 +128,16 @@ port() {
     fi
     # What stands on the console is out before the other port's lines come between.
     sleep 1
-    stty -F /dev/ttyAMA1 115200 raw
+    stty -F /dev/ttyAMA1 115200 raw -echo
     # The driver has the interrupt while somebody has the port open.
-    exec 4>/dev/ttyAMA1
+    exec 4<>/dev/ttyAMA1
     for line in 1 2 3 4 5 6 7 8; do
         echo "line $line of the port that was passed through, long enough to fill its transmitter more than once" >&4
     done
     sleep 1
+    echo "port: waits"
+    read -r -t 20 heard <&4
+    echo "port: heard $heard"
     grep 'uart-pl011' /proc/interrupts
     # SPI 8, as on the machine; the first CPU has it.
     while read -r _ count line; do
