@@ -83,6 +83,8 @@ pub mod key {
     pub const MEMORY_MAX: &str = "memory.max";
     /// The power keys that it has.
     pub const POWER_KEY: &str = "power-key";
+    /// The interrupt controller that it sees.
+    pub const GIC: &str = "gic";
     /// Devices of the board that it is given.
     pub const PASSTHROUGH: &str = "passthrough";
     /// Whether those may be among them that reach memory by themselves.
@@ -90,7 +92,7 @@ pub mod key {
     /// Those of a group.
     pub const OF_GROUP: [&str; 4] = [NAME, CPU_WEIGHT, CPU_MAX, MEMORY_MAX];
     /// Those of a VM.
-    pub const ALL: [&str; 18] = [
+    pub const ALL: [&str; 19] = [
         NAME,
         KERNEL,
         LOAD,
@@ -107,6 +109,7 @@ pub mod key {
         MEMORY_MAX,
         GROUP,
         POWER_KEY,
+        GIC,
         PASSTHROUGH,
         UNSAFE_DMA,
     ];
@@ -240,6 +243,8 @@ pub struct VmSpec {
     pub group: Option<String>,
     /// Its power keys.
     pub power_key: PowerKey,
+    /// The interrupt controller that it must have; `None`: the one that the machine gives its guests.
+    pub gic: Option<GuestGic>,
     /// Devices of the board that it is given.
     pub passthrough: PassthroughSpec,
 }
@@ -331,6 +336,9 @@ impl VmSpec {
         if let Some(group) = &self.group {
             check(key::GROUP, check_name(group));
         }
+        if self.gic == Some(GuestGic::V2) && self.vcpus > map::GICV2_VCPUS {
+            check(key::VCPUS, Err(Fault::GicVcpus { vcpus: self.vcpus, most: map::GICV2_VCPUS }));
+        }
         if let Some(max) = self.memory_max.filter(|max| *max < self.memory) {
             check(key::MEMORY_MAX, Err(Fault::MemoryMax { max, memory: self.memory }));
         }
@@ -406,8 +414,35 @@ pub enum GuestGic {
     V3,
 }
 
+/// What `gic` looks like.
+pub const GIC_FORM: &str = "\"2\" or \"3\" (without it, the one that the machine gives its guests)";
+
+impl GuestGic {
+    /// As [`Self::name`] writes it.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::V2, Self::V3].into_iter().find(|gic| gic.name() == text.trim())
+    }
+
+    /// The word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::V2 => "2",
+            Self::V3 => "3",
+        }
+    }
+}
+
+impl fmt::Display for GuestGic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "GICv{}", self.name())
+    }
+}
+
 /// What about this VM depends on the machine alone, whatever else runs there.
 pub fn admit_one(vm: &VmSpec, gic: GuestGic) -> Result<(), SpecError> {
+    if let Some(asked) = vm.gic.filter(|asked| *asked != gic) {
+        return Err(vm.error(key::GIC, Fault::OtherGic { asked, gic }));
+    }
     let most = crate::map::GICV2_VCPUS;
     if gic == GuestGic::V2 && vm.vcpus > most {
         return Err(vm.error(key::VCPUS, Fault::GicVcpus { vcpus: vm.vcpus, most }));

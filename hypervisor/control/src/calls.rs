@@ -11,8 +11,8 @@ use alloc::vec::Vec;
 use config::image::Raw;
 use config::setting::{self, Setting};
 use config::spec::{
-    CpuSpec, Fault, POWER_KEY_FORM, PassthroughSpec, PayloadKind, PayloadRef, PowerKey, SpecError, UNSAFE_DMA_FORM,
-    VmSpec, key,
+    CpuSpec, Fault, GIC_FORM, GuestGic, POWER_KEY_FORM, PassthroughSpec, PayloadKind, PayloadRef, PowerKey, SpecError,
+    UNSAFE_DMA_FORM, VmSpec, key,
 };
 use proto::{Answer, Call, EventKind, NewVm, Page, Payload, Refusal, Reply, SpecFault, VmState};
 
@@ -218,6 +218,7 @@ impl Control {
             memory_max: None,
             group: new.group,
             power_key: PowerKey::default(),
+            gic: None,
             passthrough: PassthroughSpec::default(),
         };
         for line in new.settings.lines().filter(|line| !line.trim().is_empty()) {
@@ -233,6 +234,11 @@ impl Control {
                 continue;
             }
             match key.trim() {
+                key::GIC => {
+                    let form = || Fault::Form { value: value.into(), form: GIC_FORM };
+                    spec.gic = Some(GuestGic::parse(value).ok_or_else(|| spec_fault(key.trim(), form()))?);
+                    continue;
+                }
                 key::PASSTHROUGH => {
                     spec.passthrough.devices = PassthroughSpec::parse_devices(value);
                     continue;

@@ -97,6 +97,7 @@ fn no_copy_of_a_guests_seeds_is_left() {
         group: None,
         memory_max: None,
         power_key: config::spec::PowerKey::default(),
+        gic: None,
         passthrough: config::spec::PassthroughSpec::default(),
     };
     let mut image = vec![0; 8192];

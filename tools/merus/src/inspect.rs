@@ -97,6 +97,9 @@ fn vm_line(vm: &VmSpec) -> String {
     if vm.power_key != PowerKey::default() {
         text += &format!(", power-key {}", vm.power_key.name());
     }
+    if let Some(gic) = vm.gic {
+        text += &format!(", gic {}", gic.name());
+    }
     if !vm.passthrough.devices.is_empty() {
         text += &format!(", passthrough {}", vm.passthrough.devices.join(" "));
     }

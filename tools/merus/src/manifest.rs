@@ -231,6 +231,7 @@ impl Reader<'_> {
             memory_max: fields.optional(key::MEMORY_MAX, value::size),
             group: fields.optional(key::GROUP, value::text),
             power_key: fields.optional(key::POWER_KEY, value::power_key).unwrap_or_default(),
+            gic: fields.optional(key::GIC, value::gic),
             passthrough: PassthroughSpec {
                 devices: fields.optional(key::PASSTHROUGH, value::devices).unwrap_or_default(),
                 unsafe_dma: fields.optional(key::UNSAFE_DMA, value::flag).unwrap_or_default(),

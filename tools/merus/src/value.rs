@@ -1,7 +1,7 @@
 //! Values as a manifest writes them. Each `Err` says what is wrong and what to do.
 
 use config::setting::{self, ADDRESS_FORM, CPU_CLASS_FORM, CPU_MAX_FORM, SIZE_FORM};
-use config::spec::{CpuClass, CpuMax, PASSTHROUGH_FORM, POWER_KEY_FORM, PowerKey, UNSAFE_DMA_FORM};
+use config::spec::{CpuClass, CpuMax, GIC_FORM, GuestGic, PASSTHROUGH_FORM, POWER_KEY_FORM, PowerKey, UNSAFE_DMA_FORM};
 use toml::de::DeValue;
 
 type Parsed<T> = Result<T, String>;
@@ -99,6 +99,16 @@ pub fn flag(value: &DeValue<'_>) -> Parsed<bool> {
     }
 }
 
+/// Which interrupt controller.
+pub fn gic(value: &DeValue<'_>) -> Parsed<GuestGic> {
+    match value {
+        DeValue::String(text) => {
+            GuestGic::parse(text).ok_or_else(|| format!("\"{text}\" is no interrupt controller; write {GIC_FORM}"))
+        }
+        _ => expected(value, GIC_FORM),
+    }
+}
+
 /// Which power keys.
 pub fn power_key(value: &DeValue<'_>) -> Parsed<PowerKey> {
     match value {
@@ -175,6 +185,9 @@ mod tests {
         assert_eq!(with("\"none\"", power_key), Ok(PowerKey::None));
         assert!(with("\"acpi\"", power_key).unwrap_err().contains("write \"both\", \"gpio\", \"virtio\" or \"none\""));
         assert!(with("true", power_key).is_err());
+        assert_eq!(with("\"2\"", gic), Ok(GuestGic::V2));
+        assert!(with("\"4\"", gic).unwrap_err().contains("write \"2\" or \"3\""));
+        assert!(with("2", gic).is_err());
     }
 
     #[test]

@@ -272,9 +272,9 @@ fn each_fault_is_one_line_with_file_line_vm_and_key() {
         (9, "cpu.wieght = 200", "key cpu.wieght: is unknown; did you mean `cpu.weight`?"),
         (
             9,
-            "gpu = true",
-            "key gpu: is unknown; the keys are name, kernel, load, entry, room, initrd, cmdline, memory, vcpus, cpu.weight, cpu.max, \
-             cpu.affinity, cpu.class, memory.max, group, power-key, passthrough, unsafe-dma",
+            "turbo = true",
+            "key turbo: is unknown; the keys are name, kernel, load, entry, room, initrd, cmdline, memory, vcpus, cpu.weight, cpu.max, \
+             cpu.affinity, cpu.class, memory.max, group, power-key, gic, passthrough, unsafe-dma",
         ),
         (
             9,

@@ -3,8 +3,8 @@
 use super::{ALIGN, BundleError, HeaderField, MAGIC, MAX_PAYLOADS, MAX_TREE, VERSION, names};
 use crate::image::Raw;
 use crate::spec::{
-    CpuClass, CpuMax, CpuSpec, Fault, GroupSpec, MAX_GROUPS, MAX_PASSTHROUGH, MAX_VMS, Owner, PassthroughSpec,
-    PayloadKind, PayloadRef, PowerKey, SpecError, VmSpec, faults, key,
+    CpuClass, CpuMax, CpuSpec, Fault, GroupSpec, GuestGic, MAX_GROUPS, MAX_PASSTHROUGH, MAX_VMS, Owner,
+    PassthroughSpec, PayloadKind, PayloadRef, PowerKey, SpecError, VmSpec, faults, key,
 };
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -143,6 +143,10 @@ impl<'a> Bundle<'a> {
             power_key: match fields.optional::<&str>(key::POWER_KEY)? {
                 Some(text) => PowerKey::parse(text).ok_or_else(|| fields.error(key::POWER_KEY, Fault::Malformed))?,
                 None => PowerKey::default(),
+            },
+            gic: match fields.optional::<&str>(key::GIC)? {
+                Some(text) => Some(GuestGic::parse(text).ok_or_else(|| fields.error(key::GIC, Fault::Malformed))?),
+                None => None,
             },
             passthrough: PassthroughSpec {
                 devices: fields.strings(key::PASSTHROUGH)?,

@@ -2,7 +2,9 @@ use super::*;
 use crate::image::Raw;
 use crate::image::tests::kernel;
 use crate::spec::tests::{payload, vm};
-use crate::spec::{CpuClass, CpuMax, CpuSpec, GroupSpec, PassthroughSpec, PayloadKind, PowerKey, VmSpec, key};
+use crate::spec::{
+    CpuClass, CpuMax, CpuSpec, GroupSpec, GuestGic, PassthroughSpec, PayloadKind, PowerKey, VmSpec, key,
+};
 use crate::tree::NodeWriter;
 use proptest::prelude::*;
 use std::format;
@@ -320,12 +322,13 @@ prop_compose! {
         ],
         group in prop::option::of("[a-z0-9_-]{1,32}"),
         // (There is a limit to how many of them stand side by side.)
-        (passthrough, power_key, load) in (
+        (passthrough, power_key, gic, load) in (
             (prop::collection::vec("/[a-z]{1,9}@[0-9]{1,4}", 0..4), any::<bool>())
                 .prop_map(|(devices, unsafe_dma)| PassthroughSpec { devices, unsafe_dma }),
             prop_oneof![
                 Just(PowerKey::Both), Just(PowerKey::Gpio), Just(PowerKey::Virtio), Just(PowerKey::None)
             ],
+            prop::option::of(prop_oneof![Just(GuestGic::V2), Just(GuestGic::V3)]),
             prop::option::of((0u64..1 << 20, any::<bool>(), prop::option::of((1u64 << 20)..(2 << 20)))),
         ),
     ) -> VmSpec {
@@ -348,6 +351,7 @@ prop_compose! {
             memory_max: extra.map(|extra| memory + extra),
             group,
             power_key,
+            gic: gic.filter(|gic| *gic == GuestGic::V3 || vcpus <= crate::map::GICV2_VCPUS),
             passthrough,
         }
     }

@@ -132,6 +132,9 @@ fn vm(index: usize, spec: &VmSpec) -> NodeWriter {
     if spec.power_key != PowerKey::default() {
         node = node.property(key::POWER_KEY, spec.power_key.name());
     }
+    if let Some(gic) = spec.gic {
+        node = node.property(key::GIC, gic.name());
+    }
     if !spec.passthrough.devices.is_empty() {
         let devices: Vec<&str> = spec.passthrough.devices.iter().map(|device| device.as_str()).collect();
         node = node.property(key::PASSTHROUGH, devices);

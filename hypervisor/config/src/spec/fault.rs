@@ -1,7 +1,7 @@
 //! What can be wrong with a setting of a VM, in words for the person who wrote it.
 
 use super::{
-    CPU_PERIODS_US, MAX_AFFINITY, MAX_CMDLINE, MAX_GROUPS, MAX_NAME, MAX_PASSTHROUGH, MAX_VCPUS, MAX_VMS,
+    CPU_PERIODS_US, GuestGic, MAX_AFFINITY, MAX_CMDLINE, MAX_GROUPS, MAX_NAME, MAX_PASSTHROUGH, MAX_VCPUS, MAX_VMS,
     MIN_CPU_QUOTA_US, MIN_MEMORY, MIN_RT_BUDGET_US, RT_PRIORITIES, WEIGHTS,
 };
 use crate::image::{ImageError, LayoutError, PageSize};
@@ -180,6 +180,17 @@ pub enum Fault {
     AffinityLength {
         /// How many it names.
         cpus: usize,
+    },
+    /// An interrupt controller that the machine does not give its guests.
+    #[error(
+        "asks for a {asked}, but Merus gives the guests of this machine a {gic}, which is what its hardware helps with; \
+         leave the key out, or use a machine with a {asked}"
+    )]
+    OtherGic {
+        /// What was asked for.
+        asked: GuestGic,
+        /// What there is.
+        gic: GuestGic,
     },
     /// More than the machine's interrupt controller can tell apart.
     #[error("{vcpus} vCPUs are more than the {most} that guests of a machine with a GICv2 can have; give fewer")]

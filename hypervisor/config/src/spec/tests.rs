@@ -23,6 +23,7 @@ pub(crate) fn vm(name: &str) -> VmSpec {
         memory_max: None,
         group: None,
         power_key: PowerKey::Both,
+        gic: None,
         passthrough: PassthroughSpec::default(),
     }
 }
@@ -185,6 +186,17 @@ fn a_gicv2_has_eight_cpus() {
         admit_one(&of(9), GuestGic::V2).unwrap_err().to_string(),
         "vm \"wide\": key vcpus: 9 vCPUs are more than the 8 that guests of a machine with a GICv2 can have; give fewer"
     );
+    let asks = |gic| VmSpec { gic: Some(gic), ..vm("old") };
+    assert_eq!(admit_one(&asks(GuestGic::V2), GuestGic::V2), Ok(()));
+    assert_eq!(
+        admit_one(&asks(GuestGic::V2), GuestGic::V3).unwrap_err().to_string(),
+        "vm \"old\": key gic: asks for a GICv2, but Merus gives the guests of this machine a GICv3, which is what its hardware \
+         helps with; leave the key out, or use a machine with a GICv2"
+    );
+    assert_eq!(admit_one(&asks(GuestGic::V3), GuestGic::V2).unwrap_err().key, key::GIC);
+    // Whatever the machine.
+    let faults = VmSpec { vcpus: 9, ..asks(GuestGic::V2) }.faults();
+    assert_eq!(faults.iter().map(|e| e.key).collect::<Vec<_>>(), [key::VCPUS]);
     let machine = Machine { cpus: 2, free_memory: 512 << 20, gic: GuestGic::V2 };
     assert!(admit(&[vm("a"), of(9)], machine).is_err());
 }
