@@ -173,6 +173,9 @@ fn board(firmware: &Firmware) -> Result<(Tree<'static>, usize), Refusal> {
     // SAFETY: the configuration table points to a tree, which is no shorter than its header, and as long as that says.
     let bytes = unsafe {
         let size = tree::total_size(core::slice::from_raw_parts(at, 8)).ok_or(TreeError::Malformed)?;
+        if size as u64 > BLOCK_SIZE {
+            return Err(TreeError::NoRoom.into());
+        }
         core::slice::from_raw_parts(at, size)
     };
     let tree = Tree::new(bytes)?;
