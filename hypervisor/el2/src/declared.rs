@@ -133,6 +133,8 @@ mod tests {
             assert!(table.withdraw(span(3, 5)));
             assert_eq!(map(&table), 0x0f66);
             assert!(!table.has(Pa::new(1), 5));
+            assert!(table.overlaps(span(0, 2)) && table.overlaps(span(4, 6)), "one byte is enough");
+            assert!(!table.overlaps(span(3, 5)) && !table.overlaps(span(0, 1)) && !table.overlaps(span(12, 16)));
             assert!(table.withdraw(span(8, 12)));
             assert_eq!(map(&table), 0x0066);
             // Not twice, not across an edge, not what never was, nothing at all, no more pieces than there is room for.
