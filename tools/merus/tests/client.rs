@@ -226,7 +226,7 @@ fn another_version_is_named() {
         encode(id, &Reply::Err(Refusal::Version { ours: 7 }), &mut out).unwrap();
         out
     });
-    assert_eq!(told, "Merus speaks version 7 of the protocol, this program 2; use the program of its release");
+    assert_eq!(told, "Merus speaks version 7 of the protocol, this program 3; use the program of its release");
 }
 
 #[test]
