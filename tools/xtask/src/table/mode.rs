@@ -1,6 +1,6 @@
 //! HCR_EL2.E2H = 1: rows that run so always (`vhe = true`), and the whole table run so (`cargo xtask test --vhe`).
 
-use super::Boot;
+use super::{Boot, Firmware};
 use anyhow::{Result, ensure};
 
 /// The word of the board's bootargs that asks for it.
@@ -29,6 +29,9 @@ impl Boot {
         }
         ensure!(has_vhe(&self.machine.cpu), "{} has no FEAT_VHE", self.machine.cpu);
         ensure!(self.machine.load_at.is_none(), "`load_at` boots without bootargs");
+        // A boot manager of UEFI passes nothing on to the program that it finds on a disk; with `append` it is the shell that starts it.
+        let finds = self.from_disk && matches!(self.firmware, Some(Firmware::Uefi | Firmware::UBootEfi));
+        ensure!(!finds || self.machine.append.is_some(), "UEFI's boot manager starts the image without bootargs");
         let append = self.machine.append.get_or_insert_default();
         if !append.split_whitespace().any(|word| word.starts_with("merus.vhe=")) {
             *append = format!("{append} {WORD}").trim().to_owned();
@@ -88,6 +91,8 @@ mod tests {
         let error =
             |row: &str| format!("{:#}", boots(&format!("[[row]]\nname = \"a\"\nvhe = true\n{row}")).unwrap_err());
         assert!(error("guest = \"linux\"").contains("row a: cortex-a72 has no FEAT_VHE"));
+        let found = error("guest = \"linux\"\ncpu = \"max\"\nfirmware = \"uefi\"\nfrom_disk = true");
+        assert!(found.contains("without bootargs"), "{found}");
         assert!(error("no_bundle = true\ncpu = \"max\"\nload_at = \"0x41000000\"").contains("without bootargs"));
     }
 }
