@@ -1,6 +1,6 @@
 //! What the boot loader chose: the console, the initrd, the command line, entropy.
 
-use super::nodes::Place;
+use super::nodes::{Nodes, Place};
 use super::{BoardError, Uart, UartKind, gic};
 use addr::{Pa, Span};
 use alloc::string::{String, ToString};
@@ -60,7 +60,7 @@ fn module(chosen: &Place<'_>) -> Result<Option<Span<Pa>>, BoardError> {
 /// to a device on the board (see [`is_free`]) is taken only where it was chosen and nothing else is there.
 ///
 /// A tree whose serial port makes no sense is one without a serial port: there would be nowhere to say so.
-pub(super) fn uart(root: &Place<'_>, stdout: Option<&str>, gic: Option<u32>) -> Option<Uart> {
+pub(super) fn uart(root: &Nodes<'_>, stdout: Option<&str>, gic: Option<u32>) -> Option<Uart> {
     let named = || [stdout, Some("serial0")].into_iter().flatten().filter_map(|name| by_name(root, name));
     let free = |place: &Place<'_>| known(root, place, gic).filter(|_| is_free(place));
     let first = || free(&root.search(&|place| free(place).is_some())?);
@@ -69,7 +69,7 @@ pub(super) fn uart(root: &Place<'_>, stdout: Option<&str>, gic: Option<u32>) -> 
 
 /// Another serial port than the console's, for the control channel: the first usable one that can interrupt and that nothing on the
 /// board is wired to.
-pub(super) fn second_uart(root: &Place<'_>, console: Option<Uart>, gic: Option<u32>) -> Option<Uart> {
+pub(super) fn second_uart(root: &Nodes<'_>, console: Option<Uart>, gic: Option<u32>) -> Option<Uart> {
     let taken = console.map(|uart| uart.base);
     let other = |uart: &Uart| Some(uart.base) != taken && uart.intid.is_some();
     let usable = |place: &Place<'_>| known(root, place, gic).filter(other).filter(|_| is_free(place));
@@ -90,7 +90,7 @@ fn is_free(place: &Place<'_>) -> bool {
     place.children().all(|child| child.strings("compatible").next().is_none() || !child.is_usable())
 }
 
-fn known(root: &Place<'_>, place: &Place<'_>, gic: Option<u32>) -> Option<Uart> {
+fn known(root: &Nodes<'_>, place: &Place<'_>, gic: Option<u32>) -> Option<Uart> {
     if !place.is_usable() {
         return None;
     }
@@ -107,6 +107,6 @@ fn known(root: &Place<'_>, place: &Place<'_>, gic: Option<u32>) -> Option<Uart> 
 }
 
 /// The registers of the block that switches the mini-UART on. No board has two.
-fn aux(root: &Place<'_>) -> Option<Span<Pa>> {
+fn aux(root: &Nodes<'_>) -> Option<Span<Pa>> {
     root.search(&|place| place.is_compatible(&["brcm,bcm2835-aux"]))?.reg().ok()?.first().copied()
 }

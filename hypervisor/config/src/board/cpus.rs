@@ -1,6 +1,6 @@
 //! CPUs, how they are started, and their timers.
 
-use super::nodes::Place;
+use super::nodes::{Nodes, Place};
 use super::{BoardError, Conduit, CpuNode, Enable, Ppis, Psci, TimerIrqs, gic};
 use addr::Pa;
 use alloc::vec::Vec;
@@ -41,7 +41,7 @@ fn enable(cpu: &Place<'_>) -> Result<Enable, BoardError> {
 /// The per-CPU timers' INTIDs, told apart by name or, without names, by position; and those that Merus takes, which have to
 /// be private and must not be one another's or the GIC's `maintenance` interrupt. And the counter's frequency, which is there only where
 /// the firmware does not set the register.
-pub(super) fn timer(root: &Place<'_>, maintenance: u32) -> Result<(TimerIrqs, Ppis, Option<u64>), BoardError> {
+pub(super) fn timer(root: &Nodes<'_>, maintenance: u32) -> Result<(TimerIrqs, Ppis, Option<u64>), BoardError> {
     let place = root.search(&|place| place.is_compatible(&["arm,armv8-timer", "arm,armv7-timer"]));
     let place = place.ok_or(BoardError::Absent { what: "architected timer" })?;
     // The GIC is the only controller that PPIs can come from.
@@ -72,7 +72,7 @@ pub(super) fn timer(root: &Place<'_>, maintenance: u32) -> Result<(TimerIrqs, Pp
 }
 
 /// Firmware's power interface: 0.2 and later only, because 0.1 has no fixed function numbers.
-pub(super) fn psci(root: &Place<'_>) -> Result<Option<Psci>, BoardError> {
+pub(super) fn psci(root: &Nodes<'_>) -> Result<Option<Psci>, BoardError> {
     let known = [("arm,psci-1.0", (1, 0)), ("arm,psci-0.2", (0, 2))];
     let place = root.search(&|place| place.is_compatible(&known.map(|(name, _)| name)));
     let Some(place) = place else {

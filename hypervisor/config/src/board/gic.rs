@@ -1,6 +1,6 @@
 //! The interrupt controller, and what an interrupt specifier means.
 
-use super::nodes::{Place, words};
+use super::nodes::{Nodes, Place, words};
 use super::{BoardError, Gic};
 use addr::{Pa, Span};
 use alloc::vec::Vec;
@@ -11,7 +11,7 @@ const V2: [&str; 3] = ["arm,gic-400", "arm,cortex-a15-gic", "arm,cortex-a7-gic"]
 const CELLS: usize = 3;
 
 /// The board's GIC, and its node.
-pub(super) fn find<'a>(root: &Place<'a>) -> Result<(Gic, Place<'a>), BoardError> {
+pub(super) fn find<'a>(root: &Nodes<'a>) -> Result<(Gic, Place<'a>), BoardError> {
     let is_gic = |place: &Place<'_>| place.is_compatible(&V3) || place.is_compatible(&V2);
     let place = root.search(&is_gic).ok_or(BoardError::Absent { what: "interrupt controller (GICv3 or GICv2)" })?;
     let regs = place.reg()?;

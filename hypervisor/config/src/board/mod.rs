@@ -24,7 +24,7 @@ use addr::{Pa, Span};
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::ops::Range;
-use nodes::Place;
+use nodes::Nodes;
 pub use pass::{Clock, Device, Line, PassError, Why, devices};
 use thiserror::Error;
 
@@ -55,7 +55,7 @@ pub struct Board {
     /// What ends the machine where there is no such firmware: the power management block of a BCM2835 or a successor. (Not looked for
     /// where there is one.)
     pub power: Option<Span<Pa>>,
-    /// What ends the machine where Merus itself is at EL3.
+    /// What ends the machine where Merus itself is at EL3. (Not looked for where there is a firmware.)
     pub power_pins: Option<PowerPins>,
     /// The counter's frequency in Hz, where the tree knows better than the firmware.
     pub counter_hz: Option<u64>,
@@ -238,7 +238,7 @@ pub enum BoardError {
 /// Reads the tree at the start of `blob`, which may be longer than the tree.
 pub fn parse(blob: &[u8]) -> Result<Board, BoardError> {
     let fdt = tree::open(blob).map_err(|reason| BoardError::Tree { reason })?;
-    let root = Place::root(fdt);
+    let root = Nodes::of(fdt);
     let (gic, gic_place) = gic::find(&root)?;
     let chosen = chosen::read(&root)?;
     let (Gic::V3 { maintenance_irq: maintenance, .. } | Gic::V2 { maintenance_irq: maintenance, .. }) = gic;
@@ -256,9 +256,9 @@ pub fn parse(blob: &[u8]) -> Result<Board, BoardError> {
         timer,
         ppis,
         psci,
-        power_pins: monitor::power_pins(&root),
+        // What a firmware that is called for it does itself is not looked for.
+        power_pins: if psci.is_none() { monitor::power_pins(&root) } else { None },
         counter_hz,
-        // A whole tree is a long way to look.
         power: if psci.is_none() { registers_of(&root, "brcm,bcm2835-pm-wdt") } else { None },
         mailbox: registers_of(&root, "brcm,bcm2835-mbox"),
         initrd: chosen.initrd,
@@ -269,7 +269,7 @@ pub fn parse(blob: &[u8]) -> Result<Board, BoardError> {
 }
 
 /// The first registers of the first usable device of a kind.
-fn registers_of(root: &Place<'_>, kind: &str) -> Option<Span<Pa>> {
+fn registers_of(root: &Nodes<'_>, kind: &str) -> Option<Span<Pa>> {
     let place = root.search(&|place| place.is_compatible(&[kind]))?;
     place.reg().ok()?.first().copied()
 }
@@ -285,7 +285,7 @@ fn place_in(blob: &[u8], part: &[u8]) -> Option<Range<usize>> {
 /// PSCI firmware, from a tree that may be good for nothing else.
 pub fn last_resort(fdt: &[u8]) -> (Option<Uart>, Option<Psci>) {
     let Ok(fdt) = tree::open(fdt) else { return (None, None) };
-    let root = Place::root(fdt);
+    let root = Nodes::of(fdt);
     let stdout = chosen::read(&root).ok().and_then(|chosen| chosen.stdout);
     (chosen::uart(&root, stdout, None).map(|uart| Uart { intid: None, ..uart }), cpus::psci(&root).ok().flatten())
 }

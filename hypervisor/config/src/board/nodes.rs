@@ -14,6 +14,38 @@ use dtoolkit::{FdtStringListIterator, Node, Property};
 pub(super) struct Place<'a> {
     above: Vec<FdtNode<'a>>,
     node: FdtNode<'a>,
+    /// Its `compatible`, as it is there; empty where it is absent.
+    compatible: &'a [u8],
+    /// What its `status` says.
+    on: bool,
+}
+
+/// The root, and all nodes that are on and below such only, in the tree's order. Each is read once, however many look for one of them.
+pub(super) struct Nodes<'a> {
+    root: Place<'a>,
+    on: Vec<Place<'a>>,
+}
+
+impl<'a> Nodes<'a> {
+    pub(super) fn of(fdt: Fdt<'a>) -> Self {
+        let root = Place::root(fdt);
+        let mut on = Vec::new();
+        root.gather(&mut on);
+        Self { root, on }
+    }
+
+    /// The first that `wanted` accepts.
+    pub(super) fn search(&self, wanted: &dyn Fn(&Place<'a>) -> bool) -> Option<Place<'a>> {
+        self.on.iter().find(|place| wanted(place)).cloned()
+    }
+}
+
+impl<'a> core::ops::Deref for Nodes<'a> {
+    type Target = Place<'a>;
+
+    fn deref(&self) -> &Place<'a> {
+        &self.root
+    }
 }
 
 /// Takes a number of `cells` 32-bit cells off the front of `value`; cells beyond 64 bits must be 0.
@@ -38,7 +70,19 @@ pub(super) fn words(value: &[u8]) -> Option<Vec<u32>> {
 
 impl<'a> Place<'a> {
     pub(super) fn root(fdt: Fdt<'a>) -> Self {
-        Self { above: Vec::new(), node: fdt.root() }
+        Self::new(Vec::new(), fdt.root())
+    }
+
+    fn new(above: Vec<FdtNode<'a>>, node: FdtNode<'a>) -> Self {
+        let (mut compatible, mut on) = (Default::default(), true);
+        for property in node.properties() {
+            match property.name() {
+                "compatible" => compatible = property.value_as().unwrap_or_default(),
+                "status" => on = property.value_as().map_or(true, |status: &str| status == "okay" || status == "ok"),
+                _ => {}
+            }
+        }
+        Self { above, node, compatible, on }
     }
 
     pub(super) fn path(&self) -> String {
@@ -60,7 +104,7 @@ impl<'a> Place<'a> {
     fn with(&self, node: FdtNode<'a>) -> Self {
         let mut above = self.above.clone();
         above.push(self.node);
-        Self { above, node }
+        Self::new(above, node)
     }
 
     pub(super) fn children(&self) -> impl Iterator<Item = Self> {
@@ -73,18 +117,15 @@ impl<'a> Place<'a> {
         parts.take(MAX_DEPTH).try_fold(self.clone(), |place, part| Some(place.with(place.node.child(part)?)))
     }
 
-    /// The first usable node of the whole tree, in its order, that `wanted` accepts.
-    pub(super) fn search(&self, wanted: &dyn Fn(&Self) -> bool) -> Option<Self> {
+    /// This node and all below it, in the tree's order, as far as they are on.
+    fn gather(&self, into: &mut Vec<Self>) {
         if !self.is_usable() {
-            return None;
+            return;
         }
-        if wanted(self) {
-            return Some(self.clone());
+        into.push(self.clone());
+        if self.above.len() < MAX_DEPTH {
+            self.children().for_each(|child| child.gather(into));
         }
-        if self.above.len() >= MAX_DEPTH {
-            return None;
-        }
-        self.children().find_map(|child| child.search(wanted))
     }
 
     pub(super) fn value(&self, name: &str) -> Option<&'a [u8]> {
@@ -119,12 +160,12 @@ impl<'a> Place<'a> {
     }
 
     pub(super) fn is_compatible(&self, any: &[&str]) -> bool {
-        self.strings("compatible").any(|compatible| any.contains(&compatible))
+        self.compatible.split(|byte| *byte == 0).any(|own| any.iter().any(|name| name.as_bytes() == own))
     }
 
     /// Whether firmware left the node on.
     pub(super) fn is_usable(&self) -> bool {
-        self.string("status").is_none_or(|status| status == "okay" || status == "ok")
+        self.on
     }
 
     /// Whether it is on for who runs in the Secure state: `secure-status` says, or, without that, `status`.
@@ -179,7 +220,7 @@ impl<'a> Place<'a> {
 
     pub(super) fn parent(&self) -> Option<Self> {
         let (node, above) = self.above.split_last()?;
-        Some(Self { above: above.to_vec(), node: *node })
+        Some(Self::new(above.to_vec(), *node))
     }
 
     /// `reg` as numbers in the parent's terms: (address, size).

@@ -16,7 +16,7 @@
 //!
 //! Devicetree Specification, release 0.4, "Device Node Requirements"; Linux, Documentation/devicetree/bindings (`clock`).
 
-use super::nodes::{Place, words};
+use super::nodes::{Nodes, Place, words};
 use super::{BoardError, chosen, gic};
 use crate::tree;
 use addr::{PAGE_SIZE, Pa, Span};
@@ -192,7 +192,7 @@ pub fn devices(blob: &[u8], names: &[String], unsafe_dma: bool) -> Result<Vec<De
     let first = names.first().map(String::as_str).unwrap_or_default();
     let tree = |error| of(first, Why::Tree(error));
     let fdt = tree::open(blob).map_err(|reason| tree(BoardError::Tree { reason }))?;
-    let root = Place::root(fdt);
+    let root = Nodes::of(fdt);
     let (_, gic) = gic::find(&root).map_err(tree)?;
     let mut places: Vec<Place<'_>> = Vec::new();
     for name in names {
