@@ -120,20 +120,26 @@ impl Cpu {
 
     /// For ever.
     pub fn run(&mut self) -> ! {
+        // When the vCPU that ran last left, where there was nothing to do since but to find the next one.
+        let mut left = None;
         loop {
             // What these wake is picked below: no reason for whoever is picked to leave again.
             interrupts::poll(self);
             // Whoever asks from here on is seen below, or makes the next guest leave at once.
             self.shared.resched.store(false, Ordering::SeqCst);
             self.evictions();
+            if self.has_steps() {
+                left = None;
+            }
             self.step_work();
             if self.shared.manage_due.swap(false, Ordering::SeqCst) {
                 self.manage();
             }
             let now = crate::time::now_ns();
-            let picked = self.shared.sched.lock().queue.pick(now);
+            let from = left.take().unwrap_or(now);
+            let picked = self.shared.sched.lock().queue.pick_from(now, from);
             match picked {
-                Some(pick) => self.run_vcpu(pick, now),
+                Some(pick) => left = self.run_vcpu(pick, from),
                 None if self.work.is_empty() => self.idle(),
                 None => {}
             }
@@ -197,15 +203,16 @@ impl Cpu {
         self.shared.idle.store(false, Ordering::SeqCst);
     }
 
-    fn run_vcpu(&mut self, pick: Pick, picked: u64) {
+    /// Runs a vCPU, which has had the pCPU since `picked`. When it left it.
+    fn run_vcpu(&mut self, pick: Pick, picked: u64) -> Option<u64> {
         let (machine, id) = (self.machine, pick.id);
-        let Some(slot) = machine.slot(id) else { return };
+        let slot = machine.slot(id)?;
         let taken = slot.runner.lock().take();
         let Some(mut runner) = taken else {
             // The queue and the slots disagree: that is a bug, and this vCPU is lost, but nothing else is.
             console::say!("vCPU {} has no runner", id.0);
             let _ = self.shared.sched.lock().queue.put(id, crate::time::now_ns(), Why::Stopped);
-            return;
+            return None;
         };
         let guest = runner.guest.clone();
         let index = runner.vcpu.index;
@@ -247,6 +254,7 @@ impl Cpu {
             Ok(RunState::Ready) => machine.offer(self.pcpu.number()),
             _ => {}
         }
+        Some(now)
     }
 
     /// Switches to `runner` and lets it run.

@@ -148,7 +148,15 @@ impl RunQueue {
 
     /// Chooses what runs next. If one is Running already, that one again. What has no time left in its VM's or group's
     /// pool becomes Throttled here, so a `None` may come with a [`Self::next_event`].
+    #[inline]
     pub fn pick(&mut self, now: u64) -> Option<Pick> {
+        self.pick_from(now, now)
+    }
+
+    /// The same, where the pCPU has had nothing to do since `from` but to put the one that ran before and to pick: that time is
+    /// charged to the one that runs next, as far as it was ready. A VM whose vCPUs give way to each other at every turn pays for
+    /// its turns so.
+    pub fn pick_from(&mut self, now: u64, from: u64) -> Option<Pick> {
         if let Some(slot) = self.running {
             let entity = self.slab.get(slot)?;
             let (id, stolen_ns) = (entity.id, entity.stats.stolen_ns());
@@ -177,8 +185,9 @@ impl RunQueue {
         };
         let resident = self.resident;
         let entity = self.slab.get_mut(slot)?;
+        let from = from.max(entity.since).min(now);
         let ready_ns = now.saturating_sub(entity.since);
-        entity.become_at(RunState::Running, now);
+        entity.become_at(RunState::Running, from);
         entity.pushed = false;
         if let Some(woken) = entity.woken.take() {
             let waited = now.saturating_sub(woken);
@@ -189,7 +198,7 @@ impl RunQueue {
         let (id, stolen_ns) = (entity.id, entity.stats.stolen_ns());
         self.running = Some(slot);
         self.slab.expect(slot);
-        self.charged = now;
+        self.charged = from;
         self.slice_end = match given {
             Some(end) => self.end_of(slot, now, true).map(|own| own.min(end.max(now.saturating_add(crate::MIN_RUN)))),
             None => self.end_of(slot, now, self.ready_count() != 0),

@@ -461,3 +461,28 @@ fn refusals_change_nothing() {
     assert_eq!((Weight::new(0), Weight::new(10_001)), (None, None));
     assert_eq!(Weight::DEFAULT.get(), 100);
 }
+
+/// What a pCPU does between two vCPUs is the next one's, from when it was ready on: two that do nothing but give way to each other
+/// have had all of the time.
+#[test]
+fn the_time_between_two_turns_is_charged() {
+    let mut queue = ready(&[100, 100]);
+    let (mut now, mut left) = (1_000, 1_000);
+    for _ in 0..100 {
+        let id = queue.pick_from(now, left).unwrap().id;
+        left = now + 10;
+        queue.put(id, left, Why::Yielded).unwrap();
+        now = left + 30;
+    }
+    let ran: u64 = [0, 1].map(|id| queue.stats(EntityId(id)).unwrap().ran_ns).iter().sum();
+    assert_eq!(ran, left - 1_000);
+    // One that became ready in between pays from then on.
+    queue.stop(EntityId(1), now).unwrap();
+    let id = queue.pick(now).unwrap().id;
+    queue.put(id, now + 10, Why::Blocked).unwrap();
+    let before = queue.stats(id).unwrap().ran_ns;
+    queue.wake(id, now + 25);
+    assert_eq!(queue.pick_from(now + 30, now + 10).unwrap().id, id);
+    queue.put(id, now + 40, Why::Blocked).unwrap();
+    assert_eq!(queue.stats(id).unwrap().ran_ns - before, 15);
+}
