@@ -277,9 +277,7 @@ impl CpuModel {
         };
         set(0, 0, host.midr);
         set(0, 6, host.revidr);
-        // PARange is the lowest field, and cut twice: by the table and by the VM's map.
-        let mmfr0 = table::fields(id_index(7, 0)).iter().fold(0, |shown, f| shown | f.show(host.get(7, 0)));
-        set(7, 0, mmfr0 & !0xf | (mmfr0 & 0xf).min(pa_range(ipa_bits)));
+        set(7, 0, Self::mmfr0(host, ipa_bits));
         if !gicv3 {
             // ID_AA64PFR0_EL1.GIC and ID_PFR1_EL1.GIC.
             for (crm, op2, shift) in [(4, 0, 24), (1, 1, 28)] {
@@ -298,6 +296,13 @@ impl CpuModel {
             ccsidr: host.ccsidr,
             ccsidr2: host.ccsidr2,
         }
+    }
+
+    /// ID_AA64MMFR0_EL1 of such a model, without the rest of it.
+    pub fn mmfr0(host: &HostIds, ipa_bits: u8) -> u64 {
+        // PARange is the lowest field, and cut twice: by the table and by the VM's map.
+        let shown = table::fields(id_index(7, 0)).iter().fold(0, |shown, f| shown | f.show(host.get(7, 0)));
+        shown & !0xf | (shown & 0xf).min(pa_range(ipa_bits))
     }
 
     /// The ID register `S3_0_C0_C<crm>_<op2>`: total, zero where nothing is allocated. With `crm` 0 also MIDR_EL1 and

@@ -49,7 +49,8 @@ pub fn begin(machine: &'static Machine, request: &Request<'_>) -> Result<Constru
     read_payload(machine, request.kernel, &spec.kernel, 0, &mut head)
         .ok_or_else(|| Refusal::NoSuchObject(format!("\"{}\" in the bundle", spec.kernel.name)))?;
     let layout = spec.layout(&head).map_err(|e| refused_spec(e.key, e.fault))?;
-    admit_pages(spec, &layout, shown_mmfr0(machine)).map_err(|e| refused_spec(e.key, e.fault))?;
+    let shown_mmfr0 = CpuModel::mmfr0(&machine.ids, machine.geometry.ipa_bits() as u8);
+    admit_pages(spec, &layout, shown_mmfr0).map_err(|e| refused_spec(e.key, e.fault))?;
     admit_one(spec, gic::of_guests()).map_err(|e| refused_spec(e.key, e.fault))?;
     let ipa_bits = machine.geometry.ipa_bits();
     if layout.ram.end().as_u64() > 1 << ipa_bits {
@@ -71,12 +72,6 @@ pub fn begin(machine: &'static Machine, request: &Request<'_>) -> Result<Constru
         machine.entities.lock().give(first, spec.vcpus);
     }
     made
-}
-
-/// ID_AA64MMFR0_EL1 as guests see it. (Never inlined: the model would stand in its caller's frame, and pCPUs have small stacks.)
-#[inline(never)]
-fn shown_mmfr0(machine: &Machine) -> u64 {
-    CpuModel::new(&machine.ids, machine.geometry.ipa_bits() as u8, gic::is_v3()).id_register(7, 0)
 }
 
 fn with_entities(
