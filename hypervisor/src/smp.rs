@@ -24,7 +24,7 @@ use sync::{Rank, SpinLock};
 /// Bytes of a pCPU's stack, guard page not counted.
 const STACK: u64 = 16 << 10;
 /// Bytes of heap below which no further pCPU is started (each takes some 40 KiB).
-const HEAP_KEPT: usize = 384 << 10;
+const HEAP_KEPT: usize = 256 << 10;
 /// How long a pCPU has to come up, in ns.
 const PATIENCE: u64 = 2_000_000_000;
 
