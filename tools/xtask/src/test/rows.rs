@@ -15,6 +15,7 @@ use crate::table::{Boot, Bundle, Files, Firmware, Preload, Refusal, Table};
 use crate::uboot;
 use crate::uefi::{self, Grub};
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -27,6 +28,9 @@ use std::time::Instant;
 
 /// Rows that run at once. Each QEMU has a thread for every pCPU, so more would only make them slower.
 const AT_ONCE: usize = 2;
+
+/// The check that all rows had the same image. (One that traps FP instructions in EL2 is built for some, and named by them.)
+const ONE_IMAGE: &str = "one-image";
 
 /// What every row needs.
 struct Env<'a> {
@@ -76,8 +80,21 @@ pub fn run(ctx: &Ctx, kind: Option<&TargetKind>, all: bool, vhe: bool, tally: &m
     for refusal in &refusals {
         tally.check(&refusal.name, |_| refused(&env, refusal));
     }
+    let image = sha256(&env.built.img)?;
     boot_all(&env, &boots, tally);
+    println!("merus.img: sha256 {image}, on every board and by every firmware");
+    tally.check(ONE_IMAGE, |_| {
+        let now = sha256(&env.built.img)?;
+        ensure!(now == image, "merus.img has become another one (sha256 {now}) while the rows ran; run them again");
+        Ok(())
+    });
     Ok(())
+}
+
+/// A file's SHA-256, in hexadecimal digits.
+fn sha256(file: &Path) -> Result<String> {
+    let bytes = fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    Ok(Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 fn prepare<'a>(ctx: &'a Ctx, kind: Option<&TargetKind>, boots: &[Boot], refusals: &[Refusal]) -> Result<Env<'a>> {
