@@ -29,7 +29,9 @@ pub struct Start {
 #[repr(C, align(4096))]
 struct Stacks([[AtomicU64; STACK_SIZE / 8]; MAX]);
 
+/// Not zeroed, and not made ready for the caches at the start: with the MMU off nothing is written there.
 #[unsafe(no_mangle)]
+#[unsafe(link_section = ".noinit")]
 static RT_STACKS: Stacks = Stacks([const { [const { AtomicU64::new(0) }; STACK_SIZE / 8] }; MAX]);
 
 static STARTS: [Start; MAX] =

@@ -153,7 +153,7 @@ rt_primary:
     b.lo    1b
     dsb     sy
     mov     x9, x19
-    adrp    x10, __image_end
+    adrp    x10, __noinit_start
     bl      rt_invalidate
     adrp    x0, RT_ROOT
     bl      rt_mmu_on
