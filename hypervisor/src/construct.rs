@@ -12,7 +12,7 @@ mod assemble;
 mod ended;
 mod request;
 
-pub use ended::{cancel_timers, dismantle};
+pub use ended::{cancel_timers, dismantle, look_back};
 pub use request::{Request, begin, no_memory, refused_spec};
 
 use crate::console::say;

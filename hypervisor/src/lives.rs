@@ -31,9 +31,10 @@ impl Cpu {
         self.shared.resched.store(true, Ordering::SeqCst);
     }
 
-    /// Keeps a piece of news until management looks.
-    pub fn is_news(&mut self, news: News) {
-        self.news.push(news);
+    /// Keeps a piece of news until management looks, here or on another pCPU. Whoever reads what is printed after it and then asks is
+    /// answered accordingly.
+    pub fn is_news(&self, news: News) {
+        self.machine.untold.push(news);
         self.management_due();
     }
 
@@ -97,8 +98,7 @@ impl Cpu {
     pub fn kill(&mut self, guest: &Arc<Guest>) {
         if guest.ready.lock().is_some() {
             // Made and not launched: it has run nowhere.
-            console::say!("vm \"{}\" ended: killed", guest.spec.name);
-            self.gone(guest, StopKind::Killed);
+            self.gone(guest, StopKind::Killed, "killed");
             return;
         }
         guest.vm.change_life(Life::Paused, Life::Running);
@@ -261,21 +261,21 @@ impl Cpu {
             Some(StopReason::Reset) => StopKind::Failed,
             Some(StopReason::SystemError { .. }) => StopKind::SystemError,
         };
-        console::say!("vm \"{}\" ended: {why}", guest.spec.name);
-        self.gone(guest, kind);
+        self.gone(guest, kind, why);
     }
 
     /// A VM could not be made, or is not wanted any more.
     pub fn refuse(&mut self, guest: &Arc<Guest>, why: String) {
         let cancelled = guest.cancelled.load(Ordering::Acquire);
         // One that had run was met in the middle of a reset.
-        match cancelled && guest.resets.load(Ordering::Relaxed) != 0 {
-            true => console::say!("vm \"{}\" ended: killed", guest.spec.name),
-            false => console::say!("refused: vm \"{}\": {why}", guest.spec.name),
-        }
+        let line = match cancelled && guest.resets.load(Ordering::Relaxed) != 0 {
+            true => alloc::format!("vm \"{}\" ended: killed", guest.spec.name),
+            false => alloc::format!("refused: vm \"{}\": {why}", guest.spec.name),
+        };
         let number = guest.number;
         construct::dismantle(self.machine, guest);
         self.is_news(if cancelled { News::Ended(number, StopKind::Killed) } else { News::Failed(number, why) });
+        console::say!("{line}");
         if self.machine.alive.fetch_sub(1, Ordering::AcqRel) == 1 && !self.machine.stay {
             if cancelled {
                 crate::fatal::halt(self.machine.firmware);
@@ -284,10 +284,11 @@ impl Cpu {
         }
     }
 
-    fn gone(&mut self, guest: &Arc<Guest>, why: StopKind) {
-        let number = guest.number;
+    fn gone(&mut self, guest: &Arc<Guest>, kind: StopKind, why: &str) {
         construct::dismantle(self.machine, guest);
-        self.is_news(News::Ended(number, why));
+        self.is_news(News::Ended(guest.number, kind));
+        console::say!("vm \"{}\" ended: {why}", guest.spec.name);
+        construct::look_back(self.machine, guest);
         if self.machine.alive.fetch_sub(1, Ordering::AcqRel) == 1 && !self.machine.stay {
             crate::fatal::halt(self.machine.firmware);
         }

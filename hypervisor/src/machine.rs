@@ -8,7 +8,7 @@ pub use ram::{CpuOps, Memory, TablePages};
 use crate::console::say;
 use crate::gic::Kicker;
 use crate::guest::Guest;
-use crate::manage::Management;
+use crate::manage::{Management, Untold};
 use crate::slots::{Entities, MAX_ENTITIES, ROOM, Slot, Slots};
 use crate::uploads::Uploads;
 use addr::{BLOCK_SIZE, Pa};
@@ -156,6 +156,8 @@ pub struct Machine {
     pub uploads: SpinLock<Uploads>,
     /// The accounts of groups.
     pub groups: SpinLock<Vec<AccountId>>,
+    /// What management has not been told yet.
+    pub untold: Untold,
     /// The books and the control line.
     pub management: SpinLock<Management>,
     /// How many VMs run or are being made.

@@ -9,13 +9,15 @@ use crate::machine::Machine;
 use crate::run::{Cpu, Work};
 use crate::shell::Session;
 use crate::{line, placing, rows, uploads};
+use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::vec;
 use config::setting::Setting;
 use config::spec::{GroupSpec, VmSpec};
 use control::{Channel, Control, Host, Region, Source, Usage, VmNumber};
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use proto::{Bytes, ConsolePart, LogRow, MAX_CHUNK, MachineRow, Page, PcpuRow, Refusal, StopKind, TraceRow, VcpuRow};
+use sync::{Rank, SpinLock};
 use vm::StopReason;
 
 /// The books, and the conversation on the control line.
@@ -59,6 +61,43 @@ pub enum News {
     Ended(VmNumber, StopKind),
 }
 
+/// News that is kept without allocating, so that a reset need not.
+const KEPT: usize = 32;
+
+/// The news that management has not been told yet, from all pCPUs in the order in which it came.
+pub struct Untold {
+    /// There may be some: looked at for each byte of the control line, without the lock.
+    any: AtomicBool,
+    news: SpinLock<VecDeque<News>>,
+}
+
+impl Untold {
+    /// None. Allocates.
+    pub fn new() -> Self {
+        Self { any: AtomicBool::new(false), news: SpinLock::new(Rank::Vm, VecDeque::with_capacity(KEPT)) }
+    }
+    /// Adds a piece.
+    pub fn push(&self, news: News) {
+        let mut kept = self.news.lock();
+        kept.push_back(news);
+        self.any.store(true, Ordering::Release);
+    }
+    /// Whether there may be some.
+    fn any(&self) -> bool {
+        self.any.load(Ordering::Acquire)
+    }
+    /// Takes the oldest piece.
+    fn pop(&self) -> Option<News> {
+        if !self.any() {
+            return None;
+        }
+        let mut news = self.news.lock();
+        let oldest = news.pop_front();
+        self.any.store(!news.is_empty(), Ordering::Release);
+        oldest
+    }
+}
+
 /// Frames that are answered in one go, before guests get their turn.
 const AT_ONCE: usize = 4;
 
@@ -69,16 +108,14 @@ impl Cpu {
         let machine = self.machine;
         let mut management = machine.management.lock();
         let Management { control, channel, session } = &mut *management;
-        while !self.news.is_empty() {
-            let news = self.news.remove(0);
-            self.tell(control, news);
-        }
-        let mut host = Machinery { cpu: self };
-        control.poll(&mut host);
+        self.tell_all(control);
+        control.poll(&mut Machinery { cpu: self });
         let mut answered = 0;
         while answered < AT_ONCE && line::has_room() {
             let Some(byte) = line::next() else { break };
-            channel.receive(control, &mut host, byte);
+            // What was said on the console before the question was asked holds in the answer.
+            self.tell_all(control);
+            channel.receive(control, &mut Machinery { cpu: self }, byte);
             answered += usize::from(!channel.wants_input());
             line::send(core::iter::from_fn(|| {
                 let byte = channel.next()?;
@@ -86,11 +123,18 @@ impl Cpu {
                 Some(byte)
             }));
         }
-        let more = session.step(control, &mut host) || answered == AT_ONCE;
+        self.tell_all(control);
+        let more = session.step(control, &mut Machinery { cpu: self }) || answered == AT_ONCE;
         DEADLINE.store(control.deadline().unwrap_or(u64::MAX), Ordering::Relaxed);
         drop(management);
-        self.shared.manage_due.store(more || !self.news.is_empty(), Ordering::SeqCst);
+        self.shared.manage_due.store(more || self.machine.untold.any(), Ordering::SeqCst);
         self.timer_changed = true;
+    }
+
+    fn tell_all(&mut self, control: &mut Control) {
+        while let Some(news) = self.machine.untold.pop() {
+            self.tell(control, news);
+        }
     }
 
     fn tell(&mut self, control: &mut Control, news: News) {

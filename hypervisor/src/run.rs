@@ -35,8 +35,6 @@ use vm::{Life, Next, Port, Requests, StopReason, handle, quick};
 
 /// Room for VMs under construction on a pCPU, so that a reset need not allocate it.
 pub const WORK: usize = 8;
-/// Room for news, for the same reason.
-const NEWS: usize = 16;
 
 /// What a pCPU keeps for itself.
 pub struct Cpu {
@@ -62,8 +60,6 @@ pub struct Cpu {
     pub input_waits: bool,
     /// When to try again what waits for its turn beside busy guests (`work`, input), in ns.
     pub retry_at: Option<u64>,
-    /// What management has not been told yet.
-    pub news: Vec<News>,
 }
 
 /// Who is on a pCPU beside the vCPU that has it. Whoever changes that kicks the pCPU, or sets its flag `resched`.
@@ -109,7 +105,6 @@ impl Cpu {
             work: Vec::with_capacity(WORK),
             input_waits: false,
             retry_at: None,
-            news: Vec::with_capacity(NEWS),
         }
     }
 
@@ -186,8 +181,9 @@ impl Cpu {
         } else if guest.resets.load(Ordering::Relaxed) == 0 {
             self.is_news(News::Made(number));
         } else {
-            construct::launch(self.machine, guest);
+            // First: once it runs, it may end on another pCPU.
             self.is_news(News::Restarted(number));
+            construct::launch(self.machine, guest);
         }
     }
 

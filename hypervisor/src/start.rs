@@ -4,7 +4,7 @@ use crate::console::{self, say};
 use crate::fatal::{self, fatal};
 use crate::layout::{ask_mailbox, device, frames, own_port, plan};
 use crate::machine::{Machine, Memory, Pcpu, Place, publish};
-use crate::manage::{Machinery, Management};
+use crate::manage::{Machinery, Management, Untold};
 use crate::run::Cpu;
 use crate::slots::{Entities, ROOM, Slots};
 use crate::uploads::Uploads;
@@ -299,6 +299,7 @@ fn assemble(
         entities: SpinLock::new(Rank::Vm, Entities::new()),
         uploads: SpinLock::new(Rank::Backend, Uploads::default()),
         groups: SpinLock::new(Rank::Vm, Vec::new()),
+        untold: Untold::new(),
         management: SpinLock::new(Rank::Control, Management::new(control)),
         alive: AtomicU32::new(0),
         wanting: AtomicU32::new(0),
