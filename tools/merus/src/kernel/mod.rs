@@ -8,7 +8,7 @@
 //! | EFI zboot | its payload, by gzip or zstd |
 //! | ELF64 | its segments from the first byte to the last, as an `Image` where that is what it holds, else with load address and entry |
 //!
-//! Forms may be nested, a few deep. Whatever a file claims, no more than the VM's RAM is unpacked, nor more than [`MOST`].
+//! Forms may be nested, three deep. Whatever a file claims, no more than the VM's RAM is unpacked, nor more than [`MOST`].
 
 mod elf;
 #[cfg(test)]
@@ -21,8 +21,8 @@ use config::spec::Bytes;
 use std::path::Path;
 use std::{fs, io};
 
-/// Forms inside each other, at most.
-const DEPTH: usize = 4;
+/// Forms around the kernel, at most.
+const DEPTH: usize = 3;
 /// Bytes that any kernel may come to: what is unpacked lies in this machine's memory.
 pub const MOST: u64 = 1 << 30;
 /// Bytes that tell a form.
@@ -110,7 +110,7 @@ pub fn open(path: &Path, asked: Raw, memory: u64) -> Result<Option<Kernel>, Kern
 pub fn prepare(file: Vec<u8>, asked: Raw, memory: u64) -> Result<Kernel, KernelError> {
     let limit = memory.min(MOST);
     let mut bytes = file;
-    for _ in 0..DEPTH {
+    for _ in 0..=DEPTH {
         bytes = match image::form(&bytes) {
             Form::Plain => return Ok(Kernel { bytes, raw: asked }),
             Form::Elf => return elf::lay_out(&bytes, asked, memory.min(map::RAM_MAX)),

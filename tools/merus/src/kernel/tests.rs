@@ -24,6 +24,9 @@ fn zstd(bytes: &[u8]) -> Vec<u8> {
     ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest)
 }
 
+/// A frame of zstd with four bytes that are nobody's.
+const SKIPPED: &[u8] = b"\x5f\x2a\x4d\x18\x04\0\0\0none";
+
 fn zboot(method: &str, payload: &[u8]) -> Vec<u8> {
     let mut file = vec![0; 512];
     file[..8].copy_from_slice(b"MZ\0\0zimg");
@@ -81,9 +84,12 @@ fn every_form_becomes_the_image_in_it() {
         zstd(&image),
         [gzip(&image[..1000]), gzip(&image[1000..]), vec![0; 700]].concat(),
         [zstd(&image[..1000]), zstd(&image[1000..])].concat(),
+        // What some packers put between and behind: a frame that is to be skipped (RFC 8878, "Skippable Frames").
+        [zstd(&image[..1000]), SKIPPED.to_vec(), zstd(&image[1000..]), SKIPPED.to_vec()].concat(),
         zboot("gzip", &gzip(&image)),
         zboot("zstd", &zstd(&image)),
         gzip(&zboot("gzip", &gzip(&image))),
+        gzip(&gzip(&gzip(&image))),
         // A vmlinux: linked for the upper half, in several segments with holes between them.
         elf(3, vmlinux, &[(vmlinux, vmlinux, &image, 400_000)]),
         elf(2, 0, &[(4096, 4096, &image[4096..], 400_000), (0, 0, &image[..4096], 4096)]),
@@ -137,10 +143,11 @@ fn what_is_damaged_or_not_for_this_machine_says_so() {
         (cut(zstd(&image), 500), "is a damaged zstd file ("),
         (with(zstd(&image), 500, !zstd(&image)[500]), "is a damaged zstd file ("),
         (with(zstd(&image), sum, !zstd(&image)[sum]), "is a damaged zstd file (its checksum is wrong)"),
+        ([zstd(&image), cut(SKIPPED.to_vec(), 11)].concat(), "is a damaged zstd file (it ends too early)"),
         (gzip(&zeroes), "unpacks to more than 64M (the VM's memory, and 1G at most)"),
         (zstd(&zeroes), "unpacks to more than 64M"),
         (zboot("gzip", &gzip(&zeroes)), "unpacks to more than 64M"),
-        (gzip(&gzip(&gzip(&gzip(&image)))), "is packed more than 4 times over"),
+        (gzip(&gzip(&gzip(&gzip(&image)))), "is packed more than 3 times over"),
         (b"\xfd7zXZ\0....".to_vec(), "is compressed with xz; unpack it (`unxz`) and give the Image inside"),
         (b"\x02\x21\x4c\x18....".to_vec(), "is compressed with lz4; unpack it (`unlz4`)"),
         (zboot("xzkern", b"?"), "is an EFI zboot image packed with \"xzkern\", and only gzip and zstd are unpacked"),

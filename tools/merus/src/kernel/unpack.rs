@@ -3,6 +3,7 @@
 use super::KernelError;
 use flate2::bufread::GzDecoder;
 use ruzstd::decoding::StreamingDecoder;
+use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use std::io::{self, Read};
 
 /// As much as `decoder` gives, appended to `out`, which may come to `limit` bytes.
@@ -12,9 +13,12 @@ fn all(decoder: impl Read, out: &mut Vec<u8>, limit: u64, method: &'static str) 
     if out.len() as u64 > limit { Err(KernelError::TooLarge { limit }) } else { Ok(()) }
 }
 
+/// What is said of a file that was cut off.
+const CUT: &str = "it ends too early";
+
 fn damaged(method: &'static str, error: &io::Error) -> KernelError {
     let reason = match error.kind() {
-        io::ErrorKind::UnexpectedEof => "it ends too early".to_owned(),
+        io::ErrorKind::UnexpectedEof => CUT.to_owned(),
         _ => error.to_string(),
     };
     KernelError::Damaged { method, reason }
@@ -35,12 +39,21 @@ pub(super) fn gzip(file: &[u8], limit: u64) -> Result<Vec<u8>, KernelError> {
     Ok(out)
 }
 
-/// What a zstd file holds (RFC 8878): its frames one after the other, their checksums looked at.
+/// What a zstd file holds (RFC 8878): its frames one after the other, their checksums looked at, those passed over that are to be skipped.
 pub(super) fn zstd(file: &[u8], limit: u64) -> Result<Vec<u8>, KernelError> {
     let (mut rest, mut out) = (file, Vec::new());
     while !rest.is_empty() {
         let fault = |error: &dyn std::fmt::Display| KernelError::Damaged { method: "zstd", reason: error.to_string() };
-        let mut decoder = StreamingDecoder::new(rest).map_err(|error| fault(&error))?;
+        let mut decoder = match StreamingDecoder::new(rest) {
+            Ok(decoder) => decoder,
+            Err(FrameDecoderError::ReadFrameHeaderError(ReadFrameHeaderError::SkipFrame { length, .. })) => {
+                // Its magic and its length, and so many bytes.
+                let behind = (length as usize).checked_add(8).and_then(|frame| rest.get(frame..));
+                rest = behind.ok_or_else(|| fault(&CUT))?;
+                continue;
+            }
+            Err(error) => return Err(fault(&error)),
+        };
         all(&mut decoder, &mut out, limit, "zstd")?;
         let (left, frame) = decoder.into_parts();
         if frame.get_checksum_from_data().is_some_and(|sum| Some(sum) != frame.get_calculated_checksum()) {
