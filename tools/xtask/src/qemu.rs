@@ -33,6 +33,8 @@ use std::fs::{self, File};
 use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::process::{Child, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -324,10 +326,12 @@ pub fn run(
     let mut deadline = start + expect.timeout;
     let mut decided: Option<Result<(), String>> = None;
     let (console, heard) = mpsc::channel();
+    let over = Arc::new(AtomicBool::new(false));
     let mut told = Vec::new();
     let mut talk = machine.control.clone().filter(|_| !expect.control.is_empty()).map(|control| {
         let steps = expect.control.clone();
-        thread::spawn(move || control::converse(&control, &steps, &heard, deadline))
+        let over = over.clone();
+        thread::spawn(move || control::converse(&control, &steps, &heard, &over))
     });
     loop {
         // What was said on the control line decides as well.
@@ -408,8 +412,10 @@ pub fn run(
     }
     log_file.flush()?;
     // Whatever still waits for a line gives up; a command whose answer has come ends well, though the machine is gone.
+    over.store(true, Ordering::Relaxed);
     drop(console);
     let result = match (decided, talk.take().map(JoinHandle::join)) {
+        (Some(Err(why)), Some(Ok(Err(said)))) => Err(format!("{why}; on the control line: {said}")),
         (Some(Err(why)), _) => Err(why),
         (_, Some(Ok(Err(why)))) => Err(format!("it ended before all commands on the control line were done: {why}")),
         (_, Some(Err(_))) => Err("the control line's commands broke this program".to_owned()),

@@ -5,8 +5,9 @@ use std::io::{self, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Receiver;
+use std::time::Duration;
 
 /// The control line of a machine: QEMU makes the socket, the program connects to it.
 #[derive(Clone, Debug)]
@@ -38,34 +39,35 @@ pub struct Step {
     pub tries: u32,
 }
 
-/// Runs all steps; what they printed. `lines` brings what the console prints.
+/// Runs all steps; what they printed. `lines` brings what the console prints, until the run is `over`: how long that may take is
+/// nothing that is decided here.
 pub fn converse(
     control: &Control,
     steps: &[Step],
     lines: &Receiver<String>,
-    deadline: Instant,
+    over: &AtomicBool,
 ) -> Result<Vec<String>, String> {
     let mut said = Vec::new();
     for step in steps {
         if let Some(pattern) = &step.after {
-            wait_for(pattern, lines, deadline)?;
+            wait_for(pattern, lines)?;
         }
         for n in 0..step.times.max(1) {
             let number = n.to_string();
             let fill = |text: &String| text.replace("{n}", &number);
             let one = Step { run: fill(&step.run), expect: step.expect.iter().map(fill).collect(), ..step.clone() };
-            let text = persist(control, &one, deadline).map_err(|why| format!("`merus ctl {}`: {why}", one.run))?;
+            let text = persist(control, &one, over).map_err(|why| format!("`merus ctl {}`: {why}", one.run))?;
             said.extend(text.lines().map(str::to_owned));
         }
     }
     Ok(said)
 }
 
-fn persist(control: &Control, step: &Step, deadline: Instant) -> Result<String, String> {
+fn persist(control: &Control, step: &Step, over: &AtomicBool) -> Result<String, String> {
     let mut done = Err("it was never run".to_owned());
     for _ in 0..step.tries.max(1) {
         done = take(control, step);
-        if done.is_ok() || Instant::now() >= deadline {
+        if done.is_ok() || over.load(Ordering::Relaxed) {
             break;
         }
         std::thread::sleep(Duration::from_secs(1));
@@ -73,16 +75,9 @@ fn persist(control: &Control, step: &Step, deadline: Instant) -> Result<String, 
     done
 }
 
-fn wait_for(pattern: &str, lines: &Receiver<String>, deadline: Instant) -> Result<(), String> {
-    loop {
-        match lines.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            Ok(line) if matches(pattern, &line) => return Ok(()),
-            Ok(_) => {}
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
-                return Err(format!("never printed `{pattern}`, which the next command waits for"));
-            }
-        }
-    }
+fn wait_for(pattern: &str, lines: &Receiver<String>) -> Result<(), String> {
+    let came = lines.iter().any(|line| matches(pattern, &line));
+    if came { Ok(()) } else { Err(format!("never printed `{pattern}`, which the next command waits for")) }
 }
 
 fn take(control: &Control, step: &Step) -> Result<String, String> {
@@ -154,7 +149,7 @@ mod tests {
         let (to, from) = mpsc::channel();
         lines.iter().for_each(|line| to.send((*line).to_owned()).unwrap());
         drop(to);
-        converse(&control, steps, &from, Instant::now() + Duration::from_secs(5))
+        converse(&control, steps, &from, &AtomicBool::new(false))
     }
 
     #[test]
@@ -172,6 +167,22 @@ mod tests {
         let waits = Step { after: Some("up *".into()), ..step("list", &[], 0) };
         assert!(run(&[waits.clone(), waits.clone()], &["x", "up 1", "y", "up 2"]).is_ok());
         assert!(run(&[waits.clone(), waits], &["up 1"]).unwrap_err().contains("never printed `up *`"));
+    }
+
+    #[test]
+    fn a_command_is_repeated_until_it_says_so_or_the_run_is_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let cli = dir.path().join("cli");
+        std::fs::write(&cli, "#!/bin/sh\necho x >>\"$0.log\"\ngrep -c x \"$0.log\"\n").unwrap();
+        std::fs::set_permissions(&cli, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let control = Control { socket: "/s".into(), cli };
+        let runs = || std::fs::read_to_string(dir.path().join("cli.log")).unwrap().lines().count();
+        let (_to, from) = mpsc::channel();
+        let twice = Step { tries: 5, ..step("list", &["2"], 0) };
+        assert_eq!(converse(&control, &[twice], &from, &AtomicBool::new(false)), Ok(vec!["2".to_owned()]));
+        let never = Step { tries: 5, ..step("list", &["none"], 0) };
+        assert!(converse(&control, &[never], &from, &AtomicBool::new(true)).unwrap_err().contains("none"));
+        assert_eq!(runs(), 3);
     }
 
     #[test]
