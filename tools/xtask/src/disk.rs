@@ -85,8 +85,19 @@ impl Disk {
         let mut temporary = out.as_os_str().to_owned();
         temporary.push(".new");
         let temporary = PathBuf::from(temporary);
-        let cannot = || format!("cannot write {}", temporary.display());
-        let mut file = File::options().read(true).write(true).create(true).truncate(true).open(&temporary);
+        let made = self.fill(&temporary, size);
+        if made.is_err() {
+            // What is wrong has been said; this is only tidying.
+            let _ = fs::remove_file(&temporary);
+        }
+        made?;
+        fs::rename(&temporary, out).with_context(|| format!("cannot write {}", out.display()))
+    }
+
+    /// Writes it to `path`, so many bytes.
+    fn fill(&self, path: &Path, size: u64) -> Result<()> {
+        let cannot = || format!("cannot write {}", path.display());
+        let mut file = File::options().read(true).write(true).create(true).truncate(true).open(path);
         let file = file.as_mut().map_err(|error| anyhow::anyhow!("{error}")).with_context(cannot)?;
         file.set_len(size)?;
         file.write_all(&record(self.purpose, size)).with_context(cannot)?;
@@ -98,8 +109,7 @@ impl Disk {
         for (path, content) in &self.files {
             add(&volume.root_dir(), path, content).with_context(|| format!("{path} on the disk"))?;
         }
-        volume.unmount().with_context(cannot)?;
-        fs::rename(&temporary, out).with_context(|| format!("cannot write {}", out.display()))
+        volume.unmount().with_context(cannot)
     }
 
     /// Room for all files and as much again of what FAT itself needs.

@@ -107,7 +107,7 @@ impl Card<'_> {
     /// A file cannot be read or written, or the directory is somebody's: it has another `config.txt`.
     pub fn write(&self, dir: &Path) -> Result<()> {
         let config = dir.join("config.txt");
-        let other = fs::read_to_string(&config).is_ok_and(|text| !text.starts_with(OURS));
+        let other = fs::read(&config).is_ok_and(|text| !text.starts_with(OURS.as_bytes()));
         ensure!(!other, "{} is not of this command; move it away, or choose another directory", config.display());
         let files = self.files()?;
         fs::create_dir_all(dir).with_context(|| format!("cannot make {}", dir.display()))?;

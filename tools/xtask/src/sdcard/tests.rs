@@ -87,6 +87,9 @@ fn what_is_wrong_is_refused_and_nothing_of_others_is_overwritten() {
     fs::create_dir(&theirs).unwrap();
     fs::write(theirs.join("config.txt"), "dtparam=audio=on\n").unwrap();
     assert!(card.write(&theirs).unwrap_err().to_string().contains("move it away"));
+    // So is one that is no UTF-8.
+    fs::write(theirs.join("config.txt"), b"# G\xfcnther's\ndtparam=audio=on\n").unwrap();
+    assert!(card.write(&theirs).unwrap_err().to_string().contains("move it away"));
     assert_eq!(fs::read_dir(&theirs).unwrap().count(), 1);
     // One of ours is written anew.
     let ours = made.path("ours");
