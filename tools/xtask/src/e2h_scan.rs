@@ -79,8 +79,8 @@ fn classify(word: u32) -> Option<Access> {
     }
     let field = |shift: u32, bits: u32| (word >> shift) & ((1 << bits) - 1);
     let register = (field(16, 3), field(12, 4), field(8, 4), field(5, 3));
-    // CNTVCT_EL0 is without the guest's offset where E2H is 1.
-    if register.0 == 5 || register == (3, 14, 0, 2) {
+    // CNTVCT_EL0 and CNTVCTSS_EL0 are without the guest's offset where E2H is 1.
+    if register.0 == 5 || matches!(register, (3, 14, 0, 2 | 6)) {
         return Some(Access::Other);
     }
     REDIRECTED.contains(&register).then_some(Access::Redirected)
@@ -164,7 +164,7 @@ pub fn scan(image: &[u8]) -> Result<Report> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use object::write;
+    use crate::fp_scan::tests::code as code_of;
 
     const NOP: u32 = 0xd503_201f;
     const MRS_SCTLR_EL1: u32 = 0xd538_1000;
@@ -174,27 +174,11 @@ mod tests {
 
     /// An object file with `code`, a function of each (name, offset), and records of the given instructions' offsets.
     fn image(code: &[u32], functions: &[(&str, u64)], records: &[i32]) -> Vec<u8> {
-        let mut out =
-            write::Object::new(object::BinaryFormat::Elf, object::Architecture::Aarch64, object::Endianness::Little);
-        let text = out.add_section(Vec::new(), b".text".to_vec(), object::SectionKind::Text);
-        let bytes: Vec<u8> = code.iter().flat_map(|word| word.to_le_bytes()).collect();
-        out.append_section_data(text, &bytes, 4);
+        let mut out = code_of(b".text", code, functions);
         // Both sections are at address 0 in an object file, so a record's distance is from where it is itself.
         let data = out.add_section(Vec::new(), RECORDS.as_bytes().to_vec(), object::SectionKind::ReadOnlyData);
         let bytes: Vec<u8> = records.iter().enumerate().flat_map(|(n, at)| (at - 4 * n as i32).to_le_bytes()).collect();
         out.append_section_data(data, &bytes, 4);
-        for (name, offset) in functions {
-            out.add_symbol(write::Symbol {
-                name: name.as_bytes().to_vec(),
-                value: *offset,
-                size: 0,
-                kind: object::SymbolKind::Text,
-                scope: object::SymbolScope::Compilation,
-                weak: false,
-                section: write::SymbolSection::Section(text),
-                flags: object::SymbolFlags::None,
-            });
-        }
         out.write().expect("a small object file")
     }
 
@@ -224,6 +208,7 @@ mod tests {
         }
         assert_eq!(classify(MRS_SCTLR_EL12), Some(Access::Other));
         assert_eq!(classify(0xd53b_e040), Some(Access::Other), "mrs x0, CNTVCT_EL0");
+        assert_eq!(classify(0xd53b_e0c0), Some(Access::Other), "mrs x0, CNTVCTSS_EL0");
     }
 
     #[test]

@@ -208,7 +208,7 @@ fn mapping_kind(name: &str) -> Option<bool> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use object::write;
 
@@ -277,8 +277,8 @@ mod tests {
         }
     }
 
-    /// An object file with one section of `words` and the given (name, offset) symbols.
-    fn object_with(section: &[u8], words: &[u32], symbols: &[(&str, u64)]) -> Vec<u8> {
+    /// An object file to be written, with one section of `words` and the given (name, offset) symbols.
+    pub(crate) fn code(section: &[u8], words: &[u32], symbols: &[(&str, u64)]) -> write::Object<'static> {
         let mut out =
             write::Object::new(object::BinaryFormat::Elf, object::Architecture::Aarch64, object::Endianness::Little);
         let id = out.add_section(Vec::new(), section.to_vec(), object::SectionKind::Text);
@@ -296,7 +296,12 @@ mod tests {
                 flags: object::SymbolFlags::None,
             });
         }
-        out.write().expect("a small object file")
+        out
+    }
+
+    /// An object file with one section of `words` and the given (name, offset) symbols.
+    fn object_with(section: &[u8], words: &[u32], symbols: &[(&str, u64)]) -> Vec<u8> {
+        code(section, words, symbols).write().expect("a small object file")
     }
 
     const NOP: u32 = 0xd503_201f;
