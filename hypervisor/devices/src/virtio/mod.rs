@@ -3,6 +3,7 @@
 //! | module | device |
 //! |---|---|
 //! | [`input`] | a power key |
+//! | [`rng`] | random bytes |
 //!
 //! A device is a [`Device`]: it says what it is and serves one queue at a time, through a [`Ring`] that has checked everything the
 //! guest wrote there. It knows neither registers nor the ring's layout, so another transport (PCI) or another layout (packed) would be
@@ -25,6 +26,7 @@ pub mod input;
 pub mod mmio;
 pub mod queue;
 pub mod ring;
+pub mod rng;
 pub mod spec;
 #[cfg(test)]
 pub(crate) mod tests;

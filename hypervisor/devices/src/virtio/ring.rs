@@ -9,6 +9,9 @@
 //! }
 //! ```
 //!
+//! A device that gives several back at once, as what is one to the driver or to save stores, [`Ring::stage`]s them: the driver sees none of
+//! them before [`Ring::publish`], and what was not published when the step ends, or is taken back by [`Ring::unstage`], is available as before.
+//!
 //! A device that answers later keeps the chain: [`Ring::take`] goes on in the available ring without completing it, and chains may be
 //! completed in any order (their [`Segment`]s have to be copied by then).
 //!
@@ -39,6 +42,12 @@ pub struct Ring<'a> {
     memory: &'a dyn GuestMemory,
     features: u64,
     budget: u32,
+    /// The driver's index when it was last loaded: what is before it was seen.
+    seen: u16,
+    /// Chains that are filled in behind the used ring's index.
+    staged: u16,
+    /// How many of them were taken from the available ring for that.
+    undone: u16,
 }
 
 /// A descriptor, as it was at one moment.
@@ -56,7 +65,8 @@ impl<'a> Ring<'a> {
         memory: &'a dyn GuestMemory,
         features: u64,
     ) -> Self {
-        Self { queue, room, memory, features, budget: STEP }
+        let seen = queue.state.next_avail;
+        Self { queue, room, memory, features, budget: STEP, seen, staged: 0, undone: 0 }
     }
 
     /// The next chain that the driver has made available; `None`: there is none, and the driver will notify of the next. Nothing
@@ -110,25 +120,58 @@ impl<'a> Ring<'a> {
         })
     }
 
-    /// Gives the chain back to the driver: the device has written its first `written` bytes.
-    pub fn complete(&mut self, mut chain: Chain, written: u32) -> Result<(), Stop> {
-        let used = self.queue.state.next_used;
+    /// Gives the chain back to the driver, and all that are staged: the device has written its first `written` bytes.
+    pub fn complete(&mut self, chain: Chain, written: u32) -> Result<(), Stop> {
+        self.stage(chain, written)?;
+        self.publish()
+    }
+
+    /// Goes on to the next chain; this one is given back by [`Ring::publish`], behind those that were staged before it: the device has
+    /// written its first `written` bytes. (One that was taken before stays taken whatever happens; it is not mixed with others.)
+    pub fn stage(&mut self, mut chain: Chain, written: u32) -> Result<(), Stop> {
+        let used = self.queue.state.next_used.wrapping_add(self.staged);
         let mut element = [0; 8];
         let (id, len) = element.split_at_mut(4);
         id.copy_from_slice(&u32::from(chain.head).to_le_bytes());
         len.copy_from_slice(&written.to_le_bytes());
         let entry = self.entry(used);
         self.memory.write(self.device(USED_RING.wrapping_add(entry.wrapping_mul(8))), &element)?;
-        // Releases the element, and what was written into the buffers.
-        let next = used.wrapping_add(1);
-        self.memory.store_u16(self.device(USED_IDX), next)?;
-        self.queue.state.next_used = next;
+        self.staged = self.staged.wrapping_add(1);
+        self.undone = self.undone.wrapping_add((!chain.taken).into());
         self.take(&mut chain);
         Ok(())
     }
 
-    /// The end of a step: whether the driver wants to be interrupted for what was given back since it was last asked.
+    /// How many chains are staged.
+    pub fn staged(&self) -> u16 {
+        self.staged
+    }
+
+    /// Gives what is staged back to the driver.
+    pub fn publish(&mut self) -> Result<(), Stop> {
+        if self.staged != 0 {
+            // Releases the elements, and what was written into the buffers.
+            let next = self.queue.state.next_used.wrapping_add(self.staged);
+            self.memory.store_u16(self.device(USED_IDX), next)?;
+            self.queue.state.next_used = next;
+            (self.staged, self.undone) = (0, 0);
+        }
+        Ok(())
+    }
+
+    /// Takes all but the first `keep` that are staged back: they are the next to be looked at, once more.
+    pub fn unstage(&mut self, keep: u16) {
+        let back = self.staged.saturating_sub(keep);
+        self.staged = self.staged.wrapping_sub(back);
+        let back = back.min(self.undone);
+        self.undone = self.undone.wrapping_sub(back);
+        self.queue.state.next_avail = self.queue.state.next_avail.wrapping_sub(back);
+    }
+
+    /// The end of a step: whether the driver wants to be interrupted for what was given back since it was last asked. What is staged
+    /// still is taken back.
     pub fn wants_interrupt(&mut self) -> bool {
+        self.unstage(0);
         let (new, old) = (self.queue.state.next_used, self.queue.state.told);
         if new == old {
             return false;
@@ -167,12 +210,18 @@ impl<'a> Ring<'a> {
     }
 
     /// Whether the driver has made more available than was taken.
-    fn more(&self) -> Result<bool, Stop> {
+    fn more(&mut self) -> Result<bool, Stop> {
+        if self.seen != self.queue.state.next_avail {
+            return Ok(true);
+        }
         // Acquires what the driver wrote before it.
         let idx = self.memory.load_u16(self.driver(AVAIL_IDX))?;
         match idx.wrapping_sub(self.queue.state.next_avail) {
             0 => Ok(false),
-            count if count <= self.queue.state.size => Ok(true),
+            count if count <= self.queue.state.size => {
+                self.seen = idx;
+                Ok(true)
+            }
             _ => Err(Broken::Runaway.into()),
         }
     }

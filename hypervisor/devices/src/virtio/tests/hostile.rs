@@ -1,10 +1,23 @@
-//! A guest that writes anything anywhere at any time, with both devices: every step ends soon, and what is written is in the used
+//! A guest that writes anything anywhere at any time, with each of the devices: every step ends soon, and what is written is in the used
 //! ring or in a buffer that the guest called writable.
 
 use super::*;
 use crate::virtio::input::PowerKey;
 use crate::virtio::ring::STEP;
+use crate::virtio::rng::{Rng, Source};
 use proptest::prelude::*;
+
+/// A source of so many bytes.
+struct Ones(usize);
+
+impl Source for Ones {
+    fn fill(&mut self, into: &mut [u8]) -> usize {
+        let count = into.len().min(self.0);
+        self.0 -= count;
+        into[..count].fill(1);
+        count
+    }
+}
 
 /// What the guest, or somebody outside, does next.
 #[derive(Clone, Debug)]
@@ -133,6 +146,19 @@ proptest! {
         play(PowerKey::new(), acts, |device, what| match what % 4 {
             0 => { device.press(); }
             1 => device.release(),
+            2 => device.run_waiting(),
+            _ => device.quiesce(),
+        })?;
+    }
+
+    #[test]
+    fn nothing_that_a_guest_does_surprises_the_entropy_device(acts in prop::collection::vec(act(), 1..60)) {
+        play(Rng::new(Ones(0)), acts, |device, what| match what % 4 {
+            0 => {
+                device.device_mut().source_mut().0 = usize::from(what) * 4;
+                device.poke(0);
+            }
+            1 => device.poke(0),
             2 => device.run_waiting(),
             _ => device.quiesce(),
         })?;

@@ -105,6 +105,58 @@ fn a_flood_is_served_in_bounded_steps() {
 }
 
 #[test]
+fn what_is_staged_is_given_back_at_once_or_not_at_all() {
+    let (b, [mut d, _]) = echo(ALL, 4);
+    let (mut queue, mut room) = (Queue::new(ECHO), Queue::room(&[ECHO]));
+    queue.state = b.device.save_queue(0);
+    for head in 0..4 {
+        d.descriptor(d.desc, head, (DATA + u64::from(head), 1, DESC_WRITE, 0));
+        d.offer(head);
+    }
+    let mut ring = queue.ring(&mut room, &*b.ram, ALL).unwrap();
+    let stage = |ring: &mut Ring<'_>, count: usize| {
+        for _ in 0..count {
+            let chain = ring.peek().unwrap().unwrap();
+            ring.stage(chain, 1).unwrap();
+        }
+    };
+    stage(&mut ring, 3);
+    assert_eq!(ring.staged(), 3);
+    assert!(d.collect().is_empty());
+    // The last two are taken back, and looked at again.
+    ring.unstage(1);
+    stage(&mut ring, 1);
+    ring.publish().unwrap();
+    assert_eq!((d.collect(), ring.staged()), (vec![(0, 1), (1, 1)], 0));
+    ring.publish().unwrap();
+    ring.unstage(0);
+    // What is staged at the end of a step has not happened.
+    stage(&mut ring, 2);
+    assert!(ring.wants_interrupt());
+    let mut ring = queue.ring(&mut room, &*b.ram, ALL).unwrap();
+    // An index that cannot be stored: neither.
+    stage(&mut ring, 1);
+    b.ram.fail(Some(0));
+    assert!(matches!(ring.publish(), Err(Stop::Absent(_))));
+    b.ram.fail(None);
+    assert!(!ring.wants_interrupt());
+    let mut ring = queue.ring(&mut room, &*b.ram, ALL).unwrap();
+    stage(&mut ring, 2);
+    assert!(ring.peek().unwrap().is_none());
+    ring.publish().unwrap();
+    assert_eq!(d.collect(), [(2, 1), (3, 1)]);
+    // One that was taken in an earlier step is not made available again.
+    d.offer(0);
+    let mut ring = queue.ring(&mut room, &*b.ram, ALL).unwrap();
+    let mut chain = ring.peek().unwrap().unwrap();
+    ring.take(&mut chain);
+    let mut ring = queue.ring(&mut room, &*b.ram, ALL).unwrap();
+    ring.stage(chain, 1).unwrap();
+    ring.unstage(0);
+    assert!(ring.peek().unwrap().is_none());
+}
+
+#[test]
 fn chains_are_completed_in_any_order() {
     let (b, [mut d, _]) = echo(ALL, 4);
     let (mut queue, mut room) = (Queue::new(ECHO), Queue::room(&[ECHO]));
