@@ -209,10 +209,14 @@ fn kernels_are_made_ready_before_they_are_sent() {
     assert_eq!(at(&settings), (kernel.clone(), place));
     assert_eq!(at(&[]), (kernel, Raw::default()));
     let bomb = file("bomb.gz", &packed(&vec![0; (8 << 20) + 1]));
+    let absent = folder.path().join("absent").to_str().unwrap().to_owned();
     let cut = file("cut.gz", &std::fs::read(&zipped).unwrap()[..300]);
     for (kernel, settings, code, message) in [
         (&bomb, "", 2, "unpacks to more than 8M"),
         (&cut, "", 2, "is a damaged gzip file (it ends too early)"),
+        (&absent, "", 2, "absent: cannot be read: No such file"),
+        (&absent, "", 2, "; give another path"),
+        (&zipped, "entry=0x40000000", 1, "key entry: is of a raw binary's; set `load`, too"),
         (&zipped, "load=x", 2, "--set load=x: \"x\" is not right; write a number such as 0x40080000"),
         (&zipped, "load=0", 1, "key load: 0x0 to 0x4e20 is not all in the VM's RAM"),
     ] {
