@@ -133,6 +133,35 @@ fn kernels_are_made_ready_for_merus() {
     assert!(inspect.contains("\n  kernel text at 0x40080000 (entry 0x40080004), initrd none\n"), "{inspect}");
 }
 
+/// An ELF file is laid out for each VM's own RAM: one that is linked for what one VM has and another has not is that `Image` there.
+#[test]
+fn an_elf_file_is_laid_out_for_each_vm() {
+    let linked = 0x4200_0000_u64;
+    for sizes in [["64M", "24M"], ["24M", "64M"]] {
+        let vm = |name, size| format!("[[vm]]\nname = \"{name}\"\nkernel = \"elf\"\nmemory = \"{size}\"\nvcpus = 1\n");
+        let folder = folder(&(vm("a", sizes[0]) + &vm("b", sizes[1])));
+        let image = fs::read(folder.path().join("vmlinuz")).unwrap();
+        let mut elf = vec![0; 64 + 56];
+        elf[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+        // Type EXEC, machine AArch64, version 1.
+        elf[16..21].copy_from_slice(&[2, 0, 183, 0, 1]);
+        let size = image.len() as u64;
+        // Entry and program headers; a segment's place in the file, addresses, sizes.
+        for (at, word) in [(24, linked), (32, 64), (72, 120), (80, linked), (88, linked), (96, size), (104, size)] {
+            elf[at..at + 8].copy_from_slice(&word.to_le_bytes());
+        }
+        elf[52..57].copy_from_slice(&[64, 0, 56, 0, 1]);
+        elf[64] = 1;
+        elf.extend_from_slice(&image);
+        fs::write(folder.path().join("elf"), elf).unwrap();
+        let pack = merus(folder.path(), &["pack", "merus.toml", "-o", "out.merus"]);
+        assert!(pack.status.success(), "{}", text(&pack.stderr));
+        let bytes = fs::read(folder.path().join("out.merus")).unwrap();
+        let load = Bundle::parse(&bytes).unwrap().vms().unwrap().iter().map(|vm| vm.raw.load).collect::<Vec<_>>();
+        assert_eq!(load, sizes.map(|size| (size == "64M").then_some(linked)));
+    }
+}
+
 /// Where a raw binary goes is refused with its line; nothing else is said about a VM whose binary has no place.
 #[test]
 fn a_raw_binary_s_place_is_checked_with_its_line() {

@@ -1,4 +1,4 @@
-//! Kernels that a manifest names, made ready for Merus: each file once for all VMs that ask for the same.
+//! Kernels that a manifest names, made ready for Merus: each file once for all VMs that ask for the same and have as much RAM.
 
 use super::Fields;
 use crate::report::Kind;
@@ -29,10 +29,11 @@ impl Content {
     }
 }
 
-/// A kernel that was made ready once, for all VMs that ask for the same.
+/// A kernel that was made ready once, for all VMs that ask for the same. (What becomes of one goes by the RAM that there is for it, too.)
 pub(super) struct Made {
     path: PathBuf,
     asked: Raw,
+    memory: u64,
     bytes: Arc<[u8]>,
     raw: Raw,
 }
@@ -51,7 +52,7 @@ impl Fields<'_, '_> {
         let index = kernel.image.parse().unwrap_or(usize::MAX);
         let Some(content) = files.get_mut(index).filter(|_| !self.lines.faulty.contains(&key::KERNEL)) else { return };
         let path = content.path().to_path_buf();
-        let mut found = made.iter().position(|one| one.path == path && one.asked == *raw);
+        let mut found = made.iter().position(|one| one.path == path && one.asked == *raw && one.memory == memory);
         if found.is_none() {
             // Without a size of RAM, which has been reported, any bound will do.
             let limit = if memory == 0 { NO_MEMORY } else { memory };
@@ -59,7 +60,10 @@ impl Fields<'_, '_> {
                 Ok(None) => return,
                 Ok(Some(Kernel { bytes, raw: becomes })) => {
                     found = Some(made.len());
-                    made.push(Made { path: path.clone(), asked: *raw, bytes: bytes.into(), raw: becomes });
+                    // Mostly the RAM makes no difference: the bytes are kept once.
+                    let same = made.iter().find(|one| *one.bytes == *bytes).map(|one| one.bytes.clone());
+                    let bytes = same.unwrap_or_else(|| bytes.into());
+                    made.push(Made { path: path.clone(), asked: *raw, memory, bytes, raw: becomes });
                 }
                 Err(error) => {
                     self.lines.faulty.push(key::KERNEL);
