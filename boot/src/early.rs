@@ -107,20 +107,24 @@ fn find_tree(x0: u64, base: u64) -> u64 {
     if x0 == 0 { base & !((1 << 30) - 1) } else { x0 }
 }
 
-/// Has memory hold the first `size` bytes of the tree, which are read past the caches. A loader need not have cleaned them: a kernel of
-/// Linux reads its tree with the caches on, as Merus does later.
-fn flush(fdt: u64, size: u64) {
+/// Bytes of the smallest data cache line that this CPU's caches have: a power of two.
+pub(crate) fn cache_line() -> u64 {
     let ctr: u64;
     // SAFETY: reads an ID register.
     unsafe { asm!("mrs {}, CTR_EL0", out(reg) ctr, options(nomem, nostack, preserves_flags)) };
-    let line = 4_u64 << (ctr >> 16 & 0xf);
-    let mut at = fdt & !(line - 1);
-    while at < fdt.saturating_add(size) {
-        // SAFETY: cleaning changes no memory's content.
+    4 << (ctr >> 16 & 0xf)
+}
+
+/// Has memory hold `size` bytes from `start`, for one who reads them past the caches.
+pub(crate) fn flush(start: u64, size: u64) {
+    let line = cache_line();
+    let mut at = start & !(line - 1);
+    while at < start.saturating_add(size) {
+        // SAFETY: cleaning changes no memory's content, and what is dropped has been cleaned.
         unsafe { asm!("dc civac, {}", in(reg) at, options(nostack, preserves_flags)) };
         at = at.saturating_add(line);
     }
-    // SAFETY: a barrier: the lines are in memory before it is read.
+    // SAFETY: a barrier: the lines are in memory before anything after this.
     unsafe { asm!("dsb sy", options(nostack, preserves_flags)) };
 }
 
@@ -128,7 +132,9 @@ fn flush(fdt: u64, size: u64) {
 extern "C" fn boot_early(x0: u64, base: u64, at_el1: u64) -> *const MmuSetup {
     let at_el1 = at_el1 != 0;
     let fdt = find_tree(x0, base);
-    flush(fdt, 40); // The header.
+    // The tree's header, and in `asked` the rest, are read past the caches. A loader need not have cleaned them: a kernel of Linux reads
+    // its tree with the caches on, as Merus does later.
+    flush(fdt, 40);
     let vhe = !at_el1 && allowed().choose(asked(fdt));
     if vhe {
         redirect_guest_registers();

@@ -4,7 +4,7 @@
 //! but the image's text, which is in memory (the loader's, and what [`crate::mode`] changed past the caches), until its MMU is on. It stores nothing before
 //! that: its stack, and the atomics of the first lock, are used through caches that are coherent with ours.
 
-use crate::early::{MmuSetup, mmu_setup};
+use crate::early::{MmuSetup, cache_line, mmu_setup};
 use crate::release::{self, Memory, Part};
 use core::arch::asm;
 use core::mem::offset_of;
@@ -89,13 +89,10 @@ impl Here<'_> {
             (Part::Word, None) => (0, 0),
         }
     }
-    /// Each data cache line of a part, by the smallest size that a cache of this CPU has.
+    /// Each data cache line of a part.
     fn lines(&self, part: Part) -> impl Iterator<Item = u64> {
         let (at, size) = self.place(part);
-        let ctr: u64;
-        // SAFETY: reads an ID register.
-        unsafe { asm!("mrs {}, CTR_EL0", out(reg) ctr, options(nomem, nostack, preserves_flags)) };
-        let line = 4_u64 << (ctr >> 16 & 0xf);
+        let line = cache_line();
         (at & !(line - 1)..at.wrapping_add(size)).step_by(line as usize)
     }
 }

@@ -4,6 +4,7 @@ use super::bundle::{self, File, Volume};
 use super::options::{self, NoText};
 use super::services::{Failed, Firmware, Pages, check};
 use super::tree::{self, Chosen, Tree, TreeError};
+use crate::early;
 use addr::{BLOCK_SIZE, Pa, Span};
 use core::arch::{asm, global_asm};
 use core::fmt;
@@ -233,24 +234,11 @@ fn leave(firmware: &Firmware, old: &Tree<'_>, old_size: usize, chosen: &Chosen<'
 
 /// Has memory hold what Merus will read with its caches off, and enters the image. The firmware is no more.
 fn hand_over(tree: &Pages<'_>, chosen: &Chosen<'_>) -> ! {
-    let tree_at = Pa::new(tree.address());
-    let spans = [Some(crate::early::image()), Span::new(tree_at, tree.size()), chosen.initrd];
-    let line: u64;
-    // SAFETY: reads a register.
-    unsafe { asm!("mrs {}, CTR_EL0", out(reg) line, options(nomem, nostack, preserves_flags)) };
-    let line = 4 << (line >> 16 & 0xf);
+    let spans = [Some(early::image()), Span::new(Pa::new(tree.address()), tree.size()), chosen.initrd];
     for span in spans.into_iter().flatten() {
-        let mut at = span.start().as_u64() & !(line - 1);
-        while at < span.end().as_u64() {
-            // SAFETY: cleaning and invalidating to the point of coherency changes nothing that a program sees.
-            unsafe { asm!("dc civac, {}", in(reg) at, options(nostack, preserves_flags)) };
-            at += line;
-        }
+        early::flush(span.start().as_u64(), span.size());
     }
-    // SAFETY: all of the image, the tree and the bundle is in memory, and so are the dead stack's words that nobody will miss. Merus
-    // starts over from its first instruction.
-    unsafe {
-        asm!("dsb sy", options(nostack, preserves_flags));
-        boot_efi_leave(tree_at.as_u64())
-    }
+    // SAFETY: all of the image, the tree and the bundle is in memory. What else the caches hold, this stack's words among it, nobody reads
+    // past them before it has been written anew and cleaned. Merus starts over from its first instruction.
+    unsafe { boot_efi_leave(tree.address()) }
 }
