@@ -149,9 +149,7 @@ boot_el3_reflect:
     msr     ELR_EL2, x9
     mrs     x9, SPSR_EL3
     msr     SPSR_EL2, x9
-    mov     x10, #0x600             // AArch32
-    tbnz    x9, #4, 1f
-    mov     x10, #0x400             // AArch64, a lower level
+    mov     x10, #0x400             // a lower level; AArch32 as well, which is EL0 alone: the level right below EL2 counts, AArch64
     tbz     x9, #3, 1f
     mov     x10, #0x200             // EL2 itself, on its own stack pointer
     tbnz    x9, #0, 1f
