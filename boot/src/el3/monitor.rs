@@ -71,7 +71,7 @@ fn set(which: Word, value: u64) {
     unsafe { word(which).write_volatile(value) }
 }
 
-/// The CPUs' records: state, entry, context.
+/// The CPUs' records: state, entry, context, and whether the CPU wants to be alone.
 struct Table;
 
 impl Table {
@@ -109,6 +109,19 @@ impl Records for Table {
     fn set_start(&self, slot: Slot, start: Start) {
         Self::set(slot, 1, start.entry);
         Self::set(slot, 2, start.context);
+    }
+    fn wants(&self, slot: Slot) -> bool {
+        let wants = Self::get(slot, 3) != 0;
+        // SAFETY: a barrier: what is done alone is done after it.
+        unsafe { asm!("dmb sy", options(nostack, preserves_flags)) };
+        wants
+    }
+    fn set_wants(&self, slot: Slot, wants: bool) {
+        Self::set(slot, 3, wants.into());
+    }
+    fn wait(&self) {
+        // SAFETY: waits for an event, which each of `set` is; changes nothing.
+        unsafe { asm!("wfe", options(nomem, nostack, preserves_flags)) };
     }
 }
 
@@ -215,8 +228,7 @@ extern "C" fn boot_el3_park() -> ! {
             // SAFETY: the entry is in Merus' text (`psci::call`), and this CPU's stack has nothing on it that is needed again.
             unsafe { boot_el3_enter(start.entry, start.context, top) }
         }
-        // SAFETY: waits for an event; changes nothing.
-        unsafe { asm!("wfe", options(nomem, nostack, preserves_flags)) };
+        Table.wait();
     }
 }
 

@@ -1,11 +1,11 @@
 //! PSCI as Merus' own EL3 gives it: which CPUs are on, and what a call does to that.
 //!
-//! No lock, because memory is Device memory at EL3, where exclusive accesses need not work: each word has one writer. CPU_ON is the first
-//! CPU's alone; a CPU that is asked for says itself that it has come, and that it goes.
+//! Memory is Device memory at EL3, where exclusive accesses need not work: what two CPUs must not do at once, CPU_ON, is kept apart by loads
+//! and stores ([`alone`]). A CPU that is asked for says itself that it has come, and that it goes.
 //!
 //! | state | becomes | by |
 //! |---|---|---|
-//! | off (0, where every CPU begins) | asked for | the first CPU: CPU_ON |
+//! | off (0, where every CPU begins) | asked for | any CPU: CPU_ON |
 //! | asked for | on | itself, when it has seen that |
 //! | on | off | itself: CPU_OFF |
 //!
@@ -63,6 +63,12 @@ pub trait Records {
     fn start(&self, slot: Slot) -> Start;
     /// Writes it.
     fn set_start(&self, slot: Slot, start: Start);
+    /// Whether this CPU wants to be alone.
+    fn wants(&self, slot: Slot) -> bool;
+    /// Writes it.
+    fn set_wants(&self, slot: Slot, wants: bool);
+    /// Waits until another CPU has written something; it may return early.
+    fn wait(&self);
 }
 
 const OFF: u64 = 0;
@@ -92,7 +98,6 @@ pub const INVALID_PARAMETERS: u64 = -2_i64 as u64;
 pub const DENIED: u64 = -3_i64 as u64;
 const ALREADY_ON: u64 = -4_i64 as u64;
 const ON_PENDING: u64 = -5_i64 as u64;
-const INTERNAL_FAILURE: u64 = -6_i64 as u64;
 const INVALID_ADDRESS: u64 = -9_i64 as u64;
 
 const VERSION_1_1: u64 = 1 << 16 | 1;
@@ -132,14 +137,11 @@ pub fn call(records: &impl Records, caller: Slot, code: &Range<u64>, function: u
 }
 
 fn cpu_on(records: &impl Records, caller: Slot, code: &Range<u64>, [target, entry, context]: [u64; 3]) -> u64 {
-    if caller != Slot::FIRST {
-        return INTERNAL_FAILURE;
-    }
     let Some(target) = exact(target) else { return INVALID_PARAMETERS };
     if !code.contains(&entry) || entry & 3 != 0 {
         return INVALID_ADDRESS;
     }
-    match records.state(target) {
+    alone(records, caller, || match records.state(target) {
         OFF => {
             records.set_start(target, Start { entry, context });
             records.set_state(target, ASKED);
@@ -147,7 +149,28 @@ fn cpu_on(records: &impl Records, caller: Slot, code: &Range<u64>, [target, entr
         }
         ASKED => ON_PENDING,
         _ => ALREADY_ON,
+    })
+}
+
+/// Runs `act` while no other CPU runs such a thing: each says that it wants to, gives way to those of lower numbers, and then waits for
+/// those of higher ones (L. Lamport, "The Mutual Exclusion Problem: Part II", the one-bit solution). Nothing interrupts EL3, so nobody
+/// waits for longer than the others' few instructions.
+fn alone<R>(records: &impl Records, caller: Slot, act: impl FnOnce() -> R) -> R {
+    let until_not = |other| {
+        while records.wants(other) {
+            records.wait();
+        }
+    };
+    loop {
+        records.set_wants(caller, true);
+        let Some(other) = (0..caller.0).map(Slot).find(|other| records.wants(*other)) else { break };
+        records.set_wants(caller, false);
+        until_not(other);
     }
+    (caller.0.saturating_add(1)..SLOTS).map(Slot).for_each(until_not);
+    let answer = act();
+    records.set_wants(caller, false);
+    answer
 }
 
 fn affinity_info(records: &impl Records, [target, level, _]: [u64; 3]) -> u64 {

@@ -2,14 +2,16 @@
 
 use super::*;
 use std::cell::RefCell;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Condvar, Mutex};
 use std::vec;
 use std::vec::Vec;
 
-struct Fake(RefCell<Vec<(u64, Start)>>);
+struct Fake(RefCell<Vec<(u64, Start, bool)>>);
 
 impl Fake {
     fn new() -> Self {
-        let fake = Self(RefCell::new(vec![(OFF, Start { entry: 0, context: 0 }); SLOTS]));
+        let fake = Self(RefCell::new(vec![(OFF, Start { entry: 0, context: 0 }, false); SLOTS]));
         begin(&fake);
         fake
     }
@@ -28,6 +30,13 @@ impl Records for Fake {
     fn set_start(&self, slot: Slot, start: Start) {
         self.0.borrow_mut()[slot.index()].1 = start;
     }
+    fn wants(&self, slot: Slot) -> bool {
+        self.0.borrow()[slot.index()].2
+    }
+    fn set_wants(&self, slot: Slot, wants: bool) {
+        self.0.borrow_mut()[slot.index()].2 = wants;
+    }
+    fn wait(&self) {}
 }
 
 const CODE: Range<u64> = 0x4020_0000..0x4030_0000;
@@ -71,14 +80,101 @@ fn the_first_cpu_is_on_and_stays() {
     assert_eq!(first(&fake, AFFINITY_INFO, [0, 0, 0]), 0);
 }
 
+/// CPUs of which one makes an access at a time: which one, a random number says before each.
+struct Turns {
+    fake: Mutex<(Fake, Vec<usize>, u64)>,
+    next: Condvar,
+}
+
+/// One of them.
+struct OneOf<'a>(&'a Turns, usize);
+
+impl OneOf<'_> {
+    fn access<R>(&self, act: impl FnOnce(&Fake) -> R) -> R {
+        let mut turns = self.0.fake.lock().unwrap();
+        while turns.1[turns.2 as usize % turns.1.len()] != self.1 {
+            turns = self.0.next.wait(turns).unwrap();
+        }
+        let result = act(&turns.0);
+        self.pass(&mut turns.2);
+        result
+    }
+    fn pass(&self, random: &mut u64) {
+        *random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        *random ^= *random >> 29;
+        self.0.next.notify_all();
+    }
+}
+
+/// It is done: the others alone have turns.
+impl Drop for OneOf<'_> {
+    fn drop(&mut self) {
+        let mut turns = self.0.fake.lock().unwrap();
+        turns.1.retain(|other| *other != self.1);
+        self.pass(&mut turns.2);
+    }
+}
+
+impl Records for OneOf<'_> {
+    fn state(&self, slot: Slot) -> u64 {
+        self.access(|fake| fake.state(slot))
+    }
+    fn set_state(&self, slot: Slot, state: u64) {
+        self.access(|fake| fake.set_state(slot, state));
+    }
+    fn start(&self, slot: Slot) -> Start {
+        self.access(|fake| fake.start(slot))
+    }
+    fn set_start(&self, slot: Slot, start: Start) {
+        self.access(|fake| fake.set_start(slot, start));
+    }
+    fn wants(&self, slot: Slot) -> bool {
+        self.access(|fake| fake.wants(slot))
+    }
+    fn set_wants(&self, slot: Slot, wants: bool) {
+        self.access(|fake| fake.set_wants(slot, wants));
+    }
+    fn wait(&self) {}
+}
+
 #[test]
-fn nobody_else_starts_cpus() {
+fn one_at_a_time_is_alone() {
+    let callers = [0, 1, 2, 0x103, 0x30f].map(|mpidr| Slot::of(mpidr).unwrap());
+    for seed in 0..8 {
+        let all = callers.iter().map(|caller| caller.index()).collect();
+        let turns = Turns { fake: Mutex::new((Fake::new(), all, seed)), next: Condvar::new() };
+        let inside = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for caller in callers {
+                let (one, inside) = (OneOf(&turns, caller.index()), &inside);
+                scope.spawn(move || {
+                    for _ in 0..4 {
+                        // As long as what the others do to come in.
+                        let met = alone(&one, caller, || {
+                            let met = inside.fetch_add(1, SeqCst);
+                            (0..SLOTS).for_each(|_| _ = one.state(caller));
+                            inside.fetch_sub(1, SeqCst) + met
+                        });
+                        assert_eq!(met, 1, "seed {seed}");
+                    }
+                });
+            }
+        });
+        let (fake, ..) = turns.fake.into_inner().unwrap();
+        assert!(fake.0.borrow().iter().all(|record| !record.2), "seed {seed}");
+    }
+}
+
+#[test]
+fn any_cpu_starts_another() {
     let fake = Fake::new();
-    let second = Slot::of(1).unwrap();
+    let (second, third) = (Slot::of(1).unwrap(), Slot::of(2).unwrap());
     first(&fake, CPU_ON_64, [1, ENTRY, 0]);
     released(&fake, second);
-    assert_eq!(value(&fake, second, CPU_ON_64, [2, ENTRY, 0]), INTERNAL_FAILURE);
-    assert_eq!(released(&fake, Slot::of(2).unwrap()), None);
+    assert_eq!(value(&fake, second, CPU_ON_64, [2, ENTRY, 7]), 0);
+    assert_eq!(first(&fake, CPU_ON_64, [2, ENTRY, 8]), ON_PENDING);
+    assert_eq!(released(&fake, third), Some(Start { entry: ENTRY, context: 7 }));
+    assert_eq!(value(&fake, third, CPU_ON_64, [2, ENTRY, 8]), ALREADY_ON);
 }
 
 #[test]
@@ -136,6 +232,7 @@ fn a_cpu_that_is_asked_for_never_sees_half_of_it() {
     struct Between<'a>(&'a Fake, RefCell<Vec<Option<Start>>>);
     impl Between<'_> {
         fn look(&self) {
+            assert!(self.0.wants(Slot::FIRST), "it is not alone");
             let slot = Slot::of(1).unwrap();
             let ready = self.0.state(slot) == ASKED;
             self.1.borrow_mut().push(ready.then(|| self.0.start(slot)));
@@ -156,6 +253,13 @@ fn a_cpu_that_is_asked_for_never_sees_half_of_it() {
             self.0.set_start(slot, start);
             self.look();
         }
+        fn wants(&self, slot: Slot) -> bool {
+            self.0.wants(slot)
+        }
+        fn set_wants(&self, slot: Slot, wants: bool) {
+            self.0.set_wants(slot, wants);
+        }
+        fn wait(&self) {}
     }
     let fake = Fake::new();
     let between = Between(&fake, RefCell::default());
