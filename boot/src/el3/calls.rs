@@ -1,8 +1,8 @@
 //! The calls by which Merus, at EL2, tells its own EL3 what the board's tree says, before there is a guest.
 //!
 //! They are in the range of vendors' monitors (Arm DEN 0028, "Function Identifier ranges"), 64 bits wide, and the first CPU's alone,
-//! until [`DONE`]: after that nothing at EL3 touches a device but a pin that ends the machine. Each returns 0, or a negative number as
-//! PSCI's errors.
+//! until [`DONE`]: after that nothing at EL3 touches a device but a pin that ends the machine and, of a GICv2, what is the own of a CPU that
+//! comes. Each returns 0, or a negative number as PSCI's errors.
 
 /// The distributor of a GICv3 is at x1.
 pub const GIC_V3: u32 = 0xc700_0000;
