@@ -13,7 +13,7 @@ use core::cell::Cell;
 use core::sync::atomic::{AtomicBool, Ordering};
 use el2::gic;
 use el2::lists::HardwareLists;
-use platform::gic::{GicError, PrivateInterrupts};
+use platform::gic::{GicError, PrivateInterrupts, SharedInterrupts};
 use platform::gicv2::{self, CpuInterface, VirtualControl, VirtualInterface};
 use platform::gicv3::{self, Redistributor, affinity_of};
 use platform::mmio::Registers;
@@ -104,41 +104,27 @@ pub fn enable_spi(intid: u32) {
     }
 }
 
-/// The shared interrupts as a VM's controller drives those that the VM was given. Their triggers are the board's.
-#[derive(Debug)]
-pub struct GivenLines {
-    /// Those that are edge triggered.
-    pub edges: alloc::vec::Vec<u32>,
+/// The machine's shared interrupts.
+pub fn shared() -> &'static SharedInterrupts {
+    match board() {
+        Board::V3 { distributor, .. } => distributor.shared(),
+        Board::V2 { distributor, .. } => distributor.shared(),
+    }
 }
+
+/// The same, as a VM's controller drives those that the VM was given.
+#[derive(Debug)]
+pub struct GivenLines;
 
 impl PhysicalLines for GivenLines {
     fn set_enabled(&self, pintid: u32, on: bool) {
-        match board() {
-            Board::V3 { distributor, .. } => distributor.switch_spi(pintid, on),
-            Board::V2 { distributor, .. } => distributor.switch_spi(pintid, on),
-        }
+        shared().switch(pintid, on);
     }
     fn deactivate(&self, pintid: u32) {
-        match board() {
-            Board::V3 { distributor, .. } => distributor.deactivate_spi(pintid),
-            Board::V2 { distributor, .. } => distributor.deactivate_spi(pintid),
-        }
+        shared().deactivate(pintid);
     }
     fn forget(&self, pintid: u32) {
-        self.set_enabled(pintid, false);
-        let edge = self.edges.contains(&pintid);
-        match board() {
-            Board::V3 { distributor, .. } => distributor.reset_spi(pintid, edge),
-            Board::V2 { distributor, .. } => distributor.reset_spi(pintid, edge),
-        }
-    }
-}
-
-/// Whether there is a shared interrupt of this number.
-pub fn has_spi(intid: u32) -> bool {
-    match board() {
-        Board::V3 { distributor, .. } => distributor.has_spi(intid),
-        Board::V2 { distributor, .. } => distributor.has_spi(intid),
+        shared().forget(pintid);
     }
 }
 

@@ -31,6 +31,8 @@ use spin::Once;
 use stage2::{Geometry, VmidAllocator, Vmids};
 use sync::{Rank, SpinLock};
 use trace::Ring;
+use vgic::Routes;
+use vm::VgicPort;
 
 /// Bytes of the heap that [`Machine::heap_room`] leaves beside what is asked for: for whoever does not ask, and for what growing
 /// itself takes.
@@ -116,6 +118,8 @@ pub struct Machine {
     pub memory: SpinLock<Memory>,
     /// What each part of the address space is for, and which registers VMs have.
     pub space: SpinLock<Space>,
+    /// The same of shared interrupts, with the way to the VMs that have them.
+    pub routes: SpinLock<Routes<Arc<VgicPort>>>,
     /// What all pCPUs can do.
     pub features: Features,
     /// What one of them needs.

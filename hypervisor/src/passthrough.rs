@@ -31,19 +31,6 @@ use sched::EntityId;
 use sync::{Rank, SpinLock};
 use vm::VgicPort;
 
-/// An interrupt that a VM has.
-struct Route {
-    pintid: u32,
-    /// The guest's number for it.
-    intid: u32,
-    /// Its controller; `None` until it is linked.
-    port: Option<Arc<VgicPort>>,
-    /// The entity of its vCPU 0.
-    first: u32,
-}
-
-static ROUTES: SpinLock<Vec<Route>> = SpinLock::new(Rank::Backend, Vec::new());
-
 /// What a VM has been given.
 pub struct Given {
     /// The devices and their places.
@@ -74,11 +61,7 @@ pub fn find(machine: &Machine, spec: &VmSpec, ram: Span<Ipa>) -> Result<Passthro
         }
     }
     for line in devices.iter().flat_map(|device| &device.lines) {
-        let own = [machine.uart_intid, machine.line_intid].contains(&Some(line.intid));
-        if own || !gic::has_spi(line.intid) {
-            let what = if own { "is Merus' own" } else { "is none that the interrupt controller has" };
-            return Err(refused(&format!("interrupt {} {what}", line.intid)));
-        }
+        machine.routes.lock().is_free(line.intid).map_err(|taken| refused(&taken))?;
     }
     Passthrough::new(devices, ram, machine.geometry.ipa_bits()).map_err(|error| refused(&error))
 }
@@ -94,17 +77,14 @@ impl Given {
             let window = lent.map_err(|overlap| refused(overlap.to_string()))?;
             given.windows.lock().push(window);
         }
-        let mut routes = ROUTES.lock();
-        for (line, _) in &given.what.lines {
-            if routes.iter().any(|route| route.pintid == line.intid) {
-                return Err(refused(format!("interrupt {} is another VM's", line.intid)));
-            }
-        }
-        for (line, intid) in &given.what.lines {
-            routes.push(Route { pintid: line.intid, intid: *intid, port: None, first });
-        }
-        drop(routes);
+        let lent = machine.routes.lock().lend(first, &given.pairs());
+        lent.map_err(|taken| refused(taken.to_string()))?;
         Ok(given)
+    }
+
+    /// Its interrupts: the guest's number and the machine's.
+    fn pairs(&self) -> Vec<(u32, u32)> {
+        self.what.lines.iter().map(|(line, intid)| (*intid, line.intid)).collect()
     }
 
     /// Puts the registers into the guest's address space.
@@ -123,17 +103,17 @@ impl Given {
         if self.what.lines.is_empty() {
             return;
         }
-        let pairs: Vec<(u32, u32)> = self.what.lines.iter().map(|(line, intid)| (*intid, line.intid)).collect();
-        let edges = self.what.lines.iter().filter(|(line, _)| line.edge).map(|(line, _)| line.intid).collect();
+        {
+            // Under one lock for all VMs: several interrupts' triggers are in one register.
+            let _one_at_a_time = self.machine.routes.lock();
+            self.what.lines.iter().for_each(|(line, _)| gic::shared().configure(line.intid, line.edge));
+        }
         port.change(|vgic| {
-            vgic.link_spis(Arc::new(GivenLines { edges }), &pairs);
-            // Not pending from before, and of the right trigger.
+            vgic.link_spis(Arc::new(GivenLines), &self.pairs());
+            // Not pending from before.
             vgic.end_links();
         });
-        let mut routes = ROUTES.lock();
-        for route in routes.iter_mut().filter(|route| route.first == self.first) {
-            route.port = Some(port.clone());
-        }
+        self.machine.routes.lock().link(self.first, port);
     }
 
     /// Has the interrupts begin at the pCPU of the guest's first vCPU.
@@ -156,10 +136,12 @@ impl Given {
         if self.what.is_empty() {
             return;
         }
-        let gone: Vec<Route> = ROUTES.lock().extract_if(.., |route| route.first == self.first).collect();
-        if let Some(port) = gone.iter().find_map(|route| route.port.as_ref()) {
+        // Off first: from the next line on they may be another VM's, which would lose what is forgotten here.
+        let linked = self.what.lines.first().and_then(|(line, _)| self.machine.routes.lock().find(line.intid));
+        if let Some((_, port, _)) = linked.filter(|(_, _, owner)| *owner == self.first) {
             port.change(|vgic| vgic.end_links());
         }
+        self.machine.routes.lock().take_back(self.first);
         let windows = core::mem::take(&mut *self.windows.lock());
         windows.into_iter().for_each(|window| self.machine.space.lock().take_back(window));
     }
@@ -200,11 +182,7 @@ impl Drop for Given {
 #[cold]
 #[inline(never)]
 pub fn taken(machine: &Machine, pintid: u32) -> bool {
-    let found = {
-        let routes = ROUTES.lock();
-        let route = routes.iter().find(|route| route.pintid == pintid);
-        route.and_then(|route| Some((route.intid, route.port.clone()?, route.first)))
-    };
+    let found = machine.routes.lock().find(pintid);
     let Some((intid, port, first)) = found else { return false };
     let target = port.change(|vgic| {
         vgic.spi_fired(intid);

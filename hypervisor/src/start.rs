@@ -34,6 +34,7 @@ use platform::{gicv2, gicv3};
 use sched::Shares;
 use stage2::{Geometry, HostLimits, Vmids};
 use sync::{Rank, SpinLock};
+use vgic::Routes;
 use zeroize::Zeroizing;
 
 /// A second pair of eyes on an error of the firmware's making, in one place.
@@ -266,6 +267,9 @@ fn assemble(
     let shares = Arc::new(Shares::new(common.mpidrs.len(), MAX_VMS as u16, MAX_GROUPS as u16));
     let payloads = Bundle::parse(bundle).map(|bundle| bundle.payloads().to_vec()).unwrap_or_default();
     let control = Control::new(payloads, common.mpidrs.len() as u32);
+    let uart_intid = board.uart.and_then(|uart| uart.intid);
+    let line_intid = board.control.and_then(|uart| uart.intid);
+    let routes = Routes::new(gic::shared().intids(), [uart_intid, line_intid].into_iter().flatten());
     let machine = publish(Machine {
         pcpus: common
             .mpidrs
@@ -279,6 +283,7 @@ fn assemble(
         room: AtomicU32::new(ROOM),
         memory: SpinLock::new(Rank::Frames, Memory { frames, map }),
         space: SpinLock::new(Rank::Frames, space),
+        routes: SpinLock::new(Rank::Backend, routes),
         features: common.features,
         errata: common.errata,
         ids: common.ids,
@@ -291,10 +296,10 @@ fn assemble(
         bundle,
         ppis: board.ppis,
         kicker: gic::Kicker::new(),
-        line_intid: board.control.and_then(|uart| uart.intid),
+        line_intid,
         fdt: info.fdt,
         board: core::mem::take(&mut board.model),
-        uart_intid: board.uart.and_then(|u| u.intid),
+        uart_intid,
         vms: SpinLock::new(Rank::Vm, (0..MAX_VMS).map(|_| Place::default()).collect()),
         entities: SpinLock::new(Rank::Vm, Entities::new()),
         uploads: SpinLock::new(Rank::Backend, Uploads::default()),

@@ -43,6 +43,7 @@ impl From<NoAnswer> for GicError {
 // The registers of interrupts, at the same offsets in both distributors; those of SGIs and PPIs in a GICv2's distributor, where each
 // CPU sees its own, and in a GICv3's redistributor (Arm IHI 0048, "Distributor register map"; Arm IHI 0069, "The GIC Distributor
 // register map", "The GIC Redistributor register map").
+const CTLR: u64 = 0x000;
 const TYPER: u64 = 0x004;
 const IGROUPR: u64 = 0x080;
 const ISENABLER: u64 = 0x100;
@@ -90,20 +91,25 @@ impl PrivateInterrupts {
 }
 
 /// The shared interrupts (SPIs), which are in the distributor.
+///
+/// Two CPUs may use it at once, but for two [`SharedInterrupts::configure`]s: sixteen triggers are in one register.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct SharedInterrupts {
+pub struct SharedInterrupts {
     registers: Registers,
     intids: u32,
+    /// The bits of GICD_CTLR that say that a write has not taken effect everywhere yet.
+    busy: u32,
 }
 
 impl SharedInterrupts {
-    /// Those of the distributor whose registers are there.
-    pub(crate) fn new(registers: Registers) -> Result<Self, GicError> {
+    /// Those of the distributor whose registers are there. `busy`: which bits of GICD_CTLR are set as long as a write has not taken
+    /// effect; a GICv2 has none.
+    pub(crate) fn new(registers: Registers, busy: u32) -> Result<Self, GicError> {
         let lines = registers.probe32(TYPER)? & 0x1f;
-        Ok(Self { registers, intids: (32 * (lines + 1)).min(1020) })
+        Ok(Self { registers, intids: (32 * (lines + 1)).min(1020), busy })
     }
     /// How many interrupt IDs there are, private ones included.
-    pub(crate) fn intids(&self) -> u32 {
+    pub fn intids(&self) -> u32 {
         self.intids
     }
     /// None is on, pending or active, and each has the priority of all and is in group 1 if its bit in `groups` is set, the same for
@@ -133,8 +139,8 @@ impl SharedInterrupts {
     pub(crate) fn has(&self, intid: u32) -> bool {
         (32..self.intids).contains(&intid)
     }
-    /// Makes one edge triggered or level sensitive; it is off.
-    pub(crate) fn configure(&self, intid: u32, edge: bool) {
+    /// Makes one edge triggered or level sensitive; it is off. Not by two CPUs at once, whichever interrupts they mean.
+    pub fn configure(&self, intid: u32, edge: bool) {
         if self.has(intid) {
             let config = ICFGR + u64::from(intid / 16) * 4;
             let bit = 2 << (intid % 16 * 2);
@@ -142,17 +148,27 @@ impl SharedInterrupts {
             self.registers.write32(config, if edge { old | bit } else { old & !bit });
         }
     }
-    /// Switches one on or off.
-    pub(crate) fn switch(&self, intid: u32, on: bool) {
+    /// Switches one on or off; off, it is forwarded to nobody from the return on.
+    pub fn switch(&self, intid: u32, on: bool) {
         self.write_bit(if on { ISENABLER } else { ICENABLER }, intid);
+        if !on {
+            // (One that does not obey is not believed any more, but there is nothing else to be done.)
+            let _ = self.wait();
+        }
     }
-    /// Makes one inactive.
-    pub(crate) fn deactivate(&self, intid: u32) {
+    /// Makes one inactive, whichever CPU has taken it.
+    pub fn deactivate(&self, intid: u32) {
         self.write_bit(ICACTIVER, intid);
     }
-    /// Takes an edge back that is pending.
-    pub(crate) fn unpend(&self, intid: u32) {
+    /// Makes one neither on nor pending (but for a line that is high) nor active.
+    pub fn forget(&self, intid: u32) {
+        self.switch(intid, false);
         self.write_bit(ICPENDR, intid);
+        self.deactivate(intid);
+    }
+    /// Until what was written has taken effect; where nothing says so, the read that comes behind the write has to do.
+    pub(crate) fn wait(&self) -> Result<(), GicError> {
+        (0..PATIENCE).find(|_| self.registers.read32(CTLR) & self.busy == 0).map(|_| ()).ok_or(GicError::Stuck)
     }
     fn write_bit(&self, register: u64, intid: u32) {
         if self.has(intid) {

@@ -60,7 +60,7 @@ pub struct Distributor {
 impl Distributor {
     /// Takes the distributor over: every shared interrupt off, not pending, not active.
     pub fn new(registers: Registers) -> Result<Self, GicError> {
-        let shared = SharedInterrupts::new(registers)?;
+        let shared = SharedInterrupts::new(registers, 0)?;
         registers.write32(GICD_CTLR, 0);
         shared.take_over(0);
         registers.write32(GICD_CTLR, ENABLE);
@@ -68,9 +68,9 @@ impl Distributor {
         let on = (0..PATIENCE).any(|_| registers.read32(GICD_CTLR) & ENABLE != 0);
         if on { Ok(Self { registers, shared }) } else { Err(GicError::Stuck) }
     }
-    /// How many interrupt IDs there are, private ones included.
-    pub fn intids(&self) -> u32 {
-        self.shared.intids()
+    /// The shared interrupts.
+    pub fn shared(&self) -> &SharedInterrupts {
+        &self.shared
     }
     /// This CPU's bit in target lists. With one CPU there are no such lists, and any value does.
     pub fn own_target(&self) -> u8 {
@@ -95,24 +95,6 @@ impl Distributor {
             let old = registers.read32(targets);
             registers.write32(targets, (old & !(0xff << shift)) | u32::from(target) << shift);
         });
-    }
-    /// Switches a shared interrupt on or off; off, it is forwarded to nobody from the return on.
-    pub fn switch_spi(&self, intid: u32, on: bool) {
-        self.shared.switch(intid, on);
-    }
-    /// Makes a shared interrupt inactive, whichever CPU has taken it.
-    pub fn deactivate_spi(&self, intid: u32) {
-        self.shared.deactivate(intid);
-    }
-    /// Makes a shared interrupt that is off neither pending (but for a line that is high) nor active, and sets its trigger.
-    pub fn reset_spi(&self, intid: u32, edge: bool) {
-        self.shared.configure(intid, edge);
-        self.shared.unpend(intid);
-        self.shared.deactivate(intid);
-    }
-    /// Whether there is a shared interrupt of this number.
-    pub fn has_spi(&self, intid: u32) -> bool {
-        self.shared.has(intid)
     }
     /// Has a shared interrupt go to the CPU whose bit is `target` from now on. (Target bytes can be written one by one.)
     pub fn route_spi(&self, intid: u32, target: u8) {

@@ -33,18 +33,18 @@ pub struct Distributor {
 impl Distributor {
     /// Takes the distributor over: every shared interrupt off, not pending, not active, in group 1.
     pub fn new(registers: Registers) -> Result<Self, GicError> {
-        let gic = Self { registers, shared: SharedInterrupts::new(registers)? };
+        let shared = SharedInterrupts::new(registers, CTLR_RWP)?;
         registers.write32(GICD_CTLR, 0);
-        gic.wait()?;
-        gic.shared.take_over(u32::MAX);
-        gic.wait()?;
+        shared.wait()?;
+        shared.take_over(u32::MAX);
+        shared.wait()?;
         registers.write32(GICD_CTLR, CTLR_ARE_NS | CTLR_ENABLE_G1NS);
-        gic.wait()?;
-        Ok(gic)
+        shared.wait()?;
+        Ok(Self { registers, shared })
     }
-    /// How many interrupt IDs there are, private ones included.
-    pub fn intids(&self) -> u32 {
-        self.shared.intids()
+    /// The shared interrupts.
+    pub fn shared(&self) -> &SharedInterrupts {
+        &self.shared
     }
     /// Switches a shared interrupt on, level sensitive or edge triggered, routed to the CPU of `affinity` (MPIDR layout).
     pub fn enable_spi(&self, intid: u32, edge: bool, affinity: u64) {
@@ -52,36 +52,11 @@ impl Distributor {
             registers.write64(GICD_IROUTER + u64::from(intid) * 8, affinity & 0xff_00ff_ffff);
         });
     }
-    /// Switches a shared interrupt on or off; off, it is forwarded to nobody from the return on.
-    pub fn switch_spi(&self, intid: u32, on: bool) {
-        self.shared.switch(intid, on);
-        if !on {
-            // (One that does not obey is not believed any more, but there is nothing else to be done.)
-            let _ = self.wait();
-        }
-    }
-    /// Makes a shared interrupt inactive, whichever CPU has taken it.
-    pub fn deactivate_spi(&self, intid: u32) {
-        self.shared.deactivate(intid);
-    }
-    /// Makes a shared interrupt that is off neither pending (but for a line that is high) nor active, and sets its trigger.
-    pub fn reset_spi(&self, intid: u32, edge: bool) {
-        self.shared.configure(intid, edge);
-        self.shared.unpend(intid);
-        self.shared.deactivate(intid);
-    }
-    /// Whether there is a shared interrupt of this number.
-    pub fn has_spi(&self, intid: u32) -> bool {
-        self.shared.has(intid)
-    }
     /// Has a shared interrupt go to the CPU of `affinity` (MPIDR layout) from now on.
     pub fn route_spi(&self, intid: u32, affinity: u64) {
         if self.shared.has(intid) {
             self.registers.write64(GICD_IROUTER + u64::from(intid) * 8, affinity & 0xff_00ff_ffff);
         }
-    }
-    fn wait(&self) -> Result<(), GicError> {
-        (0..PATIENCE).find(|_| self.registers.read32(GICD_CTLR) & CTLR_RWP == 0).map(|_| ()).ok_or(GicError::Stuck)
     }
 }
 
