@@ -59,6 +59,8 @@ struct World {
     lines: Arc<Lines>,
     cpus: Vec<Cpu>,
     loaded: [bool; 2],
+    /// Interrupts that a pCPU has acknowledged and not told the controller of yet.
+    late: usize,
     /// What each guest has acknowledged and not ended, and in which mode it ends things.
     acked: [Vec<u32>; 2],
     split: bool,
@@ -76,15 +78,12 @@ impl World {
             lines,
             cpus: (0..2).map(|_| interface(face, lrs)).collect(),
             loaded: [false; 2],
+            late: 0,
             acked: [Vec::new(), Vec::new()],
             split,
             taken: 0,
         };
-        for v in 0..2 {
-            world.load(v);
-            world.cpus[v].guest_setup(0xf8, split);
-        }
-        world.set_up();
+        world.start();
         world
     }
     fn set_up(&mut self) {
@@ -110,7 +109,35 @@ impl World {
         if self.loaded[v] {
             self.vgic.put(v as u32, &mut self.cpus[v]);
             self.loaded[v] = false;
+            assert!(self.cpus[v].lr.iter().all(|lr| lr >> 62 == 0), "a list register outlives its vCPU's stay");
         }
+    }
+    /// Vcpu `v`, which is not loaded, comes to another pCPU next: what that has of it, `load` has to bring.
+    fn moves(&mut self, v: usize) {
+        if !self.loaded[v] {
+            self.cpus[v] = interface(self.face, self.cpus[v].lr.len());
+        }
+    }
+    /// The VM has stopped and starts anew.
+    fn reset(&mut self) {
+        for v in 0..2 {
+            self.put(v);
+        }
+        self.vgic.reset();
+        let Line { enabled, active, .. } = self.lines.now();
+        assert!(!enabled && !active, "a reset leaves it on or active");
+        self.start();
+    }
+    /// Both vCPUs begin their lives; the guest sets its controller up.
+    fn start(&mut self) {
+        self.acked = [Vec::new(), Vec::new()];
+        for v in 0..2 {
+            self.vgic.reset_cpu_interface(v as u32);
+            self.moves(v);
+            self.load(v);
+            self.cpus[v].guest_setup(0xf8, self.split);
+        }
+        self.set_up();
     }
     /// The protocol of an access, with those folded who have to be.
     fn access(&mut self, by: usize, at: u64, value: u32) {
@@ -134,14 +161,23 @@ impl World {
             self.vgic.flush(v as u32, &mut self.cpus[v]);
         }
     }
-    /// The line reaches a pCPU, whichever, if it may.
+    /// The line reaches a pCPU, whichever, if it may, and that tells the controller.
     fn deliver(&mut self) {
+        self.take();
+        self.arrive();
+    }
+    /// The line reaches a pCPU, which acknowledges.
+    fn take(&mut self) {
         let fires = self.lines.with(PHYSICAL, |line| {
             let fires = line.high && line.enabled && !line.active;
             line.active |= fires;
             fires
         });
-        if fires {
+        self.late += usize::from(fires);
+    }
+    /// The controller hears of what pCPUs have acknowledged.
+    fn arrive(&mut self) {
+        for _ in 0..std::mem::take(&mut self.late) {
             self.vgic.spi_fired(SPI);
             self.run();
         }
@@ -279,20 +315,9 @@ fn a_guest_that_never_ends_it_never_gets_another_and_a_reset_frees_it() {
             w.acknowledge(0);
         }
         assert_eq!((w.taken, w.lines.now().active), (1, true));
-        w.put(0);
-        w.put(1);
-        w.vgic.reset();
-        let Line { enabled, active, high, .. } = w.lines.now();
-        assert_eq!((enabled, active, high), (false, false, true), "it is quiet, whatever its line");
+        w.reset();
+        assert!(w.lines.now().high, "it is quiet, whatever its line");
         // The next life.
-        w.cpus = (0..2).map(|_| interface(face, 4)).collect();
-        w.acked = [Vec::new(), Vec::new()];
-        for v in 0..2 {
-            w.vgic.reset_cpu_interface(v as u32);
-            w.load(v);
-            w.cpus[v].guest_setup(0xf8, false);
-        }
-        w.set_up();
         w.bank(ENABLE);
         w.settle();
         assert_eq!((w.taken, w.lines.now().active), (2, false));
@@ -326,6 +351,9 @@ enum Step {
     Raise,
     Lower,
     Deliver,
+    /// As far as the pCPU's acknowledge; the controller hears of it later.
+    Take,
+    Arrive,
     Acknowledge(usize),
     End(usize),
     Bank(u64),
@@ -334,6 +362,9 @@ enum Step {
     Route(usize),
     Put(usize),
     Load(usize),
+    /// To another pCPU.
+    Move(usize),
+    Reset,
     Hold(bool),
     Read,
 }
@@ -344,13 +375,17 @@ fn step() -> impl Strategy<Value = Step> {
         4 => Just(Step::Raise),
         1 => Just(Step::Lower),
         4 => Just(Step::Deliver),
+        2 => Just(Step::Take),
+        2 => Just(Step::Arrive),
         4 => vcpu.clone().prop_map(Step::Acknowledge),
         3 => vcpu.clone().prop_map(Step::End),
         2 => prop::sample::select(&[ENABLE, ENABLE, DISABLE, PEND, UNPEND, DEACTIVATE][..]).prop_map(Step::Bank),
         2 => (33..36_u32).prop_map(Step::Other),
         1 => vcpu.clone().prop_map(Step::Route),
         1 => vcpu.clone().prop_map(Step::Put),
-        2 => vcpu.prop_map(Step::Load),
+        2 => vcpu.clone().prop_map(Step::Load),
+        1 => vcpu.prop_map(Step::Move),
+        1 => Just(Step::Reset),
         1 => any::<bool>().prop_map(Step::Hold),
         1 => Just(Step::Read),
     ]
@@ -372,6 +407,8 @@ proptest! {
                 Step::Raise => w.lines.with(PHYSICAL, |line| line.high = true),
                 Step::Lower => w.lines.with(PHYSICAL, |line| line.high = false),
                 Step::Deliver => w.deliver(),
+                Step::Take => w.take(),
+                Step::Arrive => w.arrive(),
                 Step::Acknowledge(v) => w.acknowledge(v),
                 Step::End(v) => w.end(v),
                 Step::Bank(register) => w.bank(register),
@@ -380,6 +417,11 @@ proptest! {
                 Step::Route(v) => w.access(0, 0x800 + u64::from(SPI), 0x0101_0101 << v),
                 Step::Put(v) => w.put(v),
                 Step::Load(v) => w.load(v),
+                Step::Move(v) => {
+                    w.put(v);
+                    w.moves(v);
+                }
+                Step::Reset => w.reset(),
                 Step::Hold(held) => w.vgic.hold_links(held),
                 Step::Read => { let _ = read(&mut w.vgic, 0, false, 0x304, AccessSize::B4); }
             }
@@ -395,5 +437,13 @@ proptest! {
         w.lines.with(PHYSICAL, |line| line.high = true);
         w.settle();
         prop_assert_eq!((w.taken, w.lines.now().active), (taken + 1, false));
+        // And one whose VM has ended is nobody's, wherever it was.
+        w.lines.with(PHYSICAL, |line| line.high = true);
+        w.take();
+        (0..2).for_each(|v| w.put(v));
+        w.vgic.end_links();
+        w.arrive();
+        let Line { enabled, active, .. } = w.lines.now();
+        prop_assert!(!enabled && !active);
     }
 }
