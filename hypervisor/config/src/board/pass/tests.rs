@@ -15,12 +15,17 @@ fn device_node(name: &str, kind: &str, at: u32, size: u32) -> NodeWriter {
 
 /// A board like a Raspberry Pi 4, with `more` on its bus.
 fn board(more: Vec<NodeWriter>) -> Vec<u8> {
+    let spi = device_node("spi", "brcm,bcm2835-aux-spi", 0x7e21_5080, 0x40).property("interrupts", [0u32, 93, 4]);
+    board_with(spi.property("status", "disabled"), more)
+}
+
+/// The same with another SPI master in the block of the mini-UART.
+fn board_with(spi: NodeWriter, more: Vec<NodeWriter>) -> Vec<u8> {
     let gic = node("interrupt-controller@40041000")
         .property("compatible", "arm,gic-400")
         .property("phandle", 1u32)
         .property("reg", [0x4004_1000u32, 0x1000, 0x4004_2000, 0x2000, 0x4004_4000, 0x2000, 0x4004_6000, 0x2000])
         .property("interrupts", [1u32, 9, 0xf04]);
-    let spi = |at| device_node("spi", "brcm,bcm2835-aux-spi", at, 0x40).property("interrupts", [0u32, 93, 4]);
     let soc = node("soc")
         .property("#address-cells", 1u32)
         .property("#size-cells", 1u32)
@@ -40,7 +45,7 @@ fn board(more: Vec<NodeWriter>) -> Vec<u8> {
                 .property("reg-shift", 2u32)
                 .flag("skip-init"),
         )
-        .child(spi(0x7e21_5080).property("status", "disabled"))
+        .child(spi)
         .child(
             device_node("timer", "brcm,bcm2835-system-timer", 0x7e00_3000, 0x1000)
                 .property("interrupts", [0u32, 64, 4, 0, 65, 4]),
@@ -159,6 +164,43 @@ fn a_page_with_another_device_is_given_with_that_or_not_at_all() {
     let spi = device_node("spi", "brcm,bcm2835-aux-spi", 0x7e40_0000, 0x40).property("clocks", [7u32, 1]);
     let error = ask(&board(vec![spi]), &[SERIAL], false).unwrap_err();
     assert!(error.contains("/soc/aux@7e215000 has registers on the same page"), "{error}");
+}
+
+#[test]
+fn another_device_of_the_block_that_merus_port_is_in_cannot_be_had() {
+    // The mini-UART is Merus' console; an SPI master of the same block is on, with the page and the interrupt of both.
+    let spi = "/soc/spi@7e215080";
+    let on = device_node("spi", "brcm,bcm2835-aux-spi", 0x7e21_5080, 0x40).property("interrupts", [0u32, 93, 4]);
+    let elsewhere = device_node("spi", "brcm,bcm2835-aux-spi", 0x7e40_0000, 0x40).property("interrupts", [0u32, 93, 4]);
+    assert!(ask(&board(vec![]), &[spi], false).unwrap_err().contains("/soc/spi@7e215080 is disabled"));
+    let blob = board_with(on, vec![elsewhere]);
+    let error = ask(&blob, &[spi], false).unwrap_err();
+    assert!(error.contains("/soc/aux@7e215000 has registers on the same page, 0xfe215000"), "{error}");
+    let error = ask(&blob, &["/soc/spi@7e400000"], false).unwrap_err();
+    assert!(error.contains("/soc/serial@7e215040 has the same interrupt, 125"), "{error}");
+    // All of the block at once is in the way of nothing in the tree: the plan and the table of interrupts know who uses it.
+    let all = ["/soc/aux@7e215000", SERIAL, spi, "/soc/spi@7e400000"];
+    let found = ask(&blob, &all, false).unwrap();
+    let mut plan = memory::Plan::new(&[], Span::empty(Pa::new(0)));
+    for own in [0xfe21_5040, 0xfe21_5000] {
+        plan.device(Span::new(Pa::new(own), 8).unwrap()).unwrap();
+    }
+    let (mut space, _) = plan.settle();
+    for device in &found[..3] {
+        let refused = space.lend(device.registers[0]).unwrap_err().to_string();
+        assert!(refused.contains("overlaps 0xfe215000..0xfe216000 (registers that Merus uses)"), "{refused}");
+    }
+    assert!(space.lend(found[3].registers[0]).is_ok());
+    assert!(found[1..].iter().all(|device| device.lines[0].intid == 125), "refused by `vgic::Routes`");
+}
+
+#[test]
+fn a_port_with_the_interrupt_of_merus_port_cannot_be_had() {
+    // All PL011s of a BCM2711 have one interrupt. The console's is on; what it shares its line with is named.
+    let pl011 = |at| device_node("serial", "arm,pl011", at, 0x200).property("interrupts", [0u32, 121, 4]);
+    let blob = board(vec![pl011(0x7e20_1000), pl011(0x7e20_1400).property("status", "disabled"), pl011(0x7e20_1600)]);
+    let error = ask(&blob, &["/soc/serial@7e201600"], false).unwrap_err();
+    assert!(error.contains("/soc/serial@7e201000 has the same interrupt, 153; name both for this VM"), "{error}");
 }
 
 #[test]
