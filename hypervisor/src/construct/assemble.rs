@@ -178,9 +178,11 @@ fn make(
     let (mut vm, port) = empty_machine(machine, request, ram.span(), &memory, first)?;
     let mut pages = TablePages { memory: &machine.memory, account };
     let space = address_space(machine, &mut pages)?;
-    let rest = devices(machine, request, &mut vm, &port, &memory)
-        .and_then(|devices| Ok((devices, StolenTime::new(machine, account, request.spec.vcpus, &space)?)));
-    let rest = rest.and_then(|rest| given.map(&space, &mut pages).map(|()| rest));
+    let devices = devices(machine, request, &mut vm, &port, &memory)
+        .and_then(|devices| given.map(&space, &mut pages).map(|()| devices));
+    // The last that can fail: it has pages of its own.
+    let rest =
+        devices.and_then(|devices| Ok((devices, StolenTime::new(machine, account, request.spec.vcpus, &space)?)));
     let (devices, stolen) = rest.inspect_err(|_| space.destroy(&mut pages))?;
     given.link(&port);
     Ok(Made { vm, ram, space, devices, stolen })

@@ -19,6 +19,15 @@ pub fn cancel_timers(machine: &Machine, id: EntityId) {
     }
 }
 
+/// Gives back what a VM has beside its RAM and Merus' records of it: tables, registers and interrupts of devices, its stolen time. It
+/// runs nowhere.
+pub(super) fn unmap(machine: &Machine, guest: &Guest) {
+    guest.space.destroy(&mut TablePages { memory: &machine.memory, account: guest.account });
+    // Nothing maps them any more.
+    guest.given.give_back();
+    machine.memory.lock().take_back_pages(guest.account, guest.stolen.memory());
+}
+
 /// Takes a VM apart: its vCPUs have stopped, no pCPU holds anything of it. Its place at the console stays.
 pub fn dismantle(machine: &Machine, guest: &Arc<Guest>) {
     let last = guest.usage(machine);
@@ -38,14 +47,11 @@ pub fn dismantle(machine: &Machine, guest: &Arc<Guest>) {
     }
     let _ = machine.shares.remove_vm(placing::share_of(guest));
     guest.space.flush();
-    guest.space.destroy(&mut TablePages { memory: &machine.memory, account: guest.account });
-    // Nothing maps them any more.
-    guest.given.give_back();
+    unmap(machine, guest);
     let mut memory = machine.memory.lock();
     for (_, extent) in guest.ram.extents() {
         memory.take_back(guest.account, *extent);
     }
-    memory.take_back_pages(guest.account, guest.stolen.memory());
     memory.frames.uncharge(guest.account, guest.records);
     let _ = memory.frames.close_account(guest.account);
     drop(memory);

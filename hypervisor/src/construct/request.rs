@@ -2,7 +2,7 @@
 //! what there is too little of.
 
 use super::assemble::put_together;
-use super::ended::dismantle;
+use super::ended::{dismantle, unmap};
 use super::{Construction, Stage};
 use crate::gic;
 use crate::guest::Guest;
@@ -94,7 +94,12 @@ fn with_entities(
                 guest.records = own;
                 Ok(Arc::<Guest>::from(guest))
             }
-            Err(error) => Err(no_memory(machine, &memory, error, own)),
+            Err(error) => {
+                let refusal = no_memory(machine, &memory, error, own);
+                drop(memory);
+                unmap(machine, &guest);
+                Err(refusal)
+            }
         }
     });
     let guest: Arc<Guest> = match made {
