@@ -202,6 +202,18 @@ pub enum Firmware {
     GrubChainloader,
 }
 
+impl Firmware {
+    /// Whether it starts the image from a disk on this machine: what a row can say.
+    fn disks(self, machine: &str) -> &'static [bool] {
+        match self {
+            Self::UBootEfi | Self::GrubLinux | Self::GrubChainloader => &[true],
+            Self::UBoot if machine == raspi4b::NAME => &[true],
+            Self::UBoot | Self::Uefi => &[false, true],
+            Self::TfA => &[false],
+        }
+    }
+}
+
 /// One row for each combination of the axes; an axis that is left out is the row's own value.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -377,7 +389,10 @@ impl Row {
         let machine = self.machine.as_ref().unwrap_or(&defaults.machine);
         let on_raspi = !self.mini_uart && self.firmware != Some(Firmware::TfA);
         ensure!(machine == raspi4b::NAME || on_raspi, "`mini_uart` and TF-A are the Raspberry Pi 4's");
-        ensure!(!self.from_disk || self.firmware.is_some(), "`from_disk` is for a `firmware`, which reads it");
+        let disk = self.firmware.map_or(&[false][..], |firmware| firmware.disks(machine));
+        let why =
+            if self.from_disk { "is for a `firmware` that reads one" } else { "is the only way of this `firmware`" };
+        ensure!(disk.contains(&self.from_disk), "`from_disk` {why} on {machine}");
         if let Some(text) = self.allow.iter().find(|text| !defaults.forbid.contains(text)) {
             bail!("`allow` has `{text}`, which is not forbidden");
         }

@@ -98,6 +98,20 @@ fn a_firmware_alone_reads_a_disk() {
     let table = parse("[[row]]\nname = 'a'\nguest = 'linux'\nfirmware = 'u-boot'\nfrom_disk = true").unwrap();
     assert_eq!((table.boots[0].firmware, table.boots[0].from_disk), (Some(Firmware::UBoot), true));
     assert!(error("[[row]]\nname = 'x'\nguest = 'linux'\nfrom_disk = true").contains("`firmware`"));
+    for (firmware, machine, needs) in [
+        ("grub-linux", "virt", true),
+        ("grub-chainloader", "virt", true),
+        ("u-boot-efi", "virt", true),
+        ("u-boot", "raspi4b", true),
+        ("tf-a", "raspi4b", false),
+    ] {
+        let row = |disk: bool| {
+            format!(
+                "[[row]]\nname = 'x'\nguest = 'linux'\nfirmware = '{firmware}'\nmachine = '{machine}'\nfrom_disk = {disk}"
+            )
+        };
+        assert!(parse(&row(needs)).is_ok() && error(&row(!needs)).contains("`from_disk`"), "{firmware}");
+    }
     let both = "[[row]]\nname = 'x'\nguest = 'linux'\npreload = 'dirty'\nfirmware = 'u-boot'";
     assert!(error(both).contains("row x") && error(both).contains("`firmware`"));
 }

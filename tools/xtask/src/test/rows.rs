@@ -191,7 +191,6 @@ fn start_by(env: &Env<'_>, boot: &Boot, firmware: Firmware, machine: &mut Machin
         }
         Firmware::Uefi | Firmware::GrubLinux | Firmware::GrubChainloader => {
             let found = setup::ensure_uefi(env.ctx, &machine.machine)?;
-            ensure!(boot.from_disk || firmware == Firmware::Uefi, "GRUB has nothing but the disk");
             if boot.from_disk {
                 machine.disk = Some(write_disk(disk, firmware, Some(&found.grub), machine)?);
             }
@@ -199,7 +198,6 @@ fn start_by(env: &Env<'_>, boot: &Boot, firmware: Firmware, machine: &mut Machin
         }
         Firmware::UBoot | Firmware::UBootEfi => {
             let u_boot = setup::ensure_u_boot(env.ctx, &machine.machine)?;
-            ensure!(boot.from_disk || firmware == Firmware::UBoot, "U-Boot's own UEFI has nothing but the disk");
             if boot.from_disk {
                 machine.disk = Some(match firmware == Firmware::UBoot && machine.machine == raspi4b::NAME {
                     true => write_card(env, disk, &u_boot, machine)?,
@@ -208,7 +206,6 @@ fn start_by(env: &Env<'_>, boot: &Boot, firmware: Firmware, machine: &mut Machin
             }
             if machine.machine == raspi4b::NAME {
                 // The board's own firmware would load it as it loads any kernel.
-                ensure!(boot.from_disk, "U-Boot on {} has nothing but the disk", raspi4b::NAME);
                 machine.kernel = u_boot;
             } else {
                 machine.firmware = Some(u_boot);
