@@ -94,6 +94,17 @@ impl<D: Device, I: IrqLine> Mmio<D, I> {
         }
     }
 
+    /// Whether [`Mmio::poke`] or [`Mmio::run_waiting`] has left more to do than a step may: it goes on by [`Mmio::run_due`], or by
+    /// itself when the driver notifies.
+    pub fn is_due(&self) -> bool {
+        self.is_running() && self.queues.iter().any(|queue| queue.due)
+    }
+
+    /// One step of what is due. `true`: there is more.
+    pub fn run_due(&mut self) -> bool {
+        self.step().is_err()
+    }
+
     /// Pages that were absent have come: queues that met one are served, one step each.
     pub fn run_waiting(&mut self) {
         for number in 0..self.queues.len() {
@@ -152,7 +163,7 @@ impl<D: Device, I: IrqLine> Mmio<D, I> {
         if let Some(number) = self.queues.iter().position(|queue| queue.due) {
             self.serve(number);
         }
-        if self.is_running() && self.queues.iter().any(|queue| queue.due) { Err(AccessError::Again) } else { Ok(()) }
+        if self.is_due() { Err(AccessError::Again) } else { Ok(()) }
     }
 
     fn needs_reset(&mut self, how: Broken) {
@@ -270,6 +281,7 @@ impl<D: Device, I: IrqLine> Mmio<D, I> {
             // Its addresses stay; it would begin anew.
             queue.state.ready = false;
             (queue.due, queue.stalled) = (false, false);
+            self.device.stopped(usize::try_from(self.registers.queue_sel).unwrap_or(usize::MAX));
         } else if let Err(how) = queue.enable(&*memory) {
             self.needs_reset(how);
         }

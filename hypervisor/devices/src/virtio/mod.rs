@@ -22,6 +22,7 @@
 //! # Not modelled
 //! Packed rings, `VIRTIO_F_IN_ORDER`, `VIRTIO_F_ACCESS_PLATFORM`, the reset of single queues, shared memory, the legacy interface.
 
+mod bytes;
 pub mod input;
 pub mod mmio;
 pub mod queue;
@@ -36,6 +37,7 @@ use bus::Absent;
 use core::fmt;
 
 use crate::state::RestoreError;
+pub use bytes::Bytes;
 pub use queue::{Chain, Limits};
 pub use ring::Ring;
 
@@ -108,6 +110,8 @@ pub trait Device: Send {
     fn config_write(&mut self, _at: usize, _from: &[u8]) {}
     /// Works on queue `number`: the driver has made buffers available there, or the device has something to say.
     fn serve(&mut self, number: usize, ring: &mut Ring<'_>) -> Result<(), Stop>;
+    /// The driver has taken back queue `number`: nothing that was taken from it is ever completed.
+    fn stopped(&mut self, _number: usize) {}
     /// Back to the state after power-on.
     fn reset(&mut self);
     /// Its state.

@@ -42,6 +42,10 @@ pub struct Chain {
 }
 
 impl Chain {
+    /// Its first descriptor, by which [`Ring::again`] finds it.
+    pub fn head(&self) -> u16 {
+        self.head
+    }
     /// Bytes that the device may read.
     pub fn readable(&self) -> u64 {
         self.readable

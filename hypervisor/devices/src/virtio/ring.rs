@@ -13,7 +13,7 @@
 //! them before [`Ring::publish`], and what was not published when the step ends, or is taken back by [`Ring::unstage`], is available as before.
 //!
 //! A device that answers later keeps the chain: [`Ring::take`] goes on in the available ring without completing it, and chains may be
-//! completed in any order (their [`Segment`]s have to be copied by then).
+//! completed in any order. Their [`Segment`]s are gone by then, unless the device has copied them: [`Ring::again`] finds them anew.
 //!
 //! | hostile | answer |
 //! |---|---|
@@ -26,13 +26,18 @@
 use addr::{Address, Ipa};
 use bus::GuestMemory;
 use core::sync::atomic::{Ordering, fence};
+use sync::nospec;
 
+use super::bytes::Bytes;
 use super::queue::{Chain, Queue, Segment};
 use super::spec::*;
 use super::{Broken, Stop};
 
 /// Descriptors that are read in one step; the chain that reaches it is the step's last.
 pub const STEP: u32 = 32;
+
+/// Descriptors of a table that are read together.
+const AHEAD: usize = 8;
 
 /// A queue during one step.
 pub struct Ring<'a> {
@@ -56,6 +61,45 @@ struct Descriptor {
     size: u32,
     flags: u16,
     next: u16,
+}
+
+impl Descriptor {
+    fn new(bytes: [u8; DESCRIPTOR as usize]) -> Self {
+        let value = u128::from_le_bytes(bytes);
+        Self {
+            at: Ipa::new(value as u64),
+            size: (value >> 64) as u32,
+            flags: (value >> 96) as u16,
+            next: (value >> 112) as u16,
+        }
+    }
+}
+
+/// Descriptors of a table that were read together, in one access.
+#[derive(Default)]
+struct Ahead {
+    bytes: [[u8; DESCRIPTOR as usize]; AHEAD],
+    first: u16,
+    count: u16,
+}
+
+impl Ahead {
+    /// Descriptor `index` of a table of `entries`, among which it is.
+    fn get(&mut self, memory: &dyn GuestMemory, table: Ipa, index: u16, entries: u32) -> Result<Descriptor, Stop> {
+        let known = index.checked_sub(self.first).filter(|n| *n < self.count);
+        let n = match known {
+            Some(n) => n,
+            None => {
+                let at = table.checked_add(u64::from(index).wrapping_mul(DESCRIPTOR)).ok_or(Broken::Outside(table))?;
+                let count = entries.saturating_sub(index.into()).min(AHEAD as u32) as u16;
+                let part = self.bytes.get_mut(..usize::from(count)).unwrap_or_default();
+                memory.read(at, part.as_flattened_mut())?;
+                (self.first, self.count) = (index, count);
+                0
+            }
+        };
+        Ok(Descriptor::new(nospec::get(&self.bytes, usize::from(n)).copied().unwrap_or_default()))
+    }
 }
 
 impl<'a> Ring<'a> {
@@ -85,10 +129,25 @@ impl<'a> Ring<'a> {
         let entry = self.entry(self.queue.state.next_avail);
         let head = self.memory.load_u16(self.driver(AVAIL_RING.wrapping_add(entry.wrapping_mul(2))))?;
         let chain = self.walk(head)?;
-        // Then nothing is in the way of giving it back.
-        let [_, _, (used, size)] = self.queue.state.parts();
-        self.memory.pin(used, size)?;
+        self.pin_used()?;
         Ok(Some(chain))
+    }
+
+    /// Looks once more at a chain that was taken in this step or an earlier one, by its [`Chain::head`]: at what the driver's memory
+    /// says of it now. (A driver leaves its chains alone until it has them back; what another one changes is its own loss.)
+    pub fn again(&mut self, head: u16) -> Result<Chain, Stop> {
+        if self.budget == 0 {
+            return Err(Stop::Later);
+        }
+        let chain = self.walk(head)?;
+        self.pin_used()?;
+        Ok(Chain { taken: true, ..chain })
+    }
+
+    /// Then nothing is in the way of giving a chain back.
+    fn pin_used(&self) -> Result<(), Stop> {
+        let [_, _, (used, size)] = self.queue.state.parts();
+        Ok(self.memory.pin(used, size)?)
     }
 
     /// Goes on to the next chain, while this one is worked on; it is completed in a later step.
@@ -103,21 +162,19 @@ impl<'a> Ring<'a> {
         self.room.get(..chain.segments).unwrap_or_default()
     }
 
+    /// The bytes of the chain that was looked at last: those to `write`, or those to read.
+    pub fn bytes(&self, chain: &Chain, write: bool) -> Bytes<'_> {
+        Bytes::new(self.segments(chain), self.memory, write)
+    }
+
     /// Fills `into` from byte `at` of what the driver wrote into the chain that was looked at last.
     pub fn read(&self, chain: &Chain, at: u64, into: &mut [u8]) -> Result<(), Stop> {
-        let memory = self.memory;
-        self.each(chain, false, at, into.len(), |from, part| match into.get_mut(part) {
-            Some(part) => memory.read(from, part).map_err(Stop::from),
-            None => Ok(()),
-        })
+        self.bytes(chain, false).read(at, into)
     }
 
     /// Writes `from` at byte `at` of what the device may write of the chain that was looked at last.
     pub fn write(&mut self, chain: &Chain, at: u64, from: &[u8]) -> Result<(), Stop> {
-        self.each(chain, true, at, from.len(), |to, part| match from.get(part) {
-            Some(part) => self.memory.write(to, part).map_err(Stop::from),
-            None => Ok(()),
-        })
+        self.bytes(chain, true).write(at, from)
     }
 
     /// Gives the chain back to the driver, and all that are staged: the device has written its first `written` bytes.
@@ -241,6 +298,7 @@ impl<'a> Ring<'a> {
         let mut chain = Chain { head, segments: 0, taken: false, readable: 0, writable: 0 };
         let (mut table, mut entries) = (Ipa::new(self.queue.state.desc), u32::from(self.queue.state.size));
         let (mut index, mut indirect, mut seen) = (head, false, 0u16);
+        let mut ahead = Ahead::default();
         loop {
             if u32::from(index) >= entries {
                 return Err(Broken::Descriptor(index).into());
@@ -250,7 +308,9 @@ impl<'a> Ring<'a> {
             }
             seen = seen.wrapping_add(1);
             self.budget = self.budget.saturating_sub(1);
-            let d = self.descriptor(table, index)?;
+            // Of a table of descriptors most are used, and most in their order.
+            let d =
+                if indirect { ahead.get(self.memory, table, index, entries)? } else { self.descriptor(table, index)? };
             if d.flags & DESC_INDIRECT != 0 {
                 let whole = d.size != 0 && u64::from(d.size).is_multiple_of(DESCRIPTOR);
                 if indirect || !whole || d.flags & DESC_NEXT != 0 || !self.has(F_INDIRECT_DESC) {
@@ -296,42 +356,7 @@ impl<'a> Ring<'a> {
         let at = table.checked_add(u64::from(index).wrapping_mul(DESCRIPTOR)).ok_or(Broken::Outside(table))?;
         let mut bytes = [0; DESCRIPTOR as usize];
         self.memory.read(at, &mut bytes)?;
-        let value = u128::from_le_bytes(bytes);
-        Ok(Descriptor {
-            at: Ipa::new(value as u64),
-            size: (value >> 64) as u32,
-            flags: (value >> 96) as u16,
-            next: (value >> 112) as u16,
-        })
-    }
-
-    /// Calls `act` for each piece of guest memory behind bytes `at` to `at + size` of one kind of the chain's parts, with the
-    /// piece's range among those bytes.
-    fn each(
-        &self,
-        chain: &Chain,
-        write: bool,
-        at: u64,
-        size: usize,
-        mut act: impl FnMut(Ipa, core::ops::Range<usize>) -> Result<(), Stop>,
-    ) -> Result<(), Stop> {
-        let (mut skip, mut done) = (at, 0usize);
-        for segment in self.segments(chain).iter().filter(|segment| segment.write == write) {
-            let here = u64::from(segment.size);
-            let Some(room) = here.checked_sub(skip).filter(|room| *room != 0) else {
-                skip = skip.saturating_sub(here);
-                continue;
-            };
-            let count = size.saturating_sub(done).min(usize::try_from(room).unwrap_or(usize::MAX));
-            if count == 0 {
-                break;
-            }
-            let from = segment.at.checked_add(skip).ok_or(Broken::Outside(segment.at))?;
-            let end = done.saturating_add(count);
-            act(from, done..end)?;
-            (skip, done) = (0, end);
-        }
-        if done == size { Ok(()) } else { Err(Broken::Small.into()) }
+        Ok(Descriptor::new(bytes))
     }
 }
 

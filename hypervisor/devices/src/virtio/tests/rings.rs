@@ -185,6 +185,68 @@ fn chains_are_completed_in_any_order() {
     assert_eq!(d.collect(), [(1, 1), (2, 0), (0, 1)]);
 }
 
+/// A chain that was taken is found again by its head, as it is by then, and its bytes can be gone through from anywhere.
+#[test]
+fn a_chain_is_looked_at_again_in_a_later_step() {
+    let (b, [mut d, _]) = echo(ALL, 4);
+    let (mut queue, mut room) = (Queue::new(ECHO), Queue::room(&[ECHO]));
+    queue.state = b.device.save_queue(0);
+    // Descriptors 0 .. 5 are a byte to read each, and come in the order 0, 5, 4, 3, 2, 1; two more are two bytes to write each.
+    d.descriptor(d.desc, 3, (INDIRECT, 8 * 16, DESC_INDIRECT, 0));
+    for n in 0..8u16 {
+        let next = [5, 6, 1, 2, 3, 4, 7, 0][usize::from(n)];
+        let flags = if n > 5 { DESC_WRITE } else { 0 } | if n < 7 { DESC_NEXT } else { 0 };
+        d.descriptor(INDIRECT, n, (DATA + 2 * u64::from(n), if n > 5 { 2 } else { 1 }, flags, next));
+    }
+    b.ram.put(DATA, &(0..24).collect::<Vec<u8>>());
+    d.offer(3);
+    let mut ring = queue.ring(&mut room, &*b.ram, ALL).unwrap();
+    let mut chain = ring.peek().unwrap().unwrap();
+    assert_eq!((chain.head(), chain.readable(), chain.writable()), (3, 6, 4));
+    ring.take(&mut chain);
+    drop(chain);
+    let mut ring = queue.ring(&mut room, &*b.ram, ALL).unwrap();
+    let chain = ring.again(3).unwrap();
+    assert!(ring.peek().unwrap().is_none());
+    let mut bytes = ring.bytes(&chain, false);
+    let mut all = [0; 6];
+    for (at, size) in [(0, 6), (5, 1), (0, 1), (2, 3), (1, 2), (6, 0)] {
+        bytes.read(at, &mut all[..size]).unwrap();
+        let expected = &[0, 10, 8, 6, 4, 2][at as usize..][..size];
+        assert_eq!(&all[..size], expected, "{at} + {size}");
+    }
+    assert_eq!(bytes.read(0, &mut [0; 7]), Err(Stop::Broken(Broken::Small)));
+    assert_eq!(bytes.read(u64::MAX, &mut [0; 2]), Err(Stop::Broken(Broken::Small)));
+    assert_eq!(bytes.write(0, &[1]), Err(Stop::Broken(Broken::Small)), "only the driver writes there");
+    ring.bytes(&chain, true).write(1, &[7, 7]).unwrap();
+    assert_eq!(b.ram.get(DATA + 12, 4), [12, 7, 7, 15]);
+    ring.complete(chain, 3).unwrap();
+    assert_eq!(d.collect(), [(3, 3)]);
+    // As it is by then: what the driver has made of it is checked as at first.
+    d.descriptor(d.desc, 3, (DATA, 0, 0, 0));
+    assert_eq!(ring.again(3), Err(Stop::Broken(Broken::Empty)));
+    assert_eq!(ring.again(4), Err(Stop::Broken(Broken::Descriptor(4))));
+}
+
+/// A table of descriptors is read in pieces, and never beyond its end.
+#[test]
+fn a_table_is_read_in_pieces() {
+    let (b, [mut d, _]) = echo(ALL, 4);
+    let (mut queue, mut room) = (Queue::new(ECHO), Queue::room(&[ECHO]));
+    queue.state = b.device.save_queue(0);
+    let table = BASE + SIZE - 10 * 16;
+    d.descriptor(d.desc, 0, (table, 10 * 16, DESC_INDIRECT, 0));
+    (0..10).for_each(|n| d.descriptor(table, n, (DATA, 1, if n < 9 { DESC_NEXT } else { 0 }, n + 1)));
+    d.offer(0);
+    let mut ring = queue.ring(&mut room, &*b.ram, ALL).unwrap();
+    b.ram.taken();
+    let chain = ring.peek().unwrap().unwrap();
+    assert_eq!(chain.readable(), 10);
+    // idx, the entry, the table's descriptor, two pieces, a pin of each part and one of the used ring.
+    assert_eq!(b.ram.taken().0, 3 + 2 + 10 + 1);
+    ring.complete(chain, 0).unwrap();
+}
+
 /// A page may be absent at any access: nothing has happened then but what whole chains did, and the step can be run again.
 #[test]
 fn an_absent_page_leaves_no_trace() {
