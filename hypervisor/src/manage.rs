@@ -203,17 +203,15 @@ impl Host for Machinery<'_> {
     }
     fn object_room(&mut self, size: u64) -> Result<Region, Refusal> {
         let machine = Machinery::machine(self);
-        let mut memory = machine.memory.lock();
-        let taken = machine.uploads.lock().take(&mut memory, size);
-        taken.map_err(|error| construct::no_memory(machine, &memory, error, uploads::rounded(size)))
+        let taken = machine.uploads.lock().take(&mut machine.memory.lock(), size);
+        taken.map_err(|error| construct::no_memory(machine, error, uploads::rounded(size)))
     }
     fn object_write(&mut self, region: Region, offset: u64, bytes: &[u8]) {
         Machinery::machine(self).uploads.lock().write(region, offset, bytes);
     }
     fn object_free(&mut self, region: Region) {
         let machine = Machinery::machine(self);
-        let mut memory = machine.memory.lock();
-        machine.uploads.lock().give(&mut memory, region);
+        machine.uploads.lock().give(&mut machine.memory.lock(), region);
     }
     fn create(
         &mut self,

@@ -308,9 +308,8 @@ pub fn group(machine: &Machine, index: usize, group: &GroupSpec) -> Result<(), R
             let _ = machine.shares.set_group_weight(id, weight);
         }
         None => {
-            let mut memory = machine.memory.lock();
-            let account = memory.frames.open_account(bytes).map_err(|e| no_memory(machine, &memory, e, 0))?;
-            drop(memory);
+            let account = machine.memory.lock().frames.open_account(bytes);
+            let account = account.map_err(|e| no_memory(machine, e, 0))?;
             machine.groups.lock().push(account);
             let _ = machine.shares.add_group(id, weight);
         }

@@ -6,7 +6,7 @@ use super::ended::{dismantle, unmap};
 use super::{Construction, Stage};
 use crate::gic;
 use crate::guest::Guest;
-use crate::machine::{Machine, Memory};
+use crate::machine::Machine;
 use crate::passthrough::Given;
 use crate::placing;
 use crate::slots::MAX_ENTITIES;
@@ -59,14 +59,14 @@ pub fn begin(machine: &'static Machine, request: &Request<'_>) -> Result<Constru
     }
     let given = crate::passthrough::find(machine, spec, layout.ram)?;
     let room = HEAP_A_VM + HEAP_A_VCPU * spec.vcpus as usize;
-    machine.heap_room(room).map_err(|e| no_memory(machine, &machine.memory.lock(), e, room as u64))?;
+    machine.heap_room(room).map_err(|e| no_memory(machine, e, room as u64))?;
     let limit = Refusal::Limit { what: "vCPUs in all; destroy a VM".into(), most: MAX_ENTITIES.into() };
     let first = machine.entities.lock().take(spec.vcpus).ok_or(limit)?;
     let made = match machine.vcpu_room(first, spec.vcpus) {
         Ok(()) => {
             Given::lend(machine, given, first).and_then(|given| with_entities(machine, request, layout, first, given))
         }
-        Err(error) => Err(no_memory(machine, &machine.memory.lock(), error, room as u64)),
+        Err(error) => Err(no_memory(machine, error, room as u64)),
     };
     if made.is_err() {
         machine.entities.lock().give(first, spec.vcpus);
@@ -88,17 +88,15 @@ fn with_entities(
     let own = crate::HEAP.used().saturating_sub(heap) as u64;
     let made = made.and_then(|mut guest| {
         // Merus' own records of the VM are charged to it as well.
-        let mut memory = machine.memory.lock();
-        match memory.frames.charge(account, own) {
+        let charged = machine.memory.lock().frames.charge(account, own);
+        match charged {
             Ok(()) => {
                 guest.records = own;
                 Ok(Arc::<Guest>::from(guest))
             }
             Err(error) => {
-                let refusal = no_memory(machine, &memory, error, own);
-                drop(memory);
                 unmap(machine, &guest);
-                Err(refusal)
+                Err(no_memory(machine, error, own))
             }
         }
     });
@@ -137,17 +135,17 @@ fn open_account(machine: &Machine, request: &Request<'_>) -> Result<(AccountId, 
         Some(group) => memory.frames.open_account_in(group, limit),
         None => memory.frames.open_account(limit),
     };
-    let account = account.map_err(|e| no_memory(machine, &memory, e, spec.memory))?;
     // A device that reaches memory by itself may reach the first GiB only.
     let reach = if spec.passthrough.unsafe_dma { Reach::Small } else { Reach::Any };
-    match memory.guest_ram(account, spec.memory, reach) {
+    let made = account.and_then(|account| match memory.guest_ram(account, spec.memory, reach) {
         Ok(extents) => Ok((account, extents)),
         Err(error) => {
-            let refusal = no_memory(machine, &memory, error, spec.memory);
             let _ = memory.frames.close_account(account);
-            Err(refusal)
+            Err(error)
         }
-    }
+    });
+    drop(memory);
+    made.map_err(|error| no_memory(machine, error, spec.memory))
 }
 
 /// A refusal of one of the VM's settings.
@@ -155,27 +153,27 @@ pub fn refused_spec(key: &str, why: impl ToString) -> Refusal {
     Refusal::Spec(SpecFault { key: key.into(), why: why.to_string() })
 }
 
-/// A lack of memory in words: whose, and how much is left.
-pub fn no_memory(machine: &Machine, memory: &Memory, error: MemoryError, asked: u64) -> Refusal {
+/// A lack of memory in words: whose, and how much is left. Looks at the groups and at memory, one after the other.
+pub fn no_memory(machine: &Machine, error: MemoryError, asked: u64) -> Refusal {
     let (left, of) = match error {
         MemoryError::OverLimit { left, of } => {
             let group = machine.groups.lock().iter().position(|group| *group == of);
             (left, group.map_or_else(|| "the VM's memory.max".to_string(), |_| "the group's memory.max".to_string()))
         }
-        _ => (memory.frames.free_bytes(), "the machine".to_string()),
+        _ => (machine.memory.lock().frames.free_bytes(), "the machine".to_string()),
     };
     Refusal::NoMemory { asked, left, of }
 }
 
 /// The refusal of a VM whose account has no room for more than its RAM, if that is so: its limit may leave none for translation tables.
 fn starved(machine: &Machine, account: AccountId) -> Option<Refusal> {
-    let mut memory = machine.memory.lock();
-    match memory.frames.charge(account, LEAST_BESIDE_RAM) {
+    let charged = machine.memory.lock().frames.charge(account, LEAST_BESIDE_RAM);
+    match charged {
         Ok(()) => {
-            memory.frames.uncharge(account, LEAST_BESIDE_RAM);
+            machine.memory.lock().frames.uncharge(account, LEAST_BESIDE_RAM);
             None
         }
-        Err(error) => Some(no_memory(machine, &memory, error, LEAST_BESIDE_RAM)),
+        Err(error) => Some(no_memory(machine, error, LEAST_BESIDE_RAM)),
     }
 }
 
