@@ -62,26 +62,26 @@ impl<const N: usize> Declared<N> {
         false
     }
 
-    /// Whether a byte of `span` is declared. While another CPU withdraws a part, the answer may be that of before.
+    /// Whether a byte of `span` is declared. A part that another CPU is withdrawing may count or not.
     pub fn overlaps(&self, span: Span<Pa>) -> bool {
-        let count = self.count.load(Ordering::Acquire);
         let (start, end) = (span.start().as_u64(), span.end().as_u64());
-        let mut spans = self.spans.iter().take(count);
-        spans.any(|[from, to]| start < to.load(Ordering::Relaxed) && from.load(Ordering::Relaxed) < end)
+        self.any(|from, to| start < to && from < end)
     }
 
     /// Whether all of `size` bytes at `at` lie in one declared span.
     #[inline]
     pub fn has(&self, at: Pa, size: u64) -> bool {
         let Some(end) = at.as_u64().checked_add(size) else { return false };
+        self.any(|from, to| from <= at.as_u64() && end <= to)
+    }
+
+    /// Whether there is a declared span that `fits`, by its first address and the one behind its last.
+    #[inline]
+    fn any(&self, fits: impl Fn(u64, u64) -> bool) -> bool {
         let mut count = self.count.load(Ordering::Acquire);
         loop {
-            let found = self
-                .spans
-                .iter()
-                .take(count)
-                .any(|[from, to]| from.load(Ordering::Relaxed) <= at.as_u64() && end <= to.load(Ordering::Relaxed));
-            if found {
+            let mut spans = self.spans.iter().take(count);
+            if spans.any(|[from, to]| fits(from.load(Ordering::Relaxed), to.load(Ordering::Relaxed))) {
                 return true;
             }
             // A span that ends too early may have been cut off a moment ago: then what was behind the hole has been added.
@@ -160,19 +160,31 @@ mod tests {
         });
     }
 
-    #[test]
-    #[cfg_attr(miri, ignore = "the model switches stacks by assembly")]
-    fn readers_always_find_what_is_not_withdrawn() {
-        loom::model(|| {
+    /// `look` finds what it is told to, by its own assertions, while two holes are made in 0 to 11.
+    fn while_holes_are_made(look: fn(&Declared<3>)) {
+        loom::model(move || {
             let table = Arc::new(Declared::<3>::new());
             assert!(table.declare(span(0, 12)));
             let reader = table.clone();
-            let reader = thread::spawn(move || {
-                assert!(reader.has(Pa::new(10), 2) && reader.has(Pa::new(0), 4));
-            });
+            let reader = thread::spawn(move || look(&reader));
             assert!(table.withdraw(span(4, 6)) && table.withdraw(span(7, 8)));
             reader.join().unwrap();
             assert!(!table.has(Pa::new(5), 1) && !table.has(Pa::new(7), 1) && table.has(Pa::new(6), 1));
+        });
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "the model switches stacks by assembly")]
+    fn readers_always_find_what_is_not_withdrawn() {
+        while_holes_are_made(|table| assert!(table.has(Pa::new(10), 2) && table.has(Pa::new(0), 4)));
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "the model switches stacks by assembly")]
+    fn what_overlaps_is_always_found() {
+        while_holes_are_made(|table| {
+            assert!(table.overlaps(span(10, 16)) && table.overlaps(span(3, 5)));
+            assert!(!table.overlaps(span(12, 16)));
         });
     }
 }
