@@ -2,6 +2,7 @@
 //!
 //! | module | device |
 //! |---|---|
+//! | [`blk`] | a disk |
 //! | [`input`] | a power key |
 //! | [`rng`] | random bytes |
 //!
@@ -22,6 +23,7 @@
 //! # Not modelled
 //! Packed rings, `VIRTIO_F_IN_ORDER`, `VIRTIO_F_ACCESS_PLATFORM`, the reset of single queues, shared memory, the legacy interface.
 
+pub mod blk;
 mod bytes;
 pub mod input;
 pub mod mmio;

@@ -150,6 +150,11 @@ impl<'a> Ring<'a> {
         Ok(self.memory.pin(used, size)?)
     }
 
+    /// Whether the driver has made more chains available.
+    pub fn has_more(&mut self) -> Result<bool, Stop> {
+        self.more()
+    }
+
     /// Goes on to the next chain, while this one is worked on; it is completed in a later step.
     pub fn take(&mut self, chain: &mut Chain) {
         if !core::mem::replace(&mut chain.taken, true) {

@@ -21,7 +21,7 @@ impl Source for Ones {
 
 /// What the guest, or somebody outside, does next.
 #[derive(Clone, Debug)]
-enum Act {
+pub enum Act {
     /// Any access.
     Access { at: u64, size: u8, value: u64, write: bool },
     /// A store to a register that is there.
@@ -40,7 +40,8 @@ enum Act {
     Absent(usize),
 }
 
-fn act() -> impl Strategy<Value = Act> {
+/// Anything that can happen.
+pub fn act() -> impl Strategy<Value = Act> {
     let near = prop_oneof![BASE..BASE + SIZE + 32, Just(u64::MAX - 4), any::<u64>()];
     let size = prop_oneof![0u32..64, Just(16), Just(32), Just(48), any::<u32>()];
     prop_oneof![
@@ -67,14 +68,21 @@ fn parts(n: u64, shift: u64) -> [u64; 3] {
     [at & !15, at + 0x200, (at + 0x400) & !3]
 }
 
-fn play<D: Device>(device: D, acts: Vec<Act>, outside: fn(&mut Mmio<D, FakeIrq>, u8)) -> Result<(), TestCaseError>
+/// What a guest does to a device, with whatever happens outside. A step makes `more` accesses at most beside those of a device that
+/// answers each chain with one.
+pub fn play<D: Device>(
+    device: D,
+    acts: Vec<Act>,
+    more: usize,
+    outside: fn(&mut Mmio<D, FakeIrq>, u8),
+) -> Result<(), TestCaseError>
 where
     Mmio<D, FakeIrq>: MmioDevice,
 {
     let mut b = board(device);
     // A step reads so many descriptors, and of each chain the ring's entry, its pins and its answer.
     let chain = b.device.device().queues().iter().map(|limits| usize::from(limits.chain)).max().unwrap();
-    let most = 12 * (STEP as usize + chain);
+    let most = 12 * (STEP as usize + chain) + more;
     for act in acts {
         match act {
             Act::Access { at, size, value, write } => {
@@ -133,7 +141,7 @@ proptest! {
 
     #[test]
     fn nothing_that_a_guest_does_surprises_the_echo(acts in prop::collection::vec(act(), 1..60)) {
-        play(Echo::default(), acts, |device, what| match what % 4 {
+        play(Echo::default(), acts, 0, |device, what| match what % 4 {
             0 => device.config_changed(),
             1 => device.run_waiting(),
             2 => device.poke(usize::from(what)),
@@ -143,7 +151,7 @@ proptest! {
 
     #[test]
     fn nothing_that_a_guest_does_surprises_the_key(acts in prop::collection::vec(act(), 1..60)) {
-        play(PowerKey::new(), acts, |device, what| match what % 4 {
+        play(PowerKey::new(), acts, 0, |device, what| match what % 4 {
             0 => { device.press(); }
             1 => device.release(),
             2 => device.run_waiting(),
@@ -153,7 +161,7 @@ proptest! {
 
     #[test]
     fn nothing_that_a_guest_does_surprises_the_entropy_device(acts in prop::collection::vec(act(), 1..60)) {
-        play(Rng::new(Ones(0)), acts, |device, what| match what % 4 {
+        play(Rng::new(Ones(0)), acts, 0, |device, what| match what % 4 {
             0 => {
                 device.device_mut().source_mut().0 = usize::from(what) * 4;
                 device.poke(0);

@@ -2,7 +2,7 @@
 
 extern crate std;
 
-mod hostile;
+pub mod hostile;
 mod rings;
 mod transport;
 
