@@ -18,7 +18,7 @@ use boot::stage1::{Stage1, page_from_heap};
 use config::board::{self, Board, Gic, UartKind};
 use config::bundle::Bundle;
 use config::seed::Seed;
-use config::spec::{GroupSpec, Machine as Offer, VmSpec, admit, faults};
+use config::spec::{GroupSpec, Machine as Offer, SpecError, VmSpec, admit, faults};
 use control::{Control, MAX_GROUPS, MAX_VMS};
 use core::sync::atomic::{AtomicBool, AtomicU32};
 use el2::PcpuAnchor;
@@ -228,11 +228,14 @@ fn specs(bundle: &[u8], cpus: usize, free: u64) -> (Vec<VmSpec>, Vec<GroupSpec>)
         Ok(parsed) => parsed,
         Err(error) => refuse("the bundle is refused", error),
     };
-    let (specs, groups) = match parsed.vms_unchecked().and_then(|specs| Ok((specs, parsed.groups_unchecked()?))) {
+    let read =
+        || Ok::<_, SpecError>((parsed.vms_unchecked()?, parsed.groups_unchecked()?, parsed.switches_unchecked()?));
+    let (specs, groups, switches) = match read() {
         Ok(found) => found,
         Err(error) => refuse("the bundle is refused", error),
     };
-    let found = faults(&specs, &groups);
+    let mut found = faults(&specs, &groups, &switches);
+    found.extend(parsed.image_faults(&specs));
     if let Some((last, others)) = found.split_last() {
         others.iter().for_each(|fault| say!("the bundle is refused: {fault}"));
         refuse("the bundle is refused", last);

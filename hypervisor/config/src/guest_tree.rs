@@ -155,8 +155,8 @@ fn write(
     if spec.power_key.gpio() {
         root = root.child(gpio()).child(keys());
     }
-    if spec.power_key.virtio() {
-        root = root.child(virtio(map::VIRTIO_KEY_SLOT));
+    for (slot, _) in spec.virtio_slots() {
+        root = root.child(virtio(slot));
     }
     for node in passed_through(given) {
         root = root.child(node);

@@ -51,7 +51,7 @@ impl Setting {
             }
             key::MEMORY_MAX if value.trim() == "max" => Ok(Self::MemoryMax(None)),
             key::MEMORY_MAX => Ok(Self::MemoryMax(Some(size(value).ok_or(wrong(SIZE_FORM))?))),
-            key if key::ALL.contains(&key) => Err(Fault::Fixed),
+            key if key::ALL.contains(&key) || key::TABLES.contains(&key) => Err(Fault::Fixed),
             _ => Err(Fault::UnknownKey),
         }
     }

@@ -3,15 +3,25 @@
 //! The host program checks a manifest with these functions before it writes a bundle; Merus checks with them what it
 //! reads from a bundle. Neither trusts the other.
 
+mod device_fault;
+mod disk;
 mod fault;
 mod group;
+pub mod key;
+mod net;
 mod passthrough;
 mod power;
 mod raw;
+mod slots;
+mod unwired;
+pub use device_fault::DeviceFault;
+pub use disk::{DiskSource, DiskSpec, HOST_FORM, MAX_SERIAL, SECTOR};
 pub use fault::{Bytes, Fault};
 pub use group::GroupSpec;
+pub use net::{DEFAULT_MTU, MAC_FORM, MAX_SWITCHES, MTUS, Mac, NetSpec, SwitchSpec};
 pub use passthrough::{MAX_DEVICE_PATH, MAX_PASSTHROUGH, PASSTHROUGH_FORM, PassthroughSpec, UNSAFE_DMA_FORM};
 pub use power::{POWER_KEY_FORM, PowerKey};
+pub use slots::{DEVICE_SLOTS, VirtioDevice};
 
 use crate::image::{self, GuestLayout, Raw};
 use crate::map;
@@ -42,78 +52,14 @@ pub const CPU_PERIODS_US: core::ops::RangeInclusive<u64> = 1_000..=1_000_000;
 pub const DEFAULT_CPU_PERIOD_US: u64 = 100_000;
 /// The least quota of `cpu.max` in microseconds, as in cgroup v2.
 pub const MIN_CPU_QUOTA_US: u64 = 1_000;
+/// Whether a VM that does not say so has a source of random numbers.
+pub const DEFAULT_RNG: bool = false;
 /// Priorities of the class `rt`.
 pub const RT_PRIORITIES: core::ops::RangeInclusive<u32> = 1..=99;
 /// The least budget of the class `rt` in microseconds: below it, switching would cost more than it gives.
 pub const MIN_RT_BUDGET_US: u64 = 50;
 /// The most pCPUs that `cpu.affinity` can name.
 pub const MAX_AFFINITY: usize = 512;
-
-/// The words for a VM's settings: keys of the manifest and properties of the compiled one.
-pub mod key {
-    /// Unique name; the console's prefix.
-    pub const NAME: &str = "name";
-    /// The kernel: an arm64 Image, or a raw binary if there is a [`LOAD`].
-    pub const KERNEL: &str = "kernel";
-    /// Where a raw binary's first byte goes, optional.
-    pub const LOAD: &str = "load";
-    /// Where the boot vCPU starts in a raw binary, optional.
-    pub const ENTRY: &str = "entry";
-    /// Bytes that belong to a raw binary, what is not in its file included; optional.
-    pub const ROOM: &str = "room";
-    /// The initrd, optional.
-    pub const INITRD: &str = "initrd";
-    /// The kernel's command line, optional.
-    pub const CMDLINE: &str = "cmdline";
-    /// RAM.
-    pub const MEMORY: &str = "memory";
-    /// Number of vCPUs.
-    pub const VCPUS: &str = "vcpus";
-    /// Share of contended pCPUs, as in cgroup v2.
-    pub const CPU_WEIGHT: &str = "cpu.weight";
-    /// Cap on pCPU time, as in cgroup v2.
-    pub const CPU_MAX: &str = "cpu.max";
-    /// The pCPUs that it may run on.
-    pub const CPU_AFFINITY: &str = "cpu.affinity";
-    /// How its vCPUs are scheduled.
-    pub const CPU_CLASS: &str = "cpu.class";
-    /// The group that it shares a weight and limits with.
-    pub const GROUP: &str = "group";
-    /// Cap on all memory that is charged to the VM, as in cgroup v2.
-    pub const MEMORY_MAX: &str = "memory.max";
-    /// The power keys that it has.
-    pub const POWER_KEY: &str = "power-key";
-    /// The interrupt controller that it sees.
-    pub const GIC: &str = "gic";
-    /// Devices of the board that it is given.
-    pub const PASSTHROUGH: &str = "passthrough";
-    /// Whether those may be among them that reach memory by themselves.
-    pub const UNSAFE_DMA: &str = "unsafe-dma";
-    /// Those of a group.
-    pub const OF_GROUP: [&str; 4] = [NAME, CPU_WEIGHT, CPU_MAX, MEMORY_MAX];
-    /// Those of a VM.
-    pub const ALL: [&str; 19] = [
-        NAME,
-        KERNEL,
-        LOAD,
-        ENTRY,
-        ROOM,
-        INITRD,
-        CMDLINE,
-        MEMORY,
-        VCPUS,
-        CPU_WEIGHT,
-        CPU_MAX,
-        CPU_AFFINITY,
-        CPU_CLASS,
-        MEMORY_MAX,
-        GROUP,
-        POWER_KEY,
-        GIC,
-        PASSTHROUGH,
-        UNSAFE_DMA,
-    ];
-}
 
 /// What a payload is for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -122,6 +68,8 @@ pub enum PayloadKind {
     Kernel,
     /// An initrd.
     Ramdisk,
+    /// A disk's image.
+    Disk,
 }
 
 /// A file in a bundle: where it is and what its bytes must sum up to.
@@ -247,6 +195,12 @@ pub struct VmSpec {
     pub gic: Option<GuestGic>,
     /// Devices of the board that it is given.
     pub passthrough: PassthroughSpec,
+    /// It has a source of random numbers.
+    pub rng: bool,
+    /// Its disks, in the order that the guest finds them in.
+    pub disks: Vec<DiskSpec>,
+    /// Its network cards, in the order that the guest finds them in.
+    pub nets: Vec<NetSpec>,
 }
 
 /// Whose a setting is.
@@ -256,17 +210,49 @@ pub enum Owner {
     Vm(String),
     /// The group of this name.
     Group(String),
+    /// The switch of this name.
+    Switch(String),
+    /// A disk.
+    Disk {
+        /// The VM's name.
+        vm: String,
+        /// Its number among the VM's disks, from 0.
+        disk: usize,
+    },
+    /// A network card.
+    Net {
+        /// The VM's name.
+        vm: String,
+        /// Its number among the VM's network cards, from 0.
+        net: usize,
+    },
     /// It is about all of them.
     All,
 }
 
-/// Where in a list of VMs and groups a fault is.
+/// Where in the lists of VMs, groups and switches a fault is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Place {
     /// The VM of this index.
     Vm(usize),
     /// The group of this index.
     Group(usize),
+    /// The switch of this index.
+    Switch(usize),
+    /// A disk.
+    Disk {
+        /// The VM's index.
+        vm: usize,
+        /// The disk's among the VM's.
+        disk: usize,
+    },
+    /// A network card.
+    Net {
+        /// The VM's index.
+        vm: usize,
+        /// The card's among the VM's.
+        net: usize,
+    },
     /// All of them.
     Whole,
 }
@@ -276,7 +262,7 @@ pub enum Place {
 pub struct SpecError {
     /// Whose it is.
     pub owner: Owner,
-    /// The setting, one of [`key::ALL`]; empty where no single one is at fault.
+    /// The setting, one of [`key`]'s; empty where no single one is at fault.
     pub key: &'static str,
     /// What is wrong and what to do.
     pub fault: Fault,
@@ -288,6 +274,9 @@ impl fmt::Display for SpecError {
             Owner::Vm(name) | Owner::Group(name) if name.is_empty() => {}
             Owner::Vm(name) => write!(f, "vm \"{name}\": ")?,
             Owner::Group(name) => write!(f, "group \"{name}\": ")?,
+            Owner::Switch(name) => write!(f, "switch \"{name}\": ")?,
+            Owner::Disk { vm, disk } => write!(f, "vm \"{vm}\": disk {disk}: ")?,
+            Owner::Net { vm, net } => write!(f, "vm \"{vm}\": net {net}: ")?,
             Owner::All => {}
         }
         if !self.key.is_empty() {
@@ -305,8 +294,30 @@ impl VmSpec {
         SpecError { owner: Owner::Vm(self.name.to_string()), key, fault }
     }
 
-    /// All that is wrong with this VM taken by itself, in the order of [`key::ALL`].
+    /// An error about one of the settings of the VM's disk `disk`.
+    pub fn error_of_disk(&self, disk: usize, key: &'static str, fault: Fault) -> SpecError {
+        SpecError { owner: Owner::Disk { vm: self.name.to_string(), disk }, key, fault }
+    }
+
+    /// An error about one of the settings of the VM's network card `net`.
+    pub fn error_of_net(&self, net: usize, key: &'static str, fault: Fault) -> SpecError {
+        SpecError { owner: Owner::Net { vm: self.name.to_string(), net }, key, fault }
+    }
+
+    /// All that is wrong with this VM taken by itself: its own settings in the order of [`key::ALL`], its disks' and its network cards'.
     pub fn faults(&self) -> Vec<SpecError> {
+        let mut found = self.own_faults();
+        for (n, disk) in self.disks.iter().enumerate() {
+            found.extend(disk.check().map(|(key, fault)| self.error_of_disk(n, key, fault)));
+        }
+        for (n, net) in self.nets.iter().enumerate() {
+            found.extend(net.check().map(|(key, fault)| self.error_of_net(n, key, fault)));
+        }
+        found
+    }
+
+    /// All that is wrong with the VM's own settings.
+    fn own_faults(&self) -> Vec<SpecError> {
         let mut found = Vec::new();
         let mut check = |key, result: Result<(), Fault>| {
             if let Err(fault) = result {
@@ -343,6 +354,7 @@ impl VmSpec {
             check(key::MEMORY_MAX, Err(Fault::MemoryMax { max, memory: self.memory }));
         }
         check(key::PASSTHROUGH, self.passthrough.check());
+        check("", slots::check(self));
         found
     }
 
@@ -362,13 +374,13 @@ impl VmSpec {
     }
 }
 
-/// All that is wrong with these VMs and groups, each taken by itself and all together.
-pub fn faults(vms: &[VmSpec], groups: &[GroupSpec]) -> Vec<SpecError> {
-    faults_by_place(vms, groups).into_iter().map(|(_, fault)| fault).collect()
+/// All that is wrong with these VMs, groups and switches, each taken by itself and all together.
+pub fn faults(vms: &[VmSpec], groups: &[GroupSpec], switches: &[SwitchSpec]) -> Vec<SpecError> {
+    faults_by_place(vms, groups, switches).into_iter().map(|(_, fault)| fault).collect()
 }
 
 /// As [`faults`], each with its place.
-pub fn faults_by_place(vms: &[VmSpec], groups: &[GroupSpec]) -> Vec<(Place, SpecError)> {
+pub fn faults_by_place(vms: &[VmSpec], groups: &[GroupSpec], switches: &[SwitchSpec]) -> Vec<(Place, SpecError)> {
     let whole = |fault| (Place::Whole, SpecError { owner: Owner::All, key: "", fault });
     let mut found = Vec::new();
     if vms.is_empty() {
@@ -378,7 +390,7 @@ pub fn faults_by_place(vms: &[VmSpec], groups: &[GroupSpec]) -> Vec<(Place, Spec
         found.push(whole(Fault::TooManyVms));
     }
     for (index, vm) in vms.iter().enumerate() {
-        found.extend(vm.faults().into_iter().map(|fault| (Place::Vm(index), fault)));
+        found.extend(vm.own_faults().into_iter().map(|fault| (Place::Vm(index), fault)));
         if vms.iter().take(index).any(|other| other.name == vm.name) {
             found.push((Place::Vm(index), vm.error(key::NAME, Fault::NameTaken)));
         }
@@ -389,8 +401,20 @@ pub fn faults_by_place(vms: &[VmSpec], groups: &[GroupSpec]) -> Vec<(Place, Spec
             let fault = Fault::DeviceTaken { device: device.to_string(), vm: other.name.to_string() };
             found.push((Place::Vm(index), vm.error(key::PASSTHROUGH, fault)));
         }
+        for (disk, spec) in vm.disks.iter().enumerate() {
+            let faults = spec.check().chain(disk::beside(vms, index, disk));
+            let place = Place::Disk { vm: index, disk };
+            found.extend(faults.map(|(key, fault)| (place, vm.error_of_disk(disk, key, fault))));
+        }
+        for (net, spec) in vm.nets.iter().enumerate() {
+            let place = Place::Net { vm: index, net };
+            found.extend(spec.check().map(|(key, fault)| (place, vm.error_of_net(net, key, fault))));
+        }
     }
     group::faults(vms, groups, &mut found);
+    net::switches(switches, &mut found);
+    net::ports(vms, switches, &mut found);
+    unwired::refuse_unwired(vms, switches, &mut found);
     found
 }
 

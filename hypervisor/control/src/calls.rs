@@ -11,8 +11,8 @@ use alloc::vec::Vec;
 use config::image::Raw;
 use config::setting::{self, Setting};
 use config::spec::{
-    CpuSpec, Fault, GIC_FORM, GuestGic, POWER_KEY_FORM, PassthroughSpec, PayloadKind, PayloadRef, PowerKey, SpecError,
-    UNSAFE_DMA_FORM, VmSpec, key,
+    CpuSpec, DEFAULT_RNG, Fault, GIC_FORM, GuestGic, POWER_KEY_FORM, PassthroughSpec, PayloadKind, PayloadRef,
+    PowerKey, SpecError, UNSAFE_DMA_FORM, VmSpec, key,
 };
 use proto::{Answer, Call, EventKind, NewVm, Page, Payload, Refusal, Reply, SpecFault, VmState};
 
@@ -220,6 +220,9 @@ impl Control {
             power_key: PowerKey::default(),
             gic: None,
             passthrough: PassthroughSpec::default(),
+            rng: DEFAULT_RNG,
+            disks: Vec::new(),
+            nets: Vec::new(),
         };
         for line in new.settings.lines().filter(|line| !line.trim().is_empty()) {
             let (key, value) =

@@ -99,6 +99,9 @@ fn no_copy_of_a_guests_seeds_is_left() {
         power_key: config::spec::PowerKey::default(),
         gic: None,
         passthrough: config::spec::PassthroughSpec::default(),
+        rng: true,
+        disks: Vec::new(),
+        nets: Vec::new(),
     };
     let mut image = vec![0; 8192];
     image[56..60].copy_from_slice(b"ARM\x64");

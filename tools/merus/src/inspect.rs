@@ -5,7 +5,9 @@ use crate::report::{Kind, Report};
 use anyhow::Result;
 use config::VmSpec;
 use config::bundle::Bundle;
-use config::spec::{self, Bytes, CpuClass, GroupSpec, PayloadKind, PowerKey};
+use config::spec::{
+    self, Bytes, CpuClass, DiskSource, GroupSpec, PayloadKind, PowerKey, SpecError, SwitchSpec, VirtioDevice,
+};
 use std::path::Path;
 
 /// Prints the bundle at `path`; the report holds what Merus would refuse in it.
@@ -37,6 +39,7 @@ pub fn describe(data: &[u8], report: &mut Report) -> String {
         let kind = match payload.kind {
             PayloadKind::Kernel => "kernel",
             PayloadKind::Ramdisk => "initrd",
+            PayloadKind::Disk => "disk",
         };
         let (offset, size, name) = (payload.offset, payload.size, &payload.name);
         text += &format!("  {kind} {name}: {size} bytes at {offset:#x}, crc32 {:08x}\n", payload.crc32);
@@ -49,12 +52,16 @@ pub fn describe(data: &[u8], report: &mut Report) -> String {
             report.add_whole(Kind::Semantic, error);
         }
     }
-    match bundle.vms_unchecked().and_then(|vms| Ok((vms, bundle.groups_unchecked()?))) {
-        Ok((vms, groups)) => {
+    let read =
+        || Ok::<_, SpecError>((bundle.vms_unchecked()?, bundle.groups_unchecked()?, bundle.switches_unchecked()?));
+    match read() {
+        Ok((vms, groups, switches)) => {
             groups.iter().for_each(|group| text += &group_line(group));
+            switches.iter().for_each(|switch| text += &switch_line(switch));
             vms.iter().for_each(|vm| text += &vm_line(vm));
             let layout = |vm: &VmSpec| vm.layout(bundle.payload(&vm.kernel).unwrap_or_default()).err();
-            for fault in spec::faults(&vms, &groups).into_iter().chain(vms.iter().filter_map(layout)) {
+            let faults = spec::faults(&vms, &groups, &switches).into_iter().chain(bundle.image_faults(&vms));
+            for fault in faults.chain(vms.iter().filter_map(layout)) {
                 report.add_whole(Kind::Semantic, fault);
             }
         }
@@ -72,6 +79,41 @@ fn group_line(group: &GroupSpec) -> String {
         text += &format!(", memory.max {}", Bytes(max));
     }
     text + "\n"
+}
+
+fn switch_line(switch: &SwitchSpec) -> String {
+    format!("switch \"{}\"{}\n", switch.name, if switch.uplink { ": uplink" } else { "" })
+}
+
+/// The VM's virtio devices, each with its slot.
+fn devices(vm: &VmSpec) -> String {
+    let mut text = String::new();
+    for (slot, device) in vm.virtio_slots() {
+        text += &match device {
+            // The other settings tell.
+            VirtioDevice::PowerKey => continue,
+            VirtioDevice::Rng => format!("  rng: slot {slot}\n"),
+            VirtioDevice::Disk(n) => disk_line(vm, n, slot),
+            VirtioDevice::Net(n) => net_line(vm, n, slot),
+        };
+    }
+    text
+}
+
+fn disk_line(vm: &VmSpec, n: usize, slot: u32) -> String {
+    let Some(disk) = vm.disks.get(n) else { return String::new() };
+    let source = match &disk.source {
+        DiskSource::Image(image) => format!("image {}", image.name),
+        DiskSource::Host(host) => format!("host {host}"),
+    };
+    let readonly = if disk.readonly { ", readonly" } else { "" };
+    format!("  disk {n}: slot {slot}, {source}{readonly}, serial {}\n", vm.serial(n))
+}
+
+fn net_line(vm: &VmSpec, n: usize, slot: u32) -> String {
+    let Some(net) = vm.nets.get(n) else { return String::new() };
+    let isolated = if net.isolated { ", isolated" } else { "" };
+    format!("  net {n}: slot {slot}, switch {}, mac {}, mtu {}{isolated}\n", net.switch, vm.mac(n), net.mtu)
 }
 
 fn vm_line(vm: &VmSpec) -> String {
@@ -115,4 +157,5 @@ fn vm_line(vm: &VmSpec) -> String {
         place += &format!(" (entry {entry:#x})");
     }
     text + &format!("\n  kernel {}{place}, initrd {initrd}\n  cmdline {:?}\n", vm.kernel.name, vm.cmdline)
+        + &devices(vm)
 }

@@ -3,29 +3,33 @@
 //! The document is walked by hand rather than deserialised, so that every fault in it is found in one go and each has
 //! its line.
 
+mod devices;
+mod fields;
 mod ready;
 pub use ready::Content;
 
 use crate::report::{Kind, Report};
 use crate::value;
-use config::image::{HEADER_SIZE, Raw};
+use config::image::Raw;
 use config::spec::{
-    self, CpuSpec, Fault, GroupSpec, Owner, PassthroughSpec, PayloadKind, PayloadRef, Place, SpecError, VmSpec, key,
+    self, CpuSpec, GroupSpec, PassthroughSpec, PayloadKind, PayloadRef, Place, SwitchSpec, VmSpec, key,
 };
+use fields::{Fields, Lines, Who, payload};
 use ready::Made;
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::ops::Range;
 use std::path::Path;
-use toml::Spanned;
-use toml::de::{DeString, DeTable, DeValue};
+use toml::de::{DeTable, DeValue};
 
 /// What a manifest asks for, with the files that it names; offsets and sums of the payloads are not known yet.
+#[derive(Default)]
 pub struct Plan {
     /// The VMs, in the manifest's order. Their payloads are indices into `files`, as text.
     pub vms: Vec<VmSpec>,
     /// The groups, in the manifest's order.
     pub groups: Vec<GroupSpec>,
+    /// The switches, in the manifest's order.
+    pub switches: Vec<SwitchSpec>,
     /// All files, each once for each use.
     pub files: Vec<Content>,
 }
@@ -53,9 +57,10 @@ pub fn read(path: &Path) -> (Option<Plan>, Report) {
     let mut reader = Reader {
         folder: path.parent().unwrap_or(Path::new("")),
         report: &mut report,
-        plan: Plan { vms: Vec::new(), groups: Vec::new(), files: Vec::new() },
+        plan: Plan::default(),
         vms: Vec::new(),
         groups: Vec::new(),
+        switches: Vec::new(),
         made: Vec::new(),
     };
     reader.document(document.get_ref());
@@ -88,31 +93,21 @@ pub fn reason(error: &io::Error) -> String {
 /// that is a value and a table.
 const MEMORY_SIZE: &str = "memory.size";
 
-/// Settings that say where something lies.
-const PLACES: [&str; 4] = [key::MEMORY, key::LOAD, key::ENTRY, key::ROOM];
+/// The tables that a manifest consists of.
+const OUTER: [&str; 3] = ["vm", "group", "switch"];
 
-/// One setting: its name with dots, where its key is, its value.
-struct Setting<'a> {
-    name: String,
-    at: Range<usize>,
-    value: &'a DeValue<'a>,
-}
-
-/// Where the settings of a VM or group are, for faults that are found later.
-struct Lines {
-    table: Range<usize>,
-    keys: Vec<(String, Range<usize>)>,
-    /// Settings that have a fault already: the value in their place is not the manifest's.
-    faulty: Vec<&'static str>,
-    /// The first bytes of the kernel.
-    kernel: Vec<u8>,
-}
-
-impl Lines {
-    fn of(&self, key: &str) -> Range<usize> {
-        self.keys.iter().find(|(name, _)| name == key).map_or(self.table.clone(), |(_, at)| at.clone())
+/// What is wrong with something else of this name.
+fn misplaced(what: &str) -> &'static str {
+    match what {
+        "vm" => "is one table; write [[vm]], one a VM",
+        "group" => "is one table; write [[group]], one a group, or put it into a [[vm]] table",
+        "switch" => "is one table; write [[switch]], one a switch, or put it into a [[vm.net]] table",
+        _ => "is unknown; all settings belong in [[vm]], [[group]] or [[switch]] tables",
     }
 }
+
+/// Settings that say where something lies.
+const PLACES: [&str; 4] = [key::MEMORY, key::LOAD, key::ENTRY, key::ROOM];
 
 struct Reader<'a> {
     folder: &'a Path,
@@ -120,18 +115,19 @@ struct Reader<'a> {
     plan: Plan,
     vms: Vec<Lines>,
     groups: Vec<Lines>,
+    switches: Vec<Lines>,
     made: Vec<Made>,
 }
 
 impl Reader<'_> {
     fn document(&mut self, document: &DeTable<'_>) {
         for (name, value) in document.iter() {
-            match (name.get_ref().as_ref(), value.get_ref()) {
-                (what @ ("vm" | "group"), DeValue::Array(tables)) => {
+            let what = name.get_ref().as_ref();
+            match value.get_ref() {
+                DeValue::Array(tables) if OUTER.contains(&what) => {
                     for (index, item) in tables.iter().enumerate() {
                         match item.get_ref() {
-                            DeValue::Table(table) if what == "vm" => self.vm(index, item.span(), table),
-                            DeValue::Table(table) => self.group(index, item.span(), table),
+                            DeValue::Table(table) => self.table(what, index, item.span(), table),
                             _ => {
                                 let text = format!("key {what}: is no table; write [[{what}]] tables");
                                 self.report.add(&item.span(), Kind::Form, text);
@@ -139,54 +135,33 @@ impl Reader<'_> {
                         }
                     }
                 }
-                ("vm", _) => self.report.add(&name.span(), Kind::Form, "key vm: is one table; write [[vm]], one a VM"),
-                ("group", _) => {
-                    let text = "key group: is one table; write [[group]], one a group, or put it into a [[vm]] table";
-                    self.report.add(&name.span(), Kind::Form, text);
-                }
-                (other, _) => {
-                    let text = format!("key {other}: is unknown; all settings belong in [[vm]] or [[group]] tables");
-                    self.report.add(&name.span(), Kind::Form, text);
-                }
+                _ => self.report.add(&name.span(), Kind::Form, format!("key {what}: {}", misplaced(what))),
             }
         }
     }
 
-    /// The settings of a table, all of which must be `known` ones.
-    fn fields<'d>(
-        &mut self,
-        what: &'static str,
-        index: usize,
-        at: Range<usize>,
-        table: &'d DeTable<'d>,
-        known: &[&'static str],
-    ) -> Fields<'d, '_> {
-        let settings = settings(table);
-        let name = settings.iter().find(|setting| setting.name == key::NAME);
-        let name = name.and_then(|setting| setting.value.as_str()).unwrap_or_default();
-        let label = if name.is_empty() { format!("#{}", index + 1) } else { name.to_string() };
-        for setting in settings.iter().filter(|setting| !known.contains(&setting.name.as_str())) {
-            let text = match nearest(&setting.name, known) {
-                Some(known) => format!("is unknown; did you mean `{known}`?"),
-                None => format!("is unknown; the keys are {}", known.join(", ")),
-            };
-            self.report.add(&setting.at, Kind::Form, format!("{what} \"{label}\": key {}: {text}", setting.name));
+    fn table(&mut self, what: &str, index: usize, at: Range<usize>, table: &DeTable<'_>) {
+        match what {
+            "vm" => self.vm(index, at, table),
+            "group" => self.group(index, at, table),
+            _ => self.switch(index, at, table),
         }
-        for (n, setting) in settings.iter().enumerate() {
-            if settings.iter().take(n).any(|before| before.name == setting.name) {
-                let text = format!("{what} \"{label}\": key {}: is given twice; give it once", setting.name);
-                self.report.add(&setting.at, Kind::Form, text);
-            }
-        }
-        let keys = settings.iter().map(|setting| (setting.name.clone(), setting.at.clone())).collect();
-        let lines = Lines { table: at, keys, faulty: Vec::new(), kernel: Vec::new() };
-        Fields { what, label, settings, lines, report: self.report }
+    }
+
+    fn switch(&mut self, index: usize, at: Range<usize>, table: &DeTable<'_>) {
+        let who = Who::outer("switch", index, table);
+        let mut fields = Fields::new(self.report, who, at, table, &key::OF_SWITCH);
+        let name = fields.required(key::NAME, value::text).unwrap_or_else(|| fields.who.label.clone());
+        let uplink = fields.optional(key::UPLINK, value::flag).unwrap_or_default();
+        self.switches.push(fields.lines);
+        self.plan.switches.push(SwitchSpec { name, uplink });
     }
 
     fn group(&mut self, index: usize, at: Range<usize>, table: &DeTable<'_>) {
-        let mut fields = self.fields("group", index, at, table, &key::OF_GROUP);
+        let who = Who::outer("group", index, table);
+        let mut fields = Fields::new(self.report, who, at, table, &key::OF_GROUP);
         let spec = GroupSpec {
-            name: fields.required(key::NAME, value::text).unwrap_or_else(|| fields.label.clone()),
+            name: fields.required(key::NAME, value::text).unwrap_or_else(|| fields.who.label.clone()),
             weight: fields.optional(key::CPU_WEIGHT, value::count).unwrap_or(spec::DEFAULT_WEIGHT),
             cpu_max: fields.optional(key::CPU_MAX, value::cpu_max).flatten(),
             memory_max: fields.optional(key::MEMORY_MAX, value::size),
@@ -199,8 +174,9 @@ impl Reader<'_> {
     fn vm(&mut self, index: usize, at: Range<usize>, table: &DeTable<'_>) {
         let (folder, mut files) = (self.folder, std::mem::take(&mut self.plan.files));
         let mut made = std::mem::take(&mut self.made);
-        let mut fields = self.fields("vm", index, at, table, &key::ALL);
-        let name = fields.required(key::NAME, value::text).unwrap_or_else(|| fields.label.clone());
+        let (who, known) = (Who::outer("vm", index, table), [&key::ALL[..], &key::TABLES].concat());
+        let mut fields = Fields::new(self.report, who, at, table, &known);
+        let name = fields.required(key::NAME, value::text).unwrap_or_else(|| fields.who.label.clone());
         let kernel = fields.required(key::KERNEL, value::text);
         let mut kernel = kernel.map(|name| fields.payload(&mut files, folder, name, PayloadKind::Kernel));
         let memory = fields.required(key::MEMORY, value::size).unwrap_or_default();
@@ -214,6 +190,8 @@ impl Reader<'_> {
         }
         let initrd = fields.optional(key::INITRD, value::text);
         let initrd = initrd.map(|name| fields.payload(&mut files, folder, name, PayloadKind::Ramdisk));
+        let disks = fields.disks(&mut files, folder);
+        let nets = fields.nets();
         let spec = VmSpec {
             name,
             kernel: kernel.unwrap_or_else(|| payload(String::new(), PayloadKind::Kernel)),
@@ -236,6 +214,9 @@ impl Reader<'_> {
                 devices: fields.optional(key::PASSTHROUGH, value::devices).unwrap_or_default(),
                 unsafe_dma: fields.optional(key::UNSAFE_DMA, value::flag).unwrap_or_default(),
             },
+            rng: fields.optional(key::RNG, value::flag).unwrap_or(spec::DEFAULT_RNG),
+            disks,
+            nets,
         };
         let lines = fields.lines;
         self.vms.push(lines);
@@ -245,11 +226,19 @@ impl Reader<'_> {
 
     /// Checks what the VMs ask for, with the code that Merus runs.
     fn finish(self) -> Option<Plan> {
-        let Self { report, plan, vms, groups, .. } = self;
-        for (place, fault) in spec::faults_by_place(&plan.vms, &plan.groups) {
+        let Self { report, plan, vms, groups, switches, .. } = self;
+        let mut found = spec::faults_by_place(&plan.vms, &plan.groups, &plan.switches);
+        for (vm, (spec, lines)) in plan.vms.iter().zip(&vms).enumerate() {
+            let head = |disk: usize, _: &PayloadRef| lines.disks.get(disk).map_or(&[][..], |lines| &lines.head);
+            found.extend(spec.image_faults(head).into_iter().map(|(disk, fault)| (Place::Disk { vm, disk }, fault)));
+        }
+        for (place, fault) in found {
             let lines = match place {
                 Place::Vm(index) => vms.get(index),
                 Place::Group(index) => groups.get(index),
+                Place::Switch(index) => switches.get(index),
+                Place::Disk { vm, disk } => vms.get(vm).and_then(|lines| lines.disks.get(disk)),
+                Place::Net { vm, net } => vms.get(vm).and_then(|lines| lines.nets.get(net)),
                 Place::Whole => None,
             };
             match lines {
@@ -260,7 +249,7 @@ impl Reader<'_> {
         }
         for (vm, lines) in plan.vms.iter().zip(&vms) {
             let known = |keys: &[&str]| !keys.iter().any(|key| lines.faulty.contains(key));
-            let fits = vm.layout(&lines.kernel).err().filter(|error| match error.key {
+            let fits = vm.layout(&lines.head).err().filter(|error| match error.key {
                 key::KERNEL => known(&[key::KERNEL, key::LOAD]),
                 // RAM, or a place in it, that is refused by itself has been reported above.
                 _ => {
@@ -273,160 +262,5 @@ impl Reader<'_> {
             }
         }
         report.is_semantic().then_some(plan)
-    }
-}
-
-/// A table's settings; tables in it (`cpu.weight`) are joined by dots, and `memory.size` is `memory`.
-fn settings<'a>(table: &'a DeTable<'a>) -> Vec<Setting<'a>> {
-    let mut found = Vec::new();
-    for (name, value) in table.iter() {
-        let setting = |name: String, key: &Spanned<DeString<'_>>, value: &'a Spanned<DeValue<'a>>| Setting {
-            name: if name == MEMORY_SIZE { key::MEMORY.to_string() } else { name },
-            at: key.span(),
-            value: value.get_ref(),
-        };
-        match value.get_ref() {
-            DeValue::Table(inner) if !inner.is_empty() => found.extend(
-                inner.iter().map(|(sub, value)| setting(format!("{}.{}", name.get_ref(), sub.get_ref()), sub, value)),
-            ),
-            _ => found.push(setting(name.get_ref().to_string(), name, value)),
-        }
-    }
-    found.sort_by_key(|setting| setting.at.start);
-    found
-}
-
-/// The settings of one VM or group while they are read.
-struct Fields<'a, 'r> {
-    what: &'static str,
-    label: String,
-    settings: Vec<Setting<'a>>,
-    lines: Lines,
-    report: &'r mut Report,
-}
-
-impl Fields<'_, '_> {
-    fn fail(&mut self, key: &'static str, fault: impl std::fmt::Display) {
-        self.lines.faulty.push(key);
-        self.report.add(
-            &self.lines.of(key),
-            Kind::Form,
-            format!("{} \"{}\": key {key}: {fault}", self.what, self.label),
-        );
-    }
-
-    fn optional<T>(&mut self, key: &'static str, parse: fn(&DeValue<'_>) -> Result<T, String>) -> Option<T> {
-        let setting = self.settings.iter().find(|setting| setting.name == key)?;
-        match parse(setting.value) {
-            Ok(value) => Some(value),
-            Err(fault) => {
-                self.fail(key, fault);
-                None
-            }
-        }
-    }
-
-    fn required<T>(&mut self, key: &'static str, parse: fn(&DeValue<'_>) -> Result<T, String>) -> Option<T> {
-        if !self.settings.iter().any(|setting| setting.name == key) {
-            self.lines.faulty.push(key);
-            let capped = key == key::MEMORY && self.settings.iter().any(|setting| setting.name == key::MEMORY_MAX);
-            if capped {
-                let text = format!("vm \"{}\": key {key}: is missing; set {MEMORY_SIZE} beside memory.max", self.label);
-                self.report.add(&self.lines.table, Kind::Form, text);
-            } else {
-                let label = self.label.clone();
-                let owner = if self.what == "vm" { Owner::Vm(label) } else { Owner::Group(label) };
-                self.report.add(&self.lines.table, Kind::Form, SpecError { owner, key, fault: Fault::Missing });
-            }
-        }
-        self.optional(key, parse)
-    }
-
-    /// Takes a file in; `name` is its path from the manifest's folder.
-    fn payload(&mut self, files: &mut Vec<Content>, folder: &Path, name: String, kind: PayloadKind) -> PayloadRef {
-        let key = match kind {
-            PayloadKind::Kernel => key::KERNEL,
-            PayloadKind::Ramdisk => key::INITRD,
-        };
-        let path = folder.join(&name);
-        let mut payload = payload(name, kind);
-        match look_at(&path) {
-            Ok((size, head)) => {
-                payload.size = size;
-                if kind == PayloadKind::Kernel {
-                    self.lines.kernel = head;
-                }
-            }
-            Err(error) => {
-                self.fail(key, format!("\"{}\" cannot be read: {}; give another path", payload.name, reason(&error)));
-            }
-        }
-        payload.image = files.len().to_string();
-        files.push(Content::File(path));
-        payload
-    }
-}
-
-fn payload(name: String, kind: PayloadKind) -> PayloadRef {
-    PayloadRef { image: String::new(), name, kind, offset: 0, size: 0, crc32: 0, sha256: None }
-}
-
-/// A file's length and first bytes.
-fn look_at(path: &Path) -> io::Result<(u64, Vec<u8>)> {
-    let file = File::open(path)?;
-    let data = file.metadata()?;
-    if data.is_dir() {
-        return Err(io::ErrorKind::IsADirectory.into());
-    }
-    let mut head = Vec::new();
-    file.take(HEADER_SIZE as u64).read_to_end(&mut head)?;
-    Ok((data.len(), head))
-}
-
-/// The known key that differs least from `name`, where that is a likely slip.
-fn nearest(name: &str, known: &[&'static str]) -> Option<&'static str> {
-    let close = known.iter().copied().map(|known| (distance(name, known), known)).min()?;
-    (close.0 <= 1 + close.1.len() / 3).then_some(close.1)
-}
-
-/// How many characters must be put in, left out, changed or swapped with a neighbour to make `a` into `b`.
-fn distance(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.to_lowercase().chars().collect(), b.chars().collect());
-    let mut rows: Vec<Vec<usize>> = vec![(0..=b.len()).collect()];
-    for (i, x) in a.iter().enumerate() {
-        let mut row = vec![i + 1];
-        for (j, y) in b.iter().enumerate() {
-            let mut best = (rows[i][j] + usize::from(x != y)).min(rows[i][j + 1] + 1).min(row[j] + 1);
-            if i > 0 && j > 0 && a[i - 1] == *y && *x == b[j - 1] {
-                best = best.min(rows[i - 1][j - 1] + 1);
-            }
-            row.push(best);
-        }
-        rows.push(row);
-    }
-    rows[a.len()][b.len()]
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_slip_finds_the_key_that_was_meant() {
-        let slips = [
-            ("memroy", "memory"),
-            ("kernal", "kernel"),
-            ("vcpu", "vcpus"),
-            ("Name", "name"),
-            ("cmd_line", "cmdline"),
-            ("cpu.weigth", "cpu.weight"),
-            ("cpus.max", "cpu.max"),
-        ];
-        for (slip, meant) in slips {
-            assert_eq!(nearest(slip, &key::ALL), Some(meant), "{slip}");
-        }
-        for stranger in ["network", "disk", "x", "virtio.console"] {
-            assert_eq!(nearest(stranger, &key::ALL), None, "{stranger}");
-        }
     }
 }

@@ -3,7 +3,7 @@
 use crate::manifest::{Content, Plan, reason};
 use anyhow::{Context, Result, anyhow, bail, ensure};
 use config::bundle::{self, ALIGN};
-use config::spec::{PayloadKind, PayloadRef, VmSpec};
+use config::spec::{DiskSpec, PayloadKind, PayloadRef, VmSpec};
 use sha2::{Digest, Sha256};
 use std::fs::{File, Permissions};
 use std::io::{BufWriter, Read, Write};
@@ -20,10 +20,18 @@ pub fn write(plan: &Plan, output: &Path) -> Result<String> {
     let mut vms = plan.vms.clone();
     let mut payloads: Vec<PayloadRef> = Vec::new();
     let mut files: Vec<Content> = Vec::new();
+    // Files whose sums are known: a disk's image that many VMs share is long.
+    let mut summed: Vec<(&Path, PayloadRef)> = Vec::new();
     for payload in vms.iter_mut().flat_map(payloads_of) {
         let index: usize = payload.image.parse().context("a payload without a file")?;
         let content = plan.files.get(index).context("a payload without a file")?;
-        sum_up(payload, content)?;
+        match summed.iter().find(|(path, _)| *path == content.path() && matches!(content, Content::File(_))) {
+            Some((_, same)) => (payload.size, payload.crc32, payload.sha256) = (same.size, same.crc32, same.sha256),
+            None => sum_up(payload, content)?,
+        }
+        if matches!(content, Content::File(_)) {
+            summed.push((content.path(), payload.clone()));
+        }
         // One copy of what several VMs use.
         let same = |other: &&PayloadRef| other.kind == payload.kind && other.sha256 == payload.sha256;
         match payloads.iter().find(same) {
@@ -32,6 +40,7 @@ pub fn write(plan: &Plan, output: &Path) -> Result<String> {
                 let kind = match payload.kind {
                     PayloadKind::Kernel => "kernel",
                     PayloadKind::Ramdisk => "ramdisk",
+                    PayloadKind::Disk => "disk",
                 };
                 payload.image = format!("{kind}-{}", payloads.len() + 1);
                 payloads.push(payload.clone());
@@ -39,7 +48,7 @@ pub fn write(plan: &Plan, output: &Path) -> Result<String> {
             }
         }
     }
-    let head = bundle::lay_out(&mut payloads, &vms, &plan.groups)?;
+    let head = bundle::lay_out(&mut payloads, &vms, &plan.groups, &plan.switches)?;
     let total = emit(output, &head, &payloads, &files)
         .with_context(|| format!("{}: the bundle cannot be written", output.display()))?;
     let size = total.div_ceil(1 << 20);
@@ -47,7 +56,8 @@ pub fn write(plan: &Plan, output: &Path) -> Result<String> {
 }
 
 fn payloads_of(vm: &mut VmSpec) -> impl Iterator<Item = &mut PayloadRef> {
-    [Some(&mut vm.kernel), vm.initrd.as_mut()].into_iter().flatten()
+    let images = vm.disks.iter_mut().filter_map(DiskSpec::image_mut);
+    [Some(&mut vm.kernel), vm.initrd.as_mut()].into_iter().flatten().chain(images)
 }
 
 fn each_block(content: &Content, mut with: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {

@@ -1,7 +1,9 @@
 //! Values as a manifest writes them. Each `Err` says what is wrong and what to do.
 
 use config::setting::{self, ADDRESS_FORM, CPU_CLASS_FORM, CPU_MAX_FORM, SIZE_FORM};
-use config::spec::{CpuClass, CpuMax, GIC_FORM, GuestGic, PASSTHROUGH_FORM, POWER_KEY_FORM, PowerKey, UNSAFE_DMA_FORM};
+use config::spec::{
+    CpuClass, CpuMax, GIC_FORM, GuestGic, MAC_FORM, Mac, PASSTHROUGH_FORM, POWER_KEY_FORM, PowerKey, UNSAFE_DMA_FORM,
+};
 use toml::de::DeValue;
 
 type Parsed<T> = Result<T, String>;
@@ -99,6 +101,19 @@ pub fn flag(value: &DeValue<'_>) -> Parsed<bool> {
     }
 }
 
+/// An Ethernet address.
+pub fn mac(value: &DeValue<'_>) -> Parsed<Mac> {
+    match value {
+        DeValue::String(text) => Mac::parse(text).ok_or_else(|| format!("\"{text}\" is no MAC; write {MAC_FORM}")),
+        _ => expected(value, MAC_FORM),
+    }
+}
+
+/// Bytes of a packet.
+pub fn mtu(value: &DeValue<'_>) -> Parsed<u16> {
+    number(value, "a number of bytes such as 1500")
+}
+
 /// Which interrupt controller.
 pub fn gic(value: &DeValue<'_>) -> Parsed<GuestGic> {
     match value {
@@ -177,6 +192,24 @@ mod tests {
         }
         assert_eq!((with("true", flag), with("false", flag)), (Ok(true), Ok(false)));
         assert!(with("\"yes\"", flag).unwrap_err().contains("write true or false"));
+    }
+
+    #[test]
+    fn macs_are_six_bytes() {
+        assert_eq!(with("\"52:54:00:aB:00:01\"", mac), Ok(Mac([0x52, 0x54, 0, 0xab, 0, 1])));
+        for text in [
+            "\"\"",
+            "\"52:54:00:00:00\"",
+            "\"52:54:00:00:00:01:02\"",
+            "\"5254:00:00:00:01\"",
+            "\"+1:2:3:4:5:6\"",
+            "\"52:54:00:00:00:0g\"",
+            "1",
+        ] {
+            assert!(with(text, mac).unwrap_err().contains("write a MAC such as"), "{text}");
+        }
+        assert_eq!(with("9000", mtu), Ok(9000));
+        assert!(with("65536", mtu).unwrap_err().contains("is out of range"));
     }
 
     #[test]

@@ -16,6 +16,7 @@
 //! # Not modelled
 //! `/configurations` (the `/merus` node takes its place), compression, signatures, payloads outside the bundle.
 
+mod fields;
 mod read;
 mod write;
 pub use read::Bundle;
@@ -28,7 +29,7 @@ use thiserror::Error;
 /// The first eight bytes.
 pub const MAGIC: [u8; 8] = *b"MERUSBDL";
 /// The version of the format that is written and read here.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Size of the header in bytes, and the alignment of what follows it.
 pub const ALIGN: u64 = 4096;
 /// The most bytes of the tree.
@@ -62,6 +63,9 @@ mod names {
     pub const MERUS: &str = "merus";
     pub const VM: &str = "vm";
     pub const GROUP: &str = "group";
+    pub const SWITCH: &str = "switch";
+    pub const DISK: &str = "disk";
+    pub const NET: &str = "net";
     pub const DESCRIPTION: &str = "description";
     pub const TYPE: &str = "type";
     pub const ARCH: &str = "arch";
@@ -76,6 +80,7 @@ mod names {
     pub const SHA256: &str = "sha256";
     pub const KERNEL: &str = "kernel";
     pub const RAMDISK: &str = "ramdisk";
+    pub const FILESYSTEM: &str = "filesystem";
 }
 
 /// Why a file is no bundle that can be used. Each text says what to do, too.

@@ -1,15 +1,16 @@
 //! Opens a bundle and reads what it asks for.
 
+use super::fields::{Fields, group, nets, nodes, stranger, switch};
 use super::{ALIGN, BundleError, HeaderField, MAGIC, MAX_PAYLOADS, MAX_TREE, VERSION, names};
 use crate::image::Raw;
 use crate::spec::{
-    CpuClass, CpuMax, CpuSpec, Fault, GroupSpec, GuestGic, MAX_GROUPS, MAX_PASSTHROUGH, MAX_VMS, Owner,
-    PassthroughSpec, PayloadKind, PayloadRef, PowerKey, SpecError, VmSpec, faults, key,
+    CpuClass, CpuSpec, DEFAULT_RNG, Fault, GroupSpec, GuestGic, MAX_GROUPS, MAX_SWITCHES, MAX_VMS, Owner,
+    PassthroughSpec, PayloadKind, PayloadRef, PowerKey, SpecError, SwitchSpec, VmSpec, faults, key,
 };
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use dtoolkit::fdt::{Fdt, FdtNode};
-use dtoolkit::{FdtStringListIterator, FromPropertyValue, Node, Property};
+use dtoolkit::{Node, Property};
 
 /// A bundle whose header and tree are sound and whose payloads all lie in it, each by itself.
 #[derive(Clone, Debug)]
@@ -88,31 +89,50 @@ impl<'a> Bundle<'a> {
     /// at ([`VmSpec::layout`], [`crate::spec::admit`]). The first fault is the error.
     pub fn vms(&self) -> Result<Vec<VmSpec>, SpecError> {
         let vms = self.vms_unchecked()?;
-        match faults(&vms, &self.groups_unchecked()?).into_iter().next() {
+        let found = faults(&vms, &self.groups_unchecked()?, &self.switches_unchecked()?);
+        match found.into_iter().chain(self.image_faults(&vms)).next() {
             Some(fault) => Err(fault),
             None => Ok(vms),
         }
     }
 
+    /// All disks' images that are shorter than their partition tables say.
+    pub fn image_faults(&self, vms: &[VmSpec]) -> Vec<SpecError> {
+        let head = |_: usize, image: &PayloadRef| self.payload(image).unwrap_or_default();
+        vms.iter().flat_map(|vm| vm.image_faults(head)).map(|(_, fault)| fault).collect()
+    }
+
     /// The VMs as they are written, for a listing: only their form is checked.
     pub fn vms_unchecked(&self) -> Result<Vec<VmSpec>, SpecError> {
-        self.nodes(names::VM, MAX_VMS).into_iter().map(|node| self.vm(node)).collect()
+        let merus = self.merus()?;
+        nodes(merus.as_ref(), names::VM, MAX_VMS).map(|node| self.vm(node)).collect()
     }
 
     /// The groups as they are written; [`Bundle::vms`] checks them with the VMs.
     pub fn groups_unchecked(&self) -> Result<Vec<GroupSpec>, SpecError> {
-        self.nodes(names::GROUP, MAX_GROUPS).into_iter().map(group).collect()
+        nodes(self.merus()?.as_ref(), names::GROUP, MAX_GROUPS).map(group).collect()
     }
 
-    /// The nodes of this name under `/merus`; one more than `most` is enough for the refusal, and bounds the work.
-    fn nodes(&self, name: &str, most: usize) -> Vec<FdtNode<'a>> {
+    /// The switches as they are written; [`Bundle::vms`] checks them with the VMs.
+    pub fn switches_unchecked(&self) -> Result<Vec<SwitchSpec>, SpecError> {
+        nodes(self.merus()?.as_ref(), names::SWITCH, MAX_SWITCHES).map(switch).collect()
+    }
+
+    /// `/merus`, if it is there; nodes in it that this Merus does not know would be left out in silence.
+    fn merus(&self) -> Result<Option<FdtNode<'a>>, SpecError> {
         let merus = self.tree.root().child(names::MERUS);
-        let nodes = merus.iter().flat_map(|merus| merus.children());
-        nodes.filter(|node| node.name_without_address() == name).take(most.saturating_add(1)).collect()
+        if let Some(name) = merus.as_ref().and_then(|merus| stranger(merus, &[names::VM, names::GROUP, names::SWITCH]))
+        {
+            return Err(SpecError { owner: Owner::All, key: "", fault: Fault::Unknown { name } });
+        }
+        Ok(merus)
     }
 
     fn vm(&self, node: FdtNode<'a>) -> Result<VmSpec, SpecError> {
-        let fields = Fields::new(node, Owner::Vm, &key::ALL)?;
+        let fields = Fields::new(node, &Owner::Vm, &key::ALL)?;
+        if let Some(name) = stranger(&node, &[names::DISK, names::NET]) {
+            return Err(fields.error("", Fault::Unknown { name }));
+        }
         let name: &str = fields.required(key::NAME)?;
         let kernel = self.image(&fields, key::KERNEL)?.ok_or_else(|| fields.error(key::KERNEL, Fault::Missing))?;
         Ok(VmSpec {
@@ -150,13 +170,20 @@ impl<'a> Bundle<'a> {
             },
             passthrough: PassthroughSpec {
                 devices: fields.strings(key::PASSTHROUGH)?,
-                unsafe_dma: fields.node.property(key::UNSAFE_DMA).is_some(),
+                unsafe_dma: fields.flag(key::UNSAFE_DMA),
             },
+            rng: match fields.optional::<u32>(key::RNG)? {
+                Some(rng @ 0..=1) => rng == 1,
+                Some(_) => return Err(fields.error(key::RNG, Fault::Malformed)),
+                None => DEFAULT_RNG,
+            },
+            disks: self.disks(&node, name)?,
+            nets: nets(&node, name)?,
         })
     }
 
     /// The payload that a setting names by its node.
-    fn image(&self, fields: &Fields<'a>, key: &'static str) -> Result<Option<PayloadRef>, SpecError> {
+    pub(super) fn image(&self, fields: &Fields<'a, '_>, key: &'static str) -> Result<Option<PayloadRef>, SpecError> {
         let Some(image) = fields.optional::<&str>(key)? else {
             return Ok(None);
         };
@@ -164,58 +191,6 @@ impl<'a> Bundle<'a> {
             Some(payload) => Ok(Some(payload.clone())),
             None => Err(fields.error(key, Fault::NoPayload { image: image.to_string() })),
         }
-    }
-}
-
-fn group(node: FdtNode<'_>) -> Result<GroupSpec, SpecError> {
-    let fields = Fields::new(node, Owner::Group, &key::OF_GROUP)?;
-    Ok(GroupSpec {
-        name: fields.required::<&str>(key::NAME)?.to_string(),
-        weight: fields.required(key::CPU_WEIGHT)?,
-        cpu_max: fields.cpu_max()?,
-        memory_max: fields.optional(key::MEMORY_MAX)?,
-    })
-}
-
-/// The settings of the node of one VM or group.
-struct Fields<'a> {
-    node: FdtNode<'a>,
-    owner: fn(String) -> Owner,
-}
-
-impl<'a> Fields<'a> {
-    /// Those of `node`, which may be the `known` ones.
-    fn new(node: FdtNode<'a>, owner: fn(String) -> Owner, known: &[&str]) -> Result<Self, SpecError> {
-        let fields = Self { node, owner };
-        match node.properties().find(|p| !known.contains(&Property::name(p))) {
-            Some(stranger) => Err(fields.error("", Fault::Unknown { name: Property::name(&stranger).to_string() })),
-            None => Ok(fields),
-        }
-    }
-    /// An error about this VM or group, called by its name or, while that is not known, by its node.
-    fn error(&self, key: &'static str, fault: Fault) -> SpecError {
-        let name = self.node.property(key::NAME).and_then(|name| name.value_as::<&str>().ok());
-        SpecError { owner: (self.owner)(name.unwrap_or_else(|| self.node.name()).to_string()), key, fault }
-    }
-    fn cpu_max(&self) -> Result<Option<CpuMax>, SpecError> {
-        let max: Option<[u8; 16]> = self.optional(key::CPU_MAX)?;
-        Ok(max.map(|max| {
-            let (quota, period) = max.split_at(8);
-            let long = |half: &[u8]| half.first_chunk().copied().map_or(0, u64::from_be_bytes);
-            CpuMax { quota_us: long(quota), period_us: long(period) }
-        }))
-    }
-    /// A list of texts; none where it is absent.
-    fn strings(&self, key: &'static str) -> Result<Vec<String>, SpecError> {
-        let list = self.optional::<FdtStringListIterator<'a>>(key)?;
-        Ok(list.into_iter().flatten().take(MAX_PASSTHROUGH.saturating_add(1)).map(ToString::to_string).collect())
-    }
-    fn optional<T: FromPropertyValue<'a> + 'a>(&self, key: &'static str) -> Result<Option<T>, SpecError> {
-        let value = self.node.property(key).map(|property| property.value_as::<T>());
-        value.transpose().map_err(|_| self.error(key, Fault::Malformed))
-    }
-    fn required<T: FromPropertyValue<'a> + 'a>(&self, key: &'static str) -> Result<T, SpecError> {
-        self.optional(key)?.ok_or_else(|| self.error(key, Fault::Missing))
     }
 }
 
@@ -239,6 +214,7 @@ fn payload(node: FdtNode<'_>) -> Result<PayloadRef, BundleError> {
     let kind = match string(names::TYPE)? {
         names::KERNEL => PayloadKind::Kernel,
         names::RAMDISK => PayloadKind::Ramdisk,
+        names::FILESYSTEM => PayloadKind::Disk,
         _ => return Err(lacks(names::TYPE)),
     };
     let crc32 = hash::<4>(node, names::CRC32).ok_or_else(|| lacks(names::CRC32))?;

@@ -3,7 +3,8 @@ use crate::image::Raw;
 use crate::image::tests::kernel;
 use crate::spec::tests::{payload, vm};
 use crate::spec::{
-    CpuClass, CpuMax, CpuSpec, GroupSpec, GuestGic, PassthroughSpec, PayloadKind, PowerKey, VmSpec, key,
+    CpuClass, CpuMax, CpuSpec, DeviceFault, DiskSource, DiskSpec, Fault, GroupSpec, GuestGic, Mac, NetSpec,
+    PassthroughSpec, PayloadKind, PowerKey, SpecError, SwitchSpec, VmSpec, faults, key,
 };
 use crate::tree::NodeWriter;
 use proptest::prelude::*;
@@ -18,7 +19,7 @@ fn pack(vms: &[VmSpec], files: &[(PayloadRef, Vec<u8>)]) -> Vec<u8> {
         payload.size = bytes.len() as u64;
         payload.crc32 = crc32fast::hash(bytes);
     }
-    let mut out = lay_out(&mut payloads, vms, &groups(vms)).unwrap();
+    let mut out = lay_out(&mut payloads, vms, &groups(vms), &switches(vms)).unwrap();
     for (payload, (_, bytes)) in payloads.iter().zip(files) {
         assert_eq!(out.len() as u64, payload.offset);
         out.extend_from_slice(bytes);
@@ -43,6 +44,23 @@ fn groups(vms: &[VmSpec]) -> Vec<GroupSpec> {
         }
     }
     found
+}
+
+/// A switch for each name that a VM's network card has, one of two with an uplink.
+fn switches(vms: &[VmSpec]) -> Vec<SwitchSpec> {
+    let mut found: Vec<SwitchSpec> = Vec::new();
+    for name in vms.iter().flat_map(|vm| &vm.nets).map(|net| &net.switch) {
+        if found.iter().all(|switch| switch.name != *name) {
+            found.push(SwitchSpec { name: name.clone(), uplink: !found.len().is_multiple_of(2) });
+        }
+    }
+    found
+}
+
+/// What is refused for now, however well it is said.
+fn is_not_yet(error: &SpecError) -> bool {
+    use DeviceFault::{HostNotYet, Unwired, UplinkNotYet};
+    matches!(error.fault, Fault::Device(HostNotYet | UplinkNotYet | Unwired { .. }))
 }
 
 /// One VM with kernel and initrd.
@@ -133,7 +151,7 @@ fn a_bundle_gives_back_what_was_packed() {
 fn the_header_is_what_the_format_says() {
     let bytes = example();
     assert_eq!(&bytes[..8], b"MERUSBDL");
-    assert_eq!(bytes[8..12], [1, 0, 0, 0]);
+    assert_eq!(bytes[8..12], [2, 0, 0, 0]);
     assert_eq!(bytes[16..24], (bytes.len() as u64).to_le_bytes());
     assert_eq!(bytes[24..32], 4096u64.to_le_bytes());
     assert_eq!(bytes[4096..4100], [0xd0, 0x0d, 0xfe, 0xed]);
@@ -177,11 +195,11 @@ fn a_truncated_bundle_is_refused() {
 fn a_corrupted_bundle_is_refused() {
     let good = example();
     let mut bytes = good.clone();
-    bytes[8] = 2;
+    bytes[8] = 3;
     seal(&mut bytes);
     assert_eq!(
         refusal(&bytes),
-        "the bundle has format version 2, this Merus reads 1; pack it with the `merus` that came with it"
+        "the bundle has format version 3, this Merus reads 2; pack it with the `merus` that came with it"
     );
     let mut bytes = good.clone();
     bytes[24] ^= 0x10;
@@ -296,10 +314,129 @@ fn settings_are_checked_again_when_a_bundle_is_opened() {
         ),
     ];
     assert_eq!(node_refusal(NodeWriter::new("vm@0")), "vm \"vm@0\": key name: is missing; set it");
-    assert_eq!(node_refusal(NodeWriter::new("other")), "there is no VM; describe one in a [[vm]] table");
+    assert_eq!(
+        node_refusal(NodeWriter::new("other")),
+        "the bundle's setting `other` is unknown to this Merus; use the `merus` program that came with it"
+    );
     // A few of them are enough for Miri.
     for (change, message) in cases.into_iter().step_by(if cfg!(miri) { 4 } else { 1 }) {
         assert_eq!(vm_refusal(change), message);
+    }
+}
+
+/// Each fault of a disk, a network card or a switch that only a bundle can have.
+#[test]
+fn damaged_devices_are_named() {
+    let disk = |node: fn(NodeWriter) -> NodeWriter| {
+        let good = NodeWriter::new("vm@0")
+            .property(key::NAME, "web")
+            .property(key::KERNEL, "k0")
+            .property(key::MEMORY, 256u64 << 20)
+            .property(key::VCPUS, 1u32)
+            .property(key::CPU_WEIGHT, 100u32);
+        node_refusal(node(good))
+    };
+    let cases: [(fn(NodeWriter) -> NodeWriter, &str); 9] = [
+        (
+            |vm| vm.child(NodeWriter::new("disk@0")),
+            "vm \"web\": disk 0: names neither an image nor a host disk; set `image` or `host`",
+        ),
+        (
+            |vm| vm.child(NodeWriter::new("disk@0").property("image", "k0").property("host", "DISK=0")),
+            "vm \"web\": disk 0: key host: is beside `image`, and a disk is one of both; leave one out",
+        ),
+        (
+            |vm| vm.child(NodeWriter::new("disk@0").property("image", "k9")),
+            "vm \"web\": disk 0: key image: the bundle has no payload `k9`; pack it again",
+        ),
+        (
+            |vm| vm.child(NodeWriter::new("disk@0").property("image", "k0").property("cache", 1u32)),
+            "vm \"web\": disk 0: the bundle's setting `cache` is unknown to this Merus; use the `merus` program that came with it",
+        ),
+        (|vm| vm.child(NodeWriter::new("net@0")), "vm \"web\": net 0: key switch: is missing; set it"),
+        (
+            |vm| vm.child(NodeWriter::new("net@0").property("switch", "lan").property("mac", 1u32)),
+            "vm \"web\": net 0: key mac: is damaged in the bundle; pack it again",
+        ),
+        (
+            |vm| vm.child(NodeWriter::new("net@0").property("switch", "lan").property("mtu", 65536u32)),
+            "vm \"web\": net 0: key mtu: 65536 is out of range; give 68 to 9000",
+        ),
+        (
+            |vm| vm.child(NodeWriter::new("gpu@0")),
+            "vm \"web\": the bundle's setting `gpu@0` is unknown to this Merus; use the `merus` program that came with it",
+        ),
+        (|vm| vm.property("rng", 2u32), "vm \"web\": key rng: is damaged in the bundle; pack it again"),
+    ];
+    for (node, message) in cases.into_iter().step_by(if cfg!(miri) { 4 } else { 1 }) {
+        assert_eq!(disk(node), message);
+    }
+    // More disks than any VM can have are counted as far as the refusal needs.
+    let many = |vm: NodeWriter| {
+        (0..100).fold(vm, |vm, n| vm.child(NodeWriter::new(format!("disk@{n:x}")).property("image", "k0")))
+    };
+    let node = many(NodeWriter::new("vm@0").property(key::NAME, "web").property(key::KERNEL, "k0"))
+        .property(key::MEMORY, 256u64 << 20)
+        .property(key::VCPUS, 1u32)
+        .property(key::CPU_WEIGHT, 100u32);
+    assert_eq!(
+        node_refusal(node),
+        "vm \"web\": has 32 devices of virtio (rng, disks and nets together); there is room for 31: give fewer"
+    );
+}
+
+/// An image that was cut is refused by whoever opens the bundle.
+#[test]
+fn a_disk_that_was_cut_is_refused() {
+    let mut image = vec![0u8; 4096];
+    let entry = [0x80, 0, 2, 0, 0x83, 0, 0, 0, 1, 0, 0, 0, 8, 0, 0, 0];
+    image[446..462].copy_from_slice(&entry);
+    image[510..512].copy_from_slice(&[0x55, 0xaa]);
+    let disk =
+        DiskSpec { source: DiskSource::Image(payload("root.img", PayloadKind::Disk, 0)), readonly: true, serial: None };
+    let web = VmSpec { disks: vec![disk], ..vm("web") };
+    let files = [
+        (payload("vmlinuz", PayloadKind::Kernel, 0), kernel(8192, 0, 8192, 8)),
+        (payload("root.img", PayloadKind::Disk, 0), image),
+    ];
+    let bytes = pack(&[web], &files);
+    let bundle = Bundle::parse(&bytes).unwrap();
+    let vms = bundle.vms_unchecked().unwrap();
+    assert_eq!(vms[0].disks[0].image().unwrap().offset % 4096, 0);
+    let told: Vec<_> = bundle.image_faults(&vms).iter().map(ToString::to_string).collect();
+    assert_eq!(
+        told,
+        [
+            "vm \"web\": disk 0: key image: \"root.img\" has 4K, and its partition table (MBR) speaks of 4608 bytes; copy it \
+          again, or lengthen it"
+        ]
+    );
+    assert!(bundle.vms().is_err());
+}
+
+prop_compose! {
+    fn any_disk()(
+        host in prop::option::of("[a-z]{1,36}"),
+        readonly: bool,
+        serial in prop::option::of("[!-~]{1,20}"),
+    ) -> DiskSpec {
+        let source = match host {
+            Some(label) => DiskSource::Host(format!("PARTLABEL={label}")),
+            None => DiskSource::Image(payload("root.img", PayloadKind::Disk, 0)),
+        };
+        DiskSpec { source, readonly: readonly, serial }
+    }
+}
+
+prop_compose! {
+    fn any_net()(
+        switch in "[a-z0-9_-]{1,32}",
+        mac in prop::option::of(any::<[u8; 5]>()),
+        mtu in 68u16..=9000,
+        isolated: bool,
+    ) -> NetSpec {
+        let mac = mac.map(|[a, b, c, d, e]| Mac([0x52, a, b, c, d, e]));
+        NetSpec { switch, mac, mtu, isolated }
     }
 }
 
@@ -322,7 +459,7 @@ prop_compose! {
         ],
         group in prop::option::of("[a-z0-9_-]{1,32}"),
         // (There is a limit to how many of them stand side by side.)
-        (passthrough, power_key, gic, load) in (
+        (passthrough, power_key, gic, load, (rng, disks, nets)) in (
             (prop::collection::vec("/[a-z]{1,9}@[0-9]{1,4}", 0..4), any::<bool>())
                 .prop_map(|(devices, unsafe_dma)| PassthroughSpec { devices, unsafe_dma }),
             prop_oneof![
@@ -330,6 +467,7 @@ prop_compose! {
             ],
             prop::option::of(prop_oneof![Just(GuestGic::V2), Just(GuestGic::V3)]),
             prop::option::of((0u64..1 << 20, any::<bool>(), prop::option::of((1u64 << 20)..(2 << 20)))),
+            (any::<bool>(), prop::collection::vec(any_disk(), 0..3), prop::collection::vec(any_net(), 0..3)),
         ),
     ) -> VmSpec {
         let memory = memory << 21;
@@ -353,6 +491,9 @@ prop_compose! {
             power_key,
             gic: gic.filter(|gic| *gic == GuestGic::V3 || vcpus <= crate::map::GICV2_VCPUS),
             passthrough,
+            rng,
+            disks,
+            nets,
         }
     }
 }
@@ -381,12 +522,15 @@ proptest! {
         let mut vms = vms;
         for (n, vm) in vms.iter_mut().enumerate() {
             vm.name = format!("{}-{n}", &vm.name[..vm.name.len().min(29)]);
+            // What two of a kind must not share is another test's.
+            vm.disks.dedup_by(|one, other| one.serial.is_some() && one.serial == other.serial);
         }
         let mut kernel_ref = payload("vmlinuz", PayloadKind::Kernel, 0);
         kernel_ref.sha256 = sha256;
         let files = [
             (kernel_ref, kernel(5000, 0, 5000, 8)),
             (payload("initrd.gz", PayloadKind::Ramdisk, 0), vec![7; 4097]),
+            (payload("root.img", PayloadKind::Disk, 0), vec![8; 8192]),
         ];
         let bytes = pack(&vms, &files);
         let bundle = Bundle::parse(&bytes).unwrap();
@@ -396,10 +540,17 @@ proptest! {
         for vm in &mut vms {
             vm.kernel = bundle.payloads()[0].clone();
             vm.initrd = vm.initrd.take().map(|_| bundle.payloads()[1].clone());
+            for image in vm.disks.iter_mut().filter_map(DiskSpec::image_mut) {
+                *image = bundle.payloads()[2].clone();
+            }
         }
         prop_assert_eq!(bundle.payloads()[0].sha256, sha256);
         prop_assert_eq!(bundle.groups_unchecked().unwrap(), groups(&vms));
-        prop_assert_eq!(bundle.vms().unwrap(), vms);
+        prop_assert_eq!(bundle.switches_unchecked().unwrap(), switches(&vms));
+        prop_assert_eq!(&bundle.vms_unchecked().unwrap(), &vms);
+        let refused = faults(&vms, &groups(&vms), &switches(&vms));
+        prop_assert!(refused.iter().all(is_not_yet), "{:?}", refused);
+        prop_assert_eq!(bundle.vms().err(), refused.into_iter().next());
     }
 
     /// Changes that the sums would reveal are made with the sums corrected, so that all checks behind them are reached.

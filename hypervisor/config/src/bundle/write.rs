@@ -1,7 +1,10 @@
 //! Writes the head of a bundle: everything but the payloads' bytes.
 
 use super::{ALIGN, HeaderField, MAGIC, MAX_PAYLOADS, MAX_TREE, VERSION, names};
-use crate::spec::{CpuClass, GroupSpec, PayloadKind, PayloadRef, PowerKey, VmSpec, key};
+use crate::spec::{
+    CpuClass, DEFAULT_MTU, DEFAULT_RNG, DiskSource, DiskSpec, GroupSpec, NetSpec, PayloadKind, PayloadRef, PowerKey,
+    SwitchSpec, VmSpec, key,
+};
 use crate::tree::NodeWriter;
 use alloc::format;
 use alloc::string::ToString;
@@ -21,13 +24,18 @@ pub enum WriteError {
 /// payload. `vms` name their payloads by [`PayloadRef::image`]; nothing else in those references is looked at.
 ///
 /// The bundle is these bytes, then each payload at its offset, in the order of `payloads`, then zeroes up to a multiple
-/// of 4 KiB. `vms` and `groups` are not checked: [`crate::spec::faults`] does that.
-pub fn lay_out(payloads: &mut [PayloadRef], vms: &[VmSpec], groups: &[GroupSpec]) -> Result<Vec<u8>, WriteError> {
+/// of 4 KiB. `vms`, `groups` and `switches` are not checked: [`crate::spec::faults`] does that.
+pub fn lay_out(
+    payloads: &mut [PayloadRef],
+    vms: &[VmSpec],
+    groups: &[GroupSpec],
+    switches: &[SwitchSpec],
+) -> Result<Vec<u8>, WriteError> {
     if payloads.len() > MAX_PAYLOADS {
         return Err(WriteError::TooLarge);
     }
     // Offsets have a fixed width, so the tree is as long with them as without.
-    let size = tree(payloads, vms, groups).len() as u64;
+    let size = tree(payloads, vms, groups, switches).len() as u64;
     if size > MAX_TREE {
         return Err(WriteError::TooLarge);
     }
@@ -38,7 +46,7 @@ pub fn lay_out(payloads: &mut [PayloadRef], vms: &[VmSpec], groups: &[GroupSpec]
         payload.offset = total;
         total = up(total.checked_add(payload.size).ok_or(WriteError::TooLarge)?)?;
     }
-    let tree = tree(payloads, vms, groups);
+    let tree = tree(payloads, vms, groups, switches);
     let mut out = vec![0; ALIGN as usize];
     let mut put = |at: usize, bytes: &[u8]| {
         let place = out.get_mut(at..).and_then(|rest| rest.get_mut(..bytes.len()));
@@ -61,7 +69,7 @@ pub fn lay_out(payloads: &mut [PayloadRef], vms: &[VmSpec], groups: &[GroupSpec]
     Ok(out)
 }
 
-fn tree(payloads: &[PayloadRef], vms: &[VmSpec], groups: &[GroupSpec]) -> Vec<u8> {
+fn tree(payloads: &[PayloadRef], vms: &[VmSpec], groups: &[GroupSpec], switches: &[SwitchSpec]) -> Vec<u8> {
     let images = payloads.iter().fold(NodeWriter::new(names::IMAGES), |images, p| images.child(image(p)));
     let mut merus = NodeWriter::new(names::MERUS).property("#address-cells", 1u32).property("#size-cells", 0u32);
     for (index, spec) in vms.iter().enumerate() {
@@ -69,6 +77,9 @@ fn tree(payloads: &[PayloadRef], vms: &[VmSpec], groups: &[GroupSpec]) -> Vec<u8
     }
     for (index, spec) in groups.iter().enumerate() {
         merus = merus.child(group(index, spec));
+    }
+    for (index, spec) in switches.iter().enumerate() {
+        merus = merus.child(switch(index, spec));
     }
     NodeWriter::new("")
         .property(names::DESCRIPTION, "Merus bundle")
@@ -82,6 +93,7 @@ fn image(payload: &PayloadRef) -> NodeWriter {
     let (kind, os) = match payload.kind {
         PayloadKind::Kernel => (names::KERNEL, "linux"),
         PayloadKind::Ramdisk => (names::RAMDISK, "linux"),
+        PayloadKind::Disk => (names::FILESYSTEM, "linux"),
     };
     let hash = |number: u32, algo: &str, value: &[u8]| {
         NodeWriter::new(format!("{}-{number}", names::HASH)).property(names::ALGO, algo).property(names::VALUE, value)
@@ -142,10 +154,50 @@ fn vm(index: usize, spec: &VmSpec) -> NodeWriter {
     if spec.passthrough.unsafe_dma {
         node = node.flag(key::UNSAFE_DMA);
     }
-    match spec.memory_max {
-        Some(max) => node.property(key::MEMORY_MAX, max),
+    if spec.rng != DEFAULT_RNG {
+        node = node.property(key::RNG, u32::from(spec.rng));
+    }
+    if let Some(max) = spec.memory_max {
+        node = node.property(key::MEMORY_MAX, max);
+    }
+    for (index, spec) in spec.disks.iter().enumerate() {
+        node = node.child(disk(index, spec));
+    }
+    for (index, spec) in spec.nets.iter().enumerate() {
+        node = node.child(net(index, spec));
+    }
+    node
+}
+
+fn disk(index: usize, spec: &DiskSpec) -> NodeWriter {
+    let node = NodeWriter::new(format!("{}@{index:x}", names::DISK));
+    let mut node = match &spec.source {
+        DiskSource::Image(image) => node.property(key::IMAGE, image.image.as_str()),
+        DiskSource::Host(host) => node.property(key::HOST, host.as_str()),
+    };
+    if spec.readonly {
+        node = node.flag(key::READONLY);
+    }
+    match &spec.serial {
+        Some(serial) => node.property(key::SERIAL, serial.as_str()),
         None => node,
     }
+}
+
+fn net(index: usize, spec: &NetSpec) -> NodeWriter {
+    let mut node = NodeWriter::new(format!("{}@{index:x}", names::NET)).property(key::SWITCH, spec.switch.as_str());
+    if let Some(mac) = spec.mac {
+        node = node.property(key::MAC, mac.0);
+    }
+    if spec.mtu != DEFAULT_MTU {
+        node = node.property(key::MTU, u32::from(spec.mtu));
+    }
+    if spec.isolated { node.flag(key::ISOLATED) } else { node }
+}
+
+fn switch(index: usize, spec: &SwitchSpec) -> NodeWriter {
+    let node = NodeWriter::new(format!("{}@{index:x}", names::SWITCH)).property(key::NAME, spec.name.as_str());
+    if spec.uplink { node.flag(key::UPLINK) } else { node }
 }
 
 fn group(index: usize, spec: &GroupSpec) -> NodeWriter {

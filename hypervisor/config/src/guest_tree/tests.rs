@@ -2,7 +2,7 @@ use super::*;
 use crate::image::tests::kernel;
 use crate::passthrough::Passthrough;
 use crate::spec::tests::{payload, vm};
-use crate::spec::{PayloadKind, PowerKey};
+use crate::spec::{DiskSource, DiskSpec, NetSpec, PayloadKind, PowerKey};
 use dtoolkit::fdt::{Fdt, FdtNode};
 use dtoolkit::{Node, Property};
 use std::collections::BTreeSet;
@@ -110,6 +110,31 @@ fn each_power_key_has_its_nodes() {
         assert_eq!(PowerKey::parse(kind.name()), Some(kind));
     }
     assert_eq!(PowerKey::parse("acpi"), None);
+}
+
+/// Each device is where `virt` has that slot, in the order that a kernel looks for them in.
+#[test]
+fn virtio_devices_are_in_their_slots() {
+    let disk = DiskSpec {
+        source: DiskSource::Image(payload("root.img", PayloadKind::Disk, 4096)),
+        readonly: false,
+        serial: None,
+    };
+    let net = NetSpec { switch: "lan".to_string(), mac: None, mtu: 1500, isolated: false };
+    let spec = VmSpec { rng: true, disks: vec![disk; 2], nets: vec![net], ..vm("web") };
+    let blob = tree_of(&spec, &mut sevens);
+    let tree = Fdt::new(&blob).unwrap();
+    let virt = Fdt::new(include_bytes!("../board/data/virt-gicv3.dtb")).unwrap();
+    let names: Vec<String> =
+        tree.root().children().map(|n| n.name().to_string()).filter(|name| name.starts_with("virtio")).collect();
+    let slots = ["a000000", "a000200", "a000400", "a000600", "a003e00"].map(|at| std::format!("virtio_mmio@{at}"));
+    assert_eq!(names, slots);
+    for path in slots.map(|name| std::format!("/{name}")) {
+        for name in ["compatible", "reg", "interrupts", "dma-coherent"] {
+            assert_eq!(bytes(&tree, &path, name), bytes(&virt, &path, name), "{path} {name}");
+        }
+    }
+    assert_eq!(spec.virtio_slots().count(), 5);
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! What can be wrong with a setting of a VM, in words for the person who wrote it.
 
 use super::{
-    CPU_PERIODS_US, GuestGic, MAX_AFFINITY, MAX_CMDLINE, MAX_GROUPS, MAX_NAME, MAX_PASSTHROUGH, MAX_VCPUS, MAX_VMS,
-    MIN_CPU_QUOTA_US, MIN_MEMORY, MIN_RT_BUDGET_US, RT_PRIORITIES, WEIGHTS,
+    CPU_PERIODS_US, DeviceFault, GuestGic, MAX_AFFINITY, MAX_CMDLINE, MAX_GROUPS, MAX_NAME, MAX_PASSTHROUGH, MAX_VCPUS,
+    MAX_VMS, MIN_CPU_QUOTA_US, MIN_MEMORY, MIN_RT_BUDGET_US, RT_PRIORITIES, WEIGHTS,
 };
 use crate::image::{ImageError, LayoutError, PageSize};
 use crate::map;
@@ -322,6 +322,15 @@ pub enum Fault {
     /// Kernel, initrd and device tree do not fit.
     #[error("{0}")]
     Layout(LayoutError),
+    /// A fault of a disk, a network card or a switch.
+    #[error("{0}")]
+    Device(DeviceFault),
+}
+
+impl From<DeviceFault> for Fault {
+    fn from(fault: DeviceFault) -> Self {
+        Self::Device(fault)
+    }
 }
 
 fn down(bytes: u64) -> u64 {

@@ -1,3 +1,5 @@
+mod devices;
+
 use super::*;
 use crate::image::tests::kernel;
 use std::format;
@@ -25,11 +27,14 @@ pub(crate) fn vm(name: &str) -> VmSpec {
         power_key: PowerKey::Both,
         gic: None,
         passthrough: PassthroughSpec::default(),
+        rng: false,
+        disks: Vec::new(),
+        nets: Vec::new(),
     }
 }
 
 fn messages(vms: &[VmSpec]) -> Vec<String> {
-    faults(vms, &[]).iter().map(ToString::to_string).collect()
+    faults(vms, &[], &[]).iter().map(ToString::to_string).collect()
 }
 
 #[test]
@@ -130,11 +135,11 @@ fn each_refusal_names_vm_key_reason_and_remedy() {
 #[test]
 fn all_faults_are_found() {
     let bad = VmSpec { vcpus: 0, memory: 1, ..vm("Web") };
-    assert_eq!(faults(&[bad.clone(), bad], &[]).len(), 7);
+    assert_eq!(faults(&[bad.clone(), bad], &[], &[]).len(), 7);
     assert_eq!(messages(&[]), ["there is no VM; describe one in a [[vm]] table"]);
     let crowd: Vec<VmSpec> = (0..65).map(|n| vm(&format!("vm{n}"))).collect();
     assert_eq!(messages(&crowd), ["there are more VMs than the 64 that one bundle can hold; leave some out"]);
-    let twins = faults_by_place(&[vm("a"), vm("b"), vm("a")], &[]);
+    let twins = faults_by_place(&[vm("a"), vm("b"), vm("a")], &[], &[]);
     assert_eq!(twins.len(), 1);
     assert_eq!(twins[0].0, Place::Vm(2));
     assert_eq!(twins[0].1.to_string(), "vm \"a\": key name: the name is taken by another VM; choose another one");
@@ -145,7 +150,7 @@ fn groups_are_checked_by_themselves_and_with_their_vms() {
     let group = |name: &str| GroupSpec { name: name.to_string(), weight: 100, cpu_max: None, memory_max: None };
     let of = |name: &str, group: &str| VmSpec { group: Some(group.to_string()), ..vm(name) };
     let told = |vms: &[VmSpec], groups: &[GroupSpec]| -> Vec<(Place, String)> {
-        faults_by_place(vms, groups).into_iter().map(|(place, fault)| (place, fault.to_string())).collect()
+        faults_by_place(vms, groups, &[]).into_iter().map(|(place, fault)| (place, fault.to_string())).collect()
     };
     assert_eq!(told(&[of("a", "x"), of("b", "x")], &[group("x"), group("y")]), []);
     assert_eq!(

@@ -1,6 +1,6 @@
 //! Kernels that a manifest names, made ready for Merus: each file once for all VMs that ask for the same and have as much RAM.
 
-use super::Fields;
+use super::fields::Fields;
 use crate::report::Kind;
 use config::image::{HEADER_SIZE, Raw};
 use config::spec::{PayloadRef, key};
@@ -67,14 +67,13 @@ impl Fields<'_, '_> {
                 }
                 Err(error) => {
                     self.lines.faulty.push(key::KERNEL);
-                    let text =
-                        format!("{} \"{}\": key {}: \"{}\" {error}", self.what, self.label, key::KERNEL, kernel.name);
+                    let text = format!("{}key {}: \"{}\" {error}", self.who, key::KERNEL, kernel.name);
                     self.report.add(&self.lines.of(key::KERNEL), Kind::Semantic, text);
                 }
             }
         }
         if let Some(one) = found.and_then(|found| made.get(found)) {
-            self.lines.kernel = one.bytes.iter().take(HEADER_SIZE).copied().collect();
+            self.lines.head = one.bytes.iter().take(HEADER_SIZE).copied().collect();
             (*raw, kernel.size) = (one.raw, one.bytes.len() as u64);
             *content = Content::Made(path, one.bytes.clone());
         }
