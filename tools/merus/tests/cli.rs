@@ -303,7 +303,7 @@ fn each_fault_is_one_line_with_file_line_vm_and_key() {
             9,
             "turbo = true",
             "key turbo: is unknown; the keys are name, kernel, load, entry, room, initrd, cmdline, memory, vcpus, cpu.weight, cpu.max, \
-             cpu.affinity, cpu.class, memory.max, group, power-key, gic, passthrough, unsafe-dma",
+             cpu.affinity, cpu.class, memory.max, group, power-key, gic, passthrough, unsafe-dma, rng, disk, net",
         ),
         (
             9,
@@ -415,7 +415,7 @@ fn all_faults_are_told_at_once_in_the_order_of_their_lines() {
     let manifest = format!("colour = 1\n{}{}", with_line(8, "vcpu = 2"), GOOD.replace("200", "0"));
     assert_eq!(
         refusal(&manifest),
-        "merus.toml:1: key colour: is unknown; all settings belong in [[vm]] or [[group]] tables\n\
+        "merus.toml:1: key colour: is unknown; all settings belong in [[vm]], [[group]] or [[switch]] tables\n\
          merus.toml:3: vm \"web\": key vcpus: is missing; set it\n\
          merus.toml:9: vm \"web\": key vcpu: is unknown; did you mean `vcpus`?\n\
          merus.toml:15: vm \"web\": key name: the name is taken by another VM; choose another one\n\
@@ -532,4 +532,198 @@ fn a_bundle_is_written_whole_or_not_at_all() {
     assert!(merus(folder.path(), &["pack", "merus.toml", "-o", "out.merus"]).status.success());
     assert_eq!(files(), before, "a temporary file is left");
     assert!(Bundle::parse(&fs::read(folder.path().join("out.merus")).unwrap()).is_ok());
+}
+
+/// Two VMs with an image in common, a switch between them, and one that says all there is to say.
+const DEVICES: &str = r#"[[switch]]
+name = "lan"
+
+[[vm]]
+name = "web"
+kernel = "vmlinuz"
+memory = "64M"
+vcpus = 1
+[[vm.disk]]
+image = "root.img"
+[[vm.disk]]
+image = "./data.img"
+readonly = true
+serial = "data"
+[[vm.net]]
+switch = "lan"
+
+[[vm]]
+name = "db"
+kernel = "vmlinuz"
+memory = "64M"
+vcpus = 1
+rng = true
+[[vm.disk]]
+image = "root.img"
+[[vm.net]]
+switch = "lan"
+mac = "52:54:00:00:00:01"
+mtu = 9000
+isolated = true
+"#;
+
+/// [`folder`] with images: two that are whole, one that is cut, one that is no disk's.
+fn folder_with_images(manifest: &str) -> TempDir {
+    let folder = folder(manifest);
+    let at = |name: &str| folder.path().join(name);
+    fs::write(at("root.img"), vec![0x11; 10240]).unwrap();
+    fs::write(at("data.img"), vec![0x22; 512]).unwrap();
+    let mut cut = vec![0; 4096];
+    cut[450] = 0x83;
+    cut[454..462].copy_from_slice(&[1, 0, 0, 0, 8, 0, 0, 0]);
+    cut[510..512].copy_from_slice(&[0x55, 0xaa]);
+    fs::write(at("cut.img"), cut).unwrap();
+    fs::write(at("odd.img"), [0; 700]).unwrap();
+    folder
+}
+
+/// What `merus check` finds, but that the devices are not made yet; without the manifest's name.
+fn found(manifest: &str) -> Vec<String> {
+    let folder = folder_with_images(manifest);
+    let stderr = text(&merus(folder.path(), &["check", "merus.toml"]).stderr);
+    let lines = stderr.lines().filter(|line| !line.contains("this Merus gives its guests no"));
+    lines.map(|line| line.strip_prefix("merus.toml").unwrap().to_string()).collect()
+}
+
+#[test]
+fn disks_and_nets_are_packed_one_copy_of_an_image() {
+    assert_eq!(found(DEVICES), [""; 0]);
+    let folder = folder_with_images(DEVICES);
+    let pack = merus(folder.path(), &["pack", "merus.toml", "-o", "out.merus", "--no-check"]);
+    assert_eq!((text(&pack.stdout), text(&pack.stderr)), ("out.merus: 2 VMs, 3 files, 1 MiB\n".into(), "".into()));
+    let bytes = fs::read(folder.path().join("out.merus")).unwrap();
+    let bundle = Bundle::parse(&bytes).unwrap();
+    let vms = bundle.vms_unchecked().unwrap();
+    let (web, db) = (&vms[0], &vms[1]);
+    let root = web.disks[0].image().unwrap();
+    assert_eq!((root, root.kind), (db.disks[0].image().unwrap(), PayloadKind::Disk));
+    assert_eq!((bundle.payload(root), root.offset % 4096), (Some(&[0x11; 10240][..]), 0));
+    let data = web.disks[1].image().unwrap();
+    assert_eq!((bundle.payload(data), data.offset % 4096), (Some(&[0x22; 512][..]), 0));
+    assert_eq!((web.disks[1].readonly, web.serial(1).as_str(), web.serial(0).as_str()), (true, "data", "disk0"));
+    assert_eq!((db.rng, db.mac(0).to_string().as_str(), db.nets[0].mtu), (true, "52:54:00:00:00:01", 9000));
+    assert!(db.nets[0].isolated && !web.nets[0].isolated);
+    let inspect = text(&merus(folder.path(), &["inspect", "out.merus"]).stdout);
+    for line in [
+        "  disk root.img: 10240 bytes at 0x",
+        "  disk ./data.img: 512 bytes at 0x",
+        "switch \"lan\"\n",
+        "  disk 0: slot 0, image root.img, serial disk0\n  disk 1: slot 1, image ./data.img, readonly, serial data\n",
+        &format!("  net 0: slot 2, switch lan, mac {}, mtu 1500\n", web.mac(0)),
+        "  rng: slot 0\n  disk 0: slot 1, image root.img, serial disk0\n",
+        "  net 0: slot 2, switch lan, mac 52:54:00:00:00:01, mtu 9000, isolated\n",
+    ] {
+        assert!(inspect.contains(line), "{line}: {inspect}");
+    }
+    assert_eq!(inspect.matches("root.img: ").count(), 1);
+}
+
+#[test]
+fn each_fault_of_a_device_has_its_line() {
+    let cases = [
+        (
+            "image = \"root.img\"\n[[vm.disk]]\nimage = \"./data.img\"",
+            "image = \"rot.img\"\n[[vm.disk]]\nimage = \"cut.img\"",
+            &[
+                ":10: vm \"web\": disk 0: key image: \"rot.img\" cannot be read: there is no such file; give another path",
+                ":12: vm \"web\": disk 1: key image: \"cut.img\" has 4K, and its partition table (MBR) speaks of 4608 bytes; copy it \
+                 again, or lengthen it",
+            ][..],
+        ),
+        (
+            "image = \"root.img\"\n[[vm.disk]]\nimage = \"./data.img\"",
+            "[[vm.disk]]\nimage = \"odd.img\"\nhost = \"DISK=0\"",
+            &[
+                ":9: vm \"web\": disk 0: names neither an image nor a host disk; set `image` or `host`",
+                ":11: vm \"web\": disk 1: key image: \"odd.img\" has 700 bytes, which is no multiple of 512; is it a disk's image, \
+                 and whole?",
+                ":12: vm \"web\": disk 1: key host: is beside `image`, and a disk is one of both; leave one out",
+            ],
+        ),
+        (
+            "image = \"./data.img\"",
+            "host = \"PARTLABEL=web\"",
+            &[":12: vm \"web\": disk 1: key host: host disks are not available yet; give an `image`"],
+        ),
+        (
+            "image = \"./data.img\"",
+            "image = 1",
+            &[":12: vm \"web\": disk 1: key image: is of the type integer; write text in quotation marks"],
+        ),
+        (
+            "serial = \"data\"",
+            "serail = \"data\"",
+            &[":14: vm \"web\": disk 1: key serail: is unknown; did you mean `serial`?"],
+        ),
+        (
+            "name = \"lan\"",
+            "name = \"wan\"\nuplink = true",
+            &[
+                ":3: switch \"wan\": key uplink: an uplink to the machine's network is not available yet; leave it out, or set it \
+                 to false",
+                ":17: vm \"web\": net 0: key switch: there is no switch \"lan\"; describe it in a [[switch]] table, or correct the \
+                 name",
+                ":28: vm \"db\": net 0: key switch: there is no switch \"lan\"; describe it in a [[switch]] table, or correct the \
+                 name",
+            ],
+        ),
+        (
+            "mac = \"52:54:00:00:00:01\"\nmtu = 9000",
+            "mac = \"52:54:00:00:00\"\nmtu = 10",
+            &[
+                ":28: vm \"db\": net 0: key mac: \"52:54:00:00:00\" is no MAC; write a MAC such as \"52:54:00:00:00:01\"",
+                ":29: vm \"db\": net 0: key mtu: 10 is out of range; give 68 to 9000",
+            ],
+        ),
+        (
+            "[[vm.net]]\nswitch = \"lan\"\nmac",
+            "[[vm.net]]\nswitch = \"lan\"\nmac = \"52:54:00:00:00:01\"\n[[vm.net]]\nswitch = \"lan\"\nmac",
+            &[
+                ":31: vm \"db\": net 1: key mac: 52:54:00:00:00:01 is the address of a net of vm \"db\" already; give each its own",
+            ],
+        ),
+        (
+            "[[vm.net]]\nswitch = \"lan\"\nmac",
+            "[[vm.net]]\nmac",
+            &[":26: vm \"db\": net 0: key switch: is missing; set it"],
+        ),
+        ("rng = true", "rng = \"yes\"", &[":23: vm \"db\": key rng: is of the type string; write true or false"]),
+        (
+            "[[switch]]",
+            "[switch]",
+            &[
+                ":1: key switch: is one table; write [[switch]], one a switch, or put it into a [[vm.net]] table",
+                ":16: vm \"web\": net 0: key switch: there is no switch \"lan\"; describe it in a [[switch]] table, or correct the \
+                 name",
+                ":27: vm \"db\": net 0: key switch: there is no switch \"lan\"; describe it in a [[switch]] table, or correct the \
+                 name",
+            ],
+        ),
+        (
+            "[[vm.disk]]\nimage = \"root.img\"\n[[vm.disk]]",
+            "[vm.disk]",
+            &[":9: vm \"web\": key disk: is one table; write [[vm.disk]], one a disk"],
+        ),
+    ];
+    for (old, new, expected) in cases {
+        assert!(DEVICES.contains(old), "{old}");
+        let (before, after) = DEVICES.split_once(old).unwrap();
+        assert_eq!(found(&format!("{before}{new}{after}")), expected, "{new}");
+    }
+}
+
+#[test]
+fn more_devices_than_slots_are_refused() {
+    let disks = "[[vm.disk]]\nimage = \"data.img\"\n".repeat(31);
+    let vm = "[[vm]]\nname = \"web\"\nkernel = \"vmlinuz\"\nmemory = \"64M\"\nvcpus = 1\n";
+    assert_eq!(found(&format!("{vm}{disks}")), [""; 0]);
+    assert_eq!(
+        found(&format!("{vm}rng = true\n{disks}")),
+        [":1: vm \"web\": has 32 devices of virtio (rng, disks and nets together); there is room for 31: give fewer"]
+    );
 }

@@ -70,6 +70,16 @@ fn example() -> Vec<u8> {
     pack(&[web], &[(payload("vmlinuz", PayloadKind::Kernel, 0), kernel(8192, 0, 8192, 8)), (initrd, b"hello".to_vec())])
 }
 
+/// One VM with all kinds of devices.
+fn example_with_devices() -> Vec<u8> {
+    let disk = |source| DiskSpec { source, readonly: true, serial: Some("root".to_string()) };
+    let image = payload("root.img", PayloadKind::Disk, 0);
+    let net = NetSpec { switch: "lan".to_string(), mac: Some(Mac([0x52; 6])), mtu: 9000, isolated: true };
+    let disks = vec![disk(DiskSource::Image(image.clone())), disk(DiskSource::Host("DISK=0".to_string()))];
+    let web = VmSpec { disks, nets: vec![net], rng: true, ..vm("web") };
+    pack(&[web], &[(payload("vmlinuz", PayloadKind::Kernel, 0), kernel(8192, 0, 8192, 8)), (image, vec![0x55; 4096])])
+}
+
 fn refusal(bytes: &[u8]) -> String {
     Bundle::parse(bytes).unwrap_err().to_string()
 }
@@ -327,7 +337,8 @@ fn settings_are_checked_again_when_a_bundle_is_opened() {
 /// Each fault of a disk, a network card or a switch that only a bundle can have.
 #[test]
 fn damaged_devices_are_named() {
-    let disk = |node: fn(NodeWriter) -> NodeWriter| {
+    type Change = fn(NodeWriter) -> NodeWriter;
+    let disk = |node: Change| {
         let good = NodeWriter::new("vm@0")
             .property(key::NAME, "web")
             .property(key::KERNEL, "k0")
@@ -336,7 +347,7 @@ fn damaged_devices_are_named() {
             .property(key::CPU_WEIGHT, 100u32);
         node_refusal(node(good))
     };
-    let cases: [(fn(NodeWriter) -> NodeWriter, &str); 9] = [
+    let cases: [(Change, &str); 9] = [
         (
             |vm| vm.child(NodeWriter::new("disk@0")),
             "vm \"web\": disk 0: names neither an image nor a host disk; set `image` or `host`",
@@ -424,7 +435,7 @@ prop_compose! {
             Some(label) => DiskSource::Host(format!("PARTLABEL={label}")),
             None => DiskSource::Image(payload("root.img", PayloadKind::Disk, 0)),
         };
-        DiskSpec { source, readonly: readonly, serial }
+        DiskSpec { source, readonly, serial }
     }
 }
 
@@ -507,7 +518,10 @@ fn use_all(bytes: &[u8]) {
         let start = inside.as_ptr().addr() - bytes.as_ptr().addr();
         assert!(start as u64 == payload.offset && start + inside.len() <= bytes.len());
     }
-    if let Ok(vms) = bundle.vms() {
+    let _ = bundle.vms();
+    let _ = bundle.switches_unchecked();
+    if let Ok(vms) = bundle.vms_unchecked() {
+        bundle.image_faults(&vms);
         for vm in vms {
             let _ = vm.layout(bundle.payload(&vm.kernel).unwrap());
         }
@@ -560,8 +574,9 @@ proptest! {
         cut in prop::option::of(any::<prop::sample::Index>()),
         tree_only: bool,
         sealed: bool,
+        devices: bool,
     ) {
-        let mut bytes = example();
+        let mut bytes = if devices { example_with_devices() } else { example() };
         let tree_size = u64::from_le_bytes(bytes[32..40].try_into().unwrap()) as usize;
         for (index, value) in changes {
             let at = if tree_only { 4096 + index.index(tree_size) } else { index.index(bytes.len()) };

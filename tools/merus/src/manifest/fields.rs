@@ -197,9 +197,12 @@ fn settings<'a>(table: &'a DeTable<'a>) -> Vec<Setting<'a>> {
             value: value.get_ref(),
         };
         match value.get_ref() {
-            DeValue::Table(inner) if !inner.is_empty() => found.extend(
-                inner.iter().map(|(sub, value)| setting(format!("{}.{}", name.get_ref(), sub.get_ref()), sub, value)),
-            ),
+            DeValue::Table(inner) if !inner.is_empty() && !key::TABLES.contains(&name.get_ref().as_ref()) => found
+                .extend(
+                    inner
+                        .iter()
+                        .map(|(sub, value)| setting(format!("{}.{}", name.get_ref(), sub.get_ref()), sub, value)),
+                ),
             _ => found.push(setting(name.get_ref().to_string(), name, value)),
         }
     }
