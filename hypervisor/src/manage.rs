@@ -83,14 +83,12 @@ impl Untold {
         self.any.store(true, Ordering::Release);
     }
     /// Whether there may be some.
+    #[inline]
     fn any(&self) -> bool {
         self.any.load(Ordering::Acquire)
     }
     /// Takes the oldest piece.
     fn pop(&self) -> Option<News> {
-        if !self.any() {
-            return None;
-        }
         let mut news = self.news.lock();
         let oldest = news.pop_front();
         self.any.store(!news.is_empty(), Ordering::Release);
@@ -131,7 +129,17 @@ impl Cpu {
         self.timer_changed = true;
     }
 
+    /// Tells what is news, which there seldom is.
+    #[inline]
     fn tell_all(&mut self, control: &mut Control) {
+        if self.machine.untold.any() {
+            self.tell_each(control);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn tell_each(&mut self, control: &mut Control) {
         while let Some(news) = self.machine.untold.pop() {
             self.tell(control, news);
         }
