@@ -43,6 +43,16 @@ impl<'a> Bytes<'a> {
         })
     }
 
+    /// Where byte `at` is.
+    pub(super) fn place(&mut self, at: u64) -> Result<Ipa, Stop> {
+        let mut place = None;
+        self.each(at, 1, |at, _| {
+            place = Some(at);
+            Ok(())
+        })?;
+        Ok(place.ok_or(Broken::Small)?)
+    }
+
     /// Calls `act` for each piece of guest memory behind bytes `at` to `at + size`, with the piece's range among those bytes.
     fn each(
         &mut self,

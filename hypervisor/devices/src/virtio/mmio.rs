@@ -170,6 +170,7 @@ impl<D: Device, I: IrqLine> Mmio<D, I> {
         self.stats.broken = self.stats.broken.saturating_add(1);
         self.stats.last = Some(how);
         self.registers.status |= DEVICE_NEEDS_RESET;
+        self.device.halted();
         self.interrupt(INTERRUPT_CONFIG);
     }
 
@@ -364,5 +365,6 @@ impl<D: Device, I: IrqLine> MmioDevice for Mmio<D, I> {
 
     fn quiesce(&mut self) {
         self.quiet = true;
+        self.device.halted();
     }
 }

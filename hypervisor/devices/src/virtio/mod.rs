@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`blk`] | a disk |
 //! | [`input`] | a power key |
+//! | [`net`] | a network card |
 //! | [`rng`] | random bytes |
 //!
 //! A device is a [`Device`]: it says what it is and serves one queue at a time, through a [`Ring`] that has checked everything the
@@ -27,6 +28,7 @@ pub mod blk;
 mod bytes;
 pub mod input;
 pub mod mmio;
+pub mod net;
 pub mod queue;
 pub mod ring;
 pub mod rng;
@@ -104,7 +106,7 @@ pub trait Device: Send {
     }
     /// Its queues.
     fn queues(&self) -> &[Limits];
-    /// The driver has agreed to these features and may use the device.
+    /// The driver has agreed to these features and may use the device. (Also after [`Device::restore`], if it had.)
     fn started(&mut self, _features: u64) {}
     /// Fills `into` from byte `at` of its configuration; what is not there stays 0.
     fn config_read(&self, at: usize, into: &mut [u8]);
@@ -114,6 +116,8 @@ pub trait Device: Send {
     fn serve(&mut self, number: usize, ring: &mut Ring<'_>) -> Result<(), Stop>;
     /// The driver has taken back queue `number`: nothing that was taken from it is ever completed.
     fn stopped(&mut self, _number: usize) {}
+    /// Until the next reset the device is not served any more: the driver broke a ring, or the guest's memory is about to be taken away.
+    fn halted(&mut self) {}
     /// Back to the state after power-on.
     fn reset(&mut self);
     /// Its state.

@@ -55,6 +55,10 @@ pub struct Ring<'a> {
     undone: u16,
 }
 
+/// Two bytes of guest memory that the device may write.
+#[derive(Clone, Copy, Debug)]
+pub struct Spot([Ipa; 2]);
+
 /// A descriptor, as it was at one moment.
 struct Descriptor {
     at: Ipa,
@@ -180,6 +184,26 @@ impl<'a> Ring<'a> {
     /// Writes `from` at byte `at` of what the device may write of the chain that was looked at last.
     pub fn write(&mut self, chain: &Chain, at: u64, from: &[u8]) -> Result<(), Stop> {
         self.bytes(chain, true).write(at, from)
+    }
+
+    /// Two bytes of what the device may write of the chain that was looked at last, from byte `at` on, to be filled in later in this step
+    /// by [`Ring::fill`], whichever chain is looked at by then.
+    pub fn spot(&self, chain: &Chain, at: u64) -> Result<Spot, Stop> {
+        let mut bytes = self.bytes(chain, true);
+        Ok(Spot([bytes.place(at)?, bytes.place(at.saturating_add(1))?]))
+    }
+
+    /// Fills in a value, its low byte first.
+    pub fn fill(&self, spot: &Spot, value: u16) -> Result<(), Stop> {
+        for (at, byte) in spot.0.into_iter().zip(value.to_le_bytes()) {
+            self.memory.write(at, &[byte])?;
+        }
+        Ok(())
+    }
+
+    /// Has this step read `count` descriptors more, if fewer are left to it.
+    pub fn extend(&mut self, count: u32) {
+        self.budget = self.budget.max(count);
     }
 
     /// Gives the chain back to the driver, and all that are staged: the device has written its first `written` bytes.

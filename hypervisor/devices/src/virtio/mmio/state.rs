@@ -73,6 +73,9 @@ impl<D: Device, I: IrqLine> Mmio<D, I> {
             queue.state = saved;
         }
         self.quiet = false;
+        if self.is_running() {
+            self.device.started(self.registers.features);
+        }
         self.drive();
         Ok(())
     }

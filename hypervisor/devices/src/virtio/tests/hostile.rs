@@ -3,9 +3,13 @@
 
 use super::*;
 use crate::virtio::input::PowerKey;
+use crate::virtio::net::Net;
+use crate::virtio::net::tests::{card, network};
 use crate::virtio::ring::STEP;
 use crate::virtio::rng::{Rng, Source};
+use host::port::{Checksum, HEADER, Outgoing, Port};
 use proptest::prelude::*;
+use switch::{PortConfig, SwitchPort};
 
 /// A source of so many bytes.
 struct Ones(usize);
@@ -17,6 +21,18 @@ impl Source for Ones {
         into[..count].fill(1);
         count
     }
+}
+
+/// A card with address 1, and a port with address 2 that sends to it.
+fn cards() -> (Net<SwitchPort>, Arc<switch::Switch>, SwitchPort) {
+    struct Deaf;
+    impl host::port::Bell for Deaf {
+        fn ring(&self) {}
+    }
+    let switch = network();
+    let config = PortConfig { mtu: 9000, ..PortConfig::guest(host::port::Mac([0x52, 0x54, 0, 0, 0, 2])) };
+    let peer = switch.attach(&config, alloc::boxed::Box::new(Deaf)).unwrap();
+    (card(&switch, 1).0, switch, peer)
 }
 
 /// What the guest, or somebody outside, does next.
@@ -74,7 +90,7 @@ pub fn play<D: Device>(
     device: D,
     acts: Vec<Act>,
     more: usize,
-    outside: fn(&mut Mmio<D, FakeIrq>, u8),
+    mut outside: impl FnMut(&mut Mmio<D, FakeIrq>, u8),
 ) -> Result<(), TestCaseError>
 where
     Mmio<D, FakeIrq>: MmioDevice,
@@ -154,6 +170,27 @@ proptest! {
         play(PowerKey::new(), acts, 0, |device, what| match what % 4 {
             0 => { device.press(); }
             1 => device.release(),
+            2 => device.run_waiting(),
+            _ => device.quiesce(),
+        })?;
+    }
+
+    #[test]
+    fn nothing_that_a_guest_does_surprises_the_card(acts in prop::collection::vec(act(), 1..60)) {
+        let (card, _, mut peer) = cards();
+        play(card, acts, 0, move |device, what| match what % 4 {
+            0 => {
+                let size = usize::from(what) * 8 + HEADER;
+                let header = [0x52, 0x54, 0, 0, 0, 1, 0x52, 0x54, 0, 0, 0, 2, 0x88, 0xb5];
+                let checksum = (what % 8 == 0).then_some(Checksum { start: 14, offset: 0 });
+                let fill = |into: &mut [u8]| -> Result<(), ()> { into.fill(what); Ok(()) };
+                for _ in 0..what % 20 {
+                    peer.send(&Outgoing { header, size, checksum }, usize::MAX, fill).unwrap();
+                }
+                device.poke(0);
+                device.run_due();
+            }
+            1 => device.set_link(what & 8 != 0),
             2 => device.run_waiting(),
             _ => device.quiesce(),
         })?;
