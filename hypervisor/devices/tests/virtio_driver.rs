@@ -40,7 +40,7 @@ fn events(machine: &Machine<PowerKey>, driver: &mut Driver) -> Vec<(u16, u16, u3
 
 #[test]
 fn the_driver_finds_a_power_key() {
-    let (machine, mut driver) = machine();
+    let (_machine, mut driver) = machine();
     assert_eq!(driver.name().as_deref(), Ok("Merus power key"));
     assert_eq!(driver.serial_number().as_deref(), Ok("power"));
     let ids = driver.ids().expect("ids");
