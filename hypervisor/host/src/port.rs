@@ -89,9 +89,9 @@ fn sum(bytes: &[u8]) -> u16 {
 
 /// A frame to be sent. Its other bytes come from whoever sends it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Outgoing {
+pub struct Outgoing<'a> {
     /// Its first bytes, as they were read once.
-    pub header: [u8; HEADER],
+    pub header: &'a [u8; HEADER],
     /// All its bytes, [`HEADER`] and more.
     pub size: usize,
     /// The sum that is left to its receiver.
@@ -190,7 +190,7 @@ pub trait Port: Send {
     /// then. A frame that nobody gets, or not everybody, is lost there, which is no error.
     fn send<E>(
         &mut self,
-        frame: &Outgoing,
+        frame: &Outgoing<'_>,
         most: usize,
         rest: impl FnMut(&mut [u8]) -> Result<(), E>,
     ) -> Result<Sent, E>;

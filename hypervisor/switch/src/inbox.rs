@@ -17,8 +17,9 @@ const UNIT: usize = 512;
 /// How many times what is free one sender may have.
 const SHARE: usize = 4;
 
-/// A frame that waits.
+/// A frame that waits. (Aligned, so that it is copied by words.)
 #[derive(Clone, Copy, Default)]
+#[repr(align(8))]
 struct Record {
     at: u32,
     /// Without its headroom.
@@ -106,7 +107,7 @@ impl Inbox {
     pub fn push<E>(
         &mut self,
         from: usize,
-        frame: &Outgoing,
+        frame: &Outgoing<'_>,
         several: bool,
         rest: &mut impl FnMut(&mut [u8]) -> Result<(), E>,
     ) -> Result<(), Refused<E>> {
@@ -125,7 +126,7 @@ impl Inbox {
         let Some((header, payload)) = room.and_then(|room| room.split_at_mut_checked(HEADER)) else {
             return Err(Refused::Lost(Loss::Size));
         };
-        header.copy_from_slice(&frame.header);
+        header.copy_from_slice(frame.header);
         if !payload.is_empty() {
             rest(payload).map_err(Refused::Rest)?;
         }

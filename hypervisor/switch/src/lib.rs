@@ -250,7 +250,7 @@ impl Port for SwitchPort {
 
     fn send<E>(
         &mut self,
-        frame: &Outgoing,
+        frame: &Outgoing<'_>,
         most: usize,
         mut rest: impl FnMut(&mut [u8]) -> Result<(), E>,
     ) -> Result<Sent, E> {
@@ -258,7 +258,7 @@ impl Port for SwitchPort {
         if frame.size < HEADER || frame.size > self.longest {
             return Ok(self.lose(Loss::Size));
         }
-        let route = self.switch.table.lock().route(self.number, &frame.header, begun.is_none(), &*self.switch.clock);
+        let route = self.switch.table.lock().route(self.number, frame.header, begun.is_none(), &*self.switch.clock);
         let route = match route {
             Ok(route) => route,
             Err(why) => return Ok(self.lose(why)),

@@ -81,7 +81,7 @@ fn header(to: Mac, from: Mac) -> [u8; HEADER] {
 
 /// Sends a frame of `size` bytes filled with `fill`, and of a frame for many all of it.
 fn send(port: &mut SwitchPort, to: Mac, from: Mac, size: usize, fill: u8) {
-    let frame = Outgoing { header: header(to, from), size, checksum: None };
+    let frame = Outgoing { header: &header(to, from), size, checksum: None };
     let write = |into: &mut [u8]| -> Result<(), Infallible> {
         into.fill(fill);
         Ok(())
@@ -246,7 +246,7 @@ fn a_flood_is_cut_into_steps_and_reaches_each_once() {
     let net = net();
     let (mut a, _) = net.port(PortConfig { floods: 1, ..PortConfig::guest(mac(0)) });
     let mut others: Vec<SwitchPort> = (1..20).map(|n| net.guest(n)).collect();
-    let frame = Outgoing { header: header(ALL, mac(0)), size: 1000, checksum: None };
+    let frame = Outgoing { header: &header(ALL, mac(0)), size: 1000, checksum: None };
     let write = |into: &mut [u8]| -> Result<(), Infallible> {
         into.fill(1);
         Ok(())
@@ -290,12 +290,12 @@ fn a_frame_that_changes_between_its_steps_is_judged_again() {
     let alone = |n| net.port(PortConfig { isolated: true, ..PortConfig::guest(mac(n)) }).0;
     let (mut a, mut b, mut c, mut d) = (alone(1), net.guest(2), net.guest(3), alone(4));
     let write = |_: &mut [u8]| -> Result<(), Infallible> { Ok(()) };
-    let mut frame = Outgoing { header: header(ALL, mac(1)), size: 14, checksum: None };
+    fn frame(header: &[u8; HEADER]) -> Outgoing<'_> {
+        Outgoing { header, size: 14, checksum: None }
+    }
     for (to, from, losses) in [(mac(2), mac(1), 0), (mac(4), mac(1), 1), (ALL, mac(3), 2)] {
-        frame.header = header(ALL, mac(1));
-        assert!(a.send(&frame, 1, write).unwrap().more);
-        frame.header = header(to, from);
-        assert!(!a.send(&frame, 1, write).unwrap().more);
+        assert!(a.send(&frame(&header(ALL, mac(1))), 1, write).unwrap().more);
+        assert!(!a.send(&frame(&header(to, from)), 1, write).unwrap().more);
         assert_eq!([&mut b, &mut c, &mut d].map(|port| take(port).len()), [1, 0, 0]);
         assert_eq!(a.stats().lost.iter().sum::<u64>(), losses);
     }
@@ -360,7 +360,7 @@ fn a_sum_that_is_left_over_is_done_for_who_does_not_take_it() {
         into.fill(0x11);
         Ok(())
     };
-    let frame = Outgoing { header: header(ALL, mac(1)), size: 24, checksum: Some(sum) };
+    let frame = Outgoing { header: &header(ALL, mac(1)), size: 24, checksum: Some(sum) };
     a.send(&frame, usize::MAX, write).unwrap();
     let whole = b.receive(0, |frame| (frame.bytes[HEADROOM..].to_vec(), frame.checksum)).unwrap();
     // Five words of 0x1111.
@@ -517,7 +517,7 @@ proptest! {
                     let Some(mut sender) = players[port].take() else { continue };
                     serial += 1;
                     let stamp: Vec<u8> = serial.to_be_bytes().into_iter().cycle().take(size.saturating_sub(HEADER)).collect();
-                    let frame = Outgoing { header: header(address(to), address(from)), size, checksum: None };
+                    let frame = Outgoing { header: &header(address(to), address(from)), size, checksum: None };
                     let before: Vec<u64> = players.iter().map(|p| p.as_ref().map_or(0, |p| p.port.stats().waiting)).collect();
                     let mut steps = 0;
                     let result = loop {

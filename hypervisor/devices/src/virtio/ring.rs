@@ -53,6 +53,9 @@ pub struct Ring<'a> {
     staged: u16,
     /// How many of them were taken from the available ring for that.
     undone: u16,
+    /// The used ring was found to be there in this step.
+    pinned: bool,
+    ahead: Ahead,
 }
 
 /// Two bytes of guest memory that the device may write.
@@ -114,7 +117,18 @@ impl<'a> Ring<'a> {
         features: u64,
     ) -> Self {
         let seen = queue.state.next_avail;
-        Self { queue, room, memory, features, budget: STEP, seen, staged: 0, undone: 0 }
+        Self {
+            queue,
+            room,
+            memory,
+            features,
+            budget: STEP,
+            seen,
+            staged: 0,
+            undone: 0,
+            pinned: false,
+            ahead: Ahead::default(),
+        }
     }
 
     /// The next chain that the driver has made available; `None`: there is none, and the driver will notify of the next. Nothing
@@ -149,9 +163,13 @@ impl<'a> Ring<'a> {
     }
 
     /// Then nothing is in the way of giving a chain back.
-    fn pin_used(&self) -> Result<(), Stop> {
-        let [_, _, (used, size)] = self.queue.state.parts();
-        Ok(self.memory.pin(used, size)?)
+    fn pin_used(&mut self) -> Result<(), Stop> {
+        if !self.pinned {
+            let [_, _, (used, size)] = self.queue.state.parts();
+            self.memory.pin(used, size)?;
+            self.pinned = true;
+        }
+        Ok(())
     }
 
     /// Whether the driver has made more chains available.
@@ -327,7 +345,7 @@ impl<'a> Ring<'a> {
         let mut chain = Chain { head, segments: 0, taken: false, readable: 0, writable: 0 };
         let (mut table, mut entries) = (Ipa::new(self.queue.state.desc), u32::from(self.queue.state.size));
         let (mut index, mut indirect, mut seen) = (head, false, 0u16);
-        let mut ahead = Ahead::default();
+        self.ahead.count = 0;
         loop {
             if u32::from(index) >= entries {
                 return Err(Broken::Descriptor(index).into());
@@ -338,8 +356,11 @@ impl<'a> Ring<'a> {
             seen = seen.wrapping_add(1);
             self.budget = self.budget.saturating_sub(1);
             // Of a table of descriptors most are used, and most in their order.
-            let d =
-                if indirect { ahead.get(self.memory, table, index, entries)? } else { self.descriptor(table, index)? };
+            let d = if indirect {
+                self.ahead.get(self.memory, table, index, entries)?
+            } else {
+                self.descriptor(table, index)?
+            };
             if d.flags & DESC_INDIRECT != 0 {
                 let whole = d.size != 0 && u64::from(d.size).is_multiple_of(DESCRIPTOR);
                 if indirect || !whole || d.flags & DESC_NEXT != 0 || !self.has(F_INDIRECT_DESC) {
@@ -368,10 +389,10 @@ impl<'a> Ring<'a> {
         if !write && chain.writable != 0 {
             return Err(Broken::Order.into());
         }
-        if !self.memory.is_ram(d.at, d.size.into()) {
-            return Err(Broken::Outside(d.at).into());
+        if let Err(absent) = self.memory.pin(d.at, d.size.into()) {
+            let outside = !self.memory.is_ram(d.at, d.size.into());
+            return Err(if outside { Broken::Outside(d.at).into() } else { absent.into() });
         }
-        self.memory.pin(d.at, d.size.into())?;
         let slot = self.room.get_mut(chain.segments).ok_or(Broken::TooLong)?;
         *slot = Segment { at: d.at, size: d.size, write };
         chain.segments = chain.segments.wrapping_add(1);

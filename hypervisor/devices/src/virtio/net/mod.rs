@@ -166,7 +166,7 @@ impl<P: Port> Net<P> {
             self.stats.bad = self.stats.bad.saturating_add(1);
             return Ok(NOTHING);
         };
-        let frame = Outgoing { header: *header, size, checksum };
+        let frame = Outgoing { header, size, checksum };
         self.port.send(&frame, most, |rest| bytes.read((HEADER + ETHERNET) as u64, rest))
     }
 

@@ -185,7 +185,7 @@ proptest! {
                 let checksum = (what % 8 == 0).then_some(Checksum { start: 14, offset: 0 });
                 let fill = |into: &mut [u8]| -> Result<(), ()> { into.fill(what); Ok(()) };
                 for _ in 0..what % 20 {
-                    peer.send(&Outgoing { header, size, checksum }, usize::MAX, fill).unwrap();
+                    peer.send(&Outgoing { header: &header, size, checksum }, usize::MAX, fill).unwrap();
                 }
                 device.poke(0);
                 device.run_due();
