@@ -91,6 +91,9 @@ fn bring_up(info: BootInfo, mut map: Stage1) -> Box<Cpu> {
     let (space, frames) = frames(&info, plan);
     let common = smp::bring_up(&board, firmware, &own, &mut map);
     let env = workarounds(firmware);
+    if common.features.mops {
+        el2::ram::copy_by_mops();
+    }
     let history = own.settle(&common.features, common.errata, common.ids.midr, smp::firmware_wants(firmware));
     say!(
         "{} pCPUs, {} MiB for VMs, {}-bit physical addresses, {}-bit VMIDs, workarounds: {}, branch history: {history}, E2H = {}",

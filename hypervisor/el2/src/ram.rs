@@ -12,6 +12,7 @@
 use crate::declared::Declared;
 use addr::{Address, BLOCK_SIZE, Pa, Span};
 use core::arch::asm;
+use core::sync::atomic::{AtomicBool, Ordering};
 use memory::{Dirty, FreeRam};
 use sync::heap::Heap;
 use sync::{Rank, SpinLock};
@@ -149,13 +150,35 @@ pub fn invalidate_instructions() {
     unsafe { asm!("dsb ish", "ic ialluis", "dsb ish", "isb", options(nostack, preserves_flags)) };
 }
 
-/// Copies `size` bytes, each read once and written once, 64 at a time while they last.
+/// Whether [`copy`] has the CPU's instructions for it.
+static MOPS: AtomicBool = AtomicBool::new(false);
+
+/// Every pCPU has FEAT_MOPS: what is long is copied by its instructions from now on.
+pub fn copy_by_mops() {
+    MOPS.store(true, Ordering::Relaxed);
+}
+
+/// Copies `size` bytes, each read once and written once: by the CPU's memory copy instructions where it has them, else 64 at a time while
+/// they last, and what is left by one access of each size.
 ///
 /// # Safety
 /// All bytes at `from` may be read and all at `to` written; they do not overlap. Others may write to either meanwhile: what
 /// is copied then is some mixture of before and after, and nothing is assumed of it.
+#[inline]
 unsafe fn copy(from: u64, to: u64, size: usize) {
-    // SAFETY: the caller's. Alignment does not matter: it is Normal memory, and SCTLR_EL2.A is 0.
+    if size >= 64 && MOPS.load(Ordering::Relaxed) {
+        // SAFETY: the caller's. FEAT_MOPS needs no enable at EL2; interrupts are masked, so the three instructions (CPYFP, CPYFM and
+        // CPYFE of [x0]!, [x1]!, x2!; Arm ARM, "Memory Copy and Memory Set instructions") are executed by one CPU.
+        unsafe {
+            asm!(
+                ".inst 0x19010440", ".inst 0x19410440", ".inst 0x19810440",
+                inout("x0") to => _, inout("x1") from => _, inout("x2") size => _, options(nostack)
+            );
+        }
+        return;
+    }
+    // SAFETY: the caller's. Alignment does not matter: it is Normal memory, and SCTLR_EL2.A is 0. What is left after the rounds of 64 is
+    // in the lowest six bits of the count.
     unsafe {
         asm!(
             "subs {n}, {n}, #64",
@@ -167,13 +190,22 @@ unsafe fn copy(from: u64, to: u64, size: usize) {
             "stp {e}, {f}, [{t}], #16", "stp {g}, {h}, [{t}], #16",
             "subs {n}, {n}, #64",
             "b.hs 2b",
-            "3: adds {n}, {n}, #64",
-            "b.eq 5f",
-            "4: ldrb {a:w}, [{s}], #1",
-            "strb {a:w}, [{t}], #1",
-            "subs {n}, {n}, #1",
-            "b.ne 4b",
-            "5:",
+            "3: tbz {n}, #5, 4f",
+            "ldp {a}, {b}, [{s}], #16", "ldp {c}, {d}, [{s}], #16",
+            "stp {a}, {b}, [{t}], #16", "stp {c}, {d}, [{t}], #16",
+            "4: tbz {n}, #4, 5f",
+            "ldp {a}, {b}, [{s}], #16", "stp {a}, {b}, [{t}], #16",
+            "5: tst {n}, #15",
+            "b.eq 9f",
+            "tbz {n}, #3, 6f",
+            "ldr {a}, [{s}], #8", "str {a}, [{t}], #8",
+            "6: tbz {n}, #2, 7f",
+            "ldr {a:w}, [{s}], #4", "str {a:w}, [{t}], #4",
+            "7: tbz {n}, #1, 8f",
+            "ldrh {a:w}, [{s}], #2", "strh {a:w}, [{t}], #2",
+            "8: tbz {n}, #0, 9f",
+            "ldrb {a:w}, [{s}]", "strb {a:w}, [{t}]",
+            "9:",
             s = inout(reg) from => _, t = inout(reg) to => _, n = inout(reg) size => _,
             a = out(reg) _, b = out(reg) _, c = out(reg) _, d = out(reg) _,
             e = out(reg) _, f = out(reg) _, g = out(reg) _, h = out(reg) _,
