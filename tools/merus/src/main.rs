@@ -1,5 +1,5 @@
-//! `merus`: checks a manifest and packs it, with the files that it names, into the bundle that Merus runs; and `merus ctl`, the
-//! client of a running Merus' control channel.
+//! `merus`: checks a manifest and packs it, with the files that it names, into the bundle that Merus runs; `merus image`, which makes disks for it; and
+//! `merus ctl`, the client of a running Merus' control channel.
 //!
 //! Every check that needs no machine is made here, by the same code that Merus runs when it opens the bundle; each
 //! fault is reported with file, line, VM and key, and all faults at once. Exit status: 0 if all is well, 1 if something
@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod ctl;
+mod images;
 mod inspect;
 mod manifest;
 mod pack;
@@ -53,6 +54,9 @@ enum Command {
         #[arg(default_value = "bundle.merus")]
         bundle: PathBuf,
     },
+    /// Make the images of disks
+    #[command(subcommand)]
+    Image(images::Image),
     /// Manage a running Merus: its VMs, payloads, groups and consoles
     Ctl(ctl::Ctl),
 }
@@ -98,6 +102,10 @@ fn run(command: Command) -> Result<Report> {
             Ok(report)
         }
         Command::Inspect { bundle } => inspect::print(&bundle),
+        Command::Image(command) => {
+            images::run(&command)?;
+            Ok(Report::default())
+        }
         // Not a command with a report.
         Command::Ctl(_) => Ok(Report::default()),
     }

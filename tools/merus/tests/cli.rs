@@ -727,3 +727,32 @@ fn more_devices_than_slots_are_refused() {
         [":1: vm \"web\": has 32 devices of virtio (rng, disks and nets together); there is room for 31: give fewer"]
     );
 }
+
+#[test]
+fn an_image_is_built_and_packed() {
+    let folder = folder_with_images(&DEVICES.replace("./data.img", "built.img"));
+    let mut tar = tar::Builder::new(fs::File::create(folder.path().join("rootfs.tar")).unwrap());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(3);
+    header.set_mode(0o755);
+    header.set_uid(0);
+    header.set_gid(0);
+    header.set_mtime(1_700_000_000);
+    tar.append_data(&mut header, "sbin/init", &b"#!\n"[..]).unwrap();
+    tar.finish().unwrap();
+    let build = |arguments: &[&str]| {
+        let output = merus(folder.path(), &[&["image", "build", "--from", "rootfs.tar"], arguments].concat());
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let good = build(&["-o", "built.img", "--size", "8M", "--label", "root"]);
+    assert_eq!(good.0, Some(0), "{}", good.2);
+    assert!(good.1.starts_with("built.img: 8M, 2 files, ") && good.1.ends_with(" KiB free\n"), "{}", good.1);
+    assert_eq!(fs::metadata(folder.path().join("built.img")).unwrap().len(), 8 << 20);
+    let pack = merus(folder.path(), &["pack", "-o", "out.merus", "--no-check"]);
+    assert_eq!(text(&pack.stdout), "out.merus: 2 VMs, 3 files, 9 MiB\n");
+    let bad = build(&["-o", "bad.img", "--size", "64K"]);
+    assert_eq!((bad.0, bad.1.as_str()), (Some(1), ""));
+    assert!(bad.2.starts_with("merus: 64K is too small for the files of the archive; give "), "{}", bad.2);
+    assert!(!folder.path().join("bad.img").exists());
+    assert_eq!(build(&["-o", "bad.img", "--size", "much"]).0, Some(2));
+}

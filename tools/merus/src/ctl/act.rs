@@ -4,12 +4,10 @@ use super::table::bytes;
 use super::{Create, OfVm, Session, json, say, setting};
 use config::image::Raw;
 use config::spec::key;
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use merus_client::upload::{Payload as Upload, Uploaded};
 use merus_client::{Error, kernel, life};
 use proto::{Call, Hash, NewVm, Payload, Target};
 use serde_json::json;
-use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
@@ -45,15 +43,7 @@ fn is_hash(text: &str) -> bool {
 
 /// Uploads with a bar on a terminal; what to tell of it.
 fn upload(s: &mut Session, mut payload: Upload) -> Result<(Uploaded, String), Error> {
-    let bar = ProgressBar::with_draw_target(Some(payload.size), ProgressDrawTarget::hidden());
-    if std::io::stderr().is_terminal() && !s.json {
-        bar.set_draw_target(ProgressDrawTarget::stderr());
-    }
-    if let Ok(style) = ProgressStyle::with_template(
-        "{msg} [{bar:30}] {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}",
-    ) {
-        bar.set_style(style.progress_chars("=> "));
-    }
+    let bar = crate::images::bar(payload.size, !s.json);
     bar.set_message(payload.name.clone());
     let start = Instant::now();
     let mut first = None;
