@@ -34,7 +34,7 @@ pub struct DiskShape {
     pub block: u32,
     /// Bytes of the pieces that it handles best: a power of two, `block` or more. What is discarded in whole pieces is given up.
     pub piece: u32,
-    /// It takes [`Request::Discard`] and [`Request::Zero`].
+    /// It takes [`Request::Discard`], [`Request::Zero`] and [`Request::Unmap`].
     pub discard: bool,
     /// What was written may be lost until a flush.
     pub cached: bool,
@@ -121,14 +121,19 @@ pub enum Request {
         /// How many.
         size: u64,
     },
-    /// Reads as zeroes from now on.
+    /// Reads as zeroes from now on. What holds the contents stays, so that writing there again cannot fail for want of it.
     Zero {
         /// The first byte.
         at: u64,
         /// How many.
         size: u64,
-        /// The disk may give up what held the contents.
-        unmap: bool,
+    },
+    /// Reads as zeroes from now on, and the disk may give up what holds the contents.
+    Unmap {
+        /// The first byte.
+        at: u64,
+        /// How many.
+        size: u64,
     },
 }
 
@@ -139,7 +144,8 @@ impl Request {
             Self::Read { at, size }
             | Self::Write { at, size }
             | Self::Discard { at, size }
-            | Self::Zero { at, size, .. } => (at, size),
+            | Self::Zero { at, size }
+            | Self::Unmap { at, size } => (at, size),
             Self::Flush => (0, 0),
         }
     }
@@ -148,7 +154,7 @@ impl Request {
     pub fn writes(&self) -> bool {
         match self {
             Self::Read { .. } | Self::Flush => false,
-            Self::Write { .. } | Self::Discard { .. } | Self::Zero { .. } => true,
+            Self::Write { .. } | Self::Discard { .. } | Self::Zero { .. } | Self::Unmap { .. } => true,
         }
     }
 }
@@ -171,7 +177,9 @@ impl DiskShape {
             return Err(DiskError::ReadOnly);
         }
         match request {
-            Request::Discard { .. } | Request::Zero { .. } if !self.discard => Err(DiskError::Unsupported),
+            Request::Discard { .. } | Request::Zero { .. } | Request::Unmap { .. } if !self.discard => {
+                Err(DiskError::Unsupported)
+            }
             _ => Ok(()),
         }
     }
@@ -256,7 +264,7 @@ mod tests {
         ] {
             let expected = if good { Ok(()) } else { Err(DiskError::OutOfRange) };
             assert_eq!(SHAPE.allows(&Request::Read { at, size }), expected, "{at:#x} + {size:#x}");
-            assert_eq!(SHAPE.allows(&Request::Zero { at, size, unmap: true }), expected, "{at:#x} + {size:#x}");
+            assert_eq!(SHAPE.allows(&Request::Unmap { at, size }), expected, "{at:#x} + {size:#x}");
         }
         let huge = DiskShape { sectors: u64::MAX, ..SHAPE };
         assert_eq!(huge.allows(&Request::Read { at: u64::MAX - 4095, size: 4096 }), Err(DiskError::OutOfRange));
@@ -268,7 +276,7 @@ mod tests {
         let range = (0, 4096);
         let (write, discard) = (Request::Write { at: 0, size: 4096 }, Request::Discard { at: 0, size: 4096 });
         assert_eq!((write.range(), discard.range(), Request::Flush.range()), (range, range, (0, 0)));
-        for request in [write, discard, Request::Zero { at: 0, size: 4096, unmap: false }] {
+        for request in [write, discard, Request::Zero { at: 0, size: 4096 }] {
             assert_eq!(read_only.allows(&request), Err(DiskError::ReadOnly));
             assert_eq!(SHAPE.allows(&request), Ok(()));
         }

@@ -311,9 +311,8 @@ impl<B: AsRef<[u8]> + Send, F: Frames> Disk for Cow<B, F> {
             // RAM is as safe as it gets.
             Request::Flush => Ok(0),
             Request::Discard { at, size } => Ok(self.discard(at, size)),
-            Request::Zero { at, size, unmap } => {
-                self.pieces(at, size, STEP, |disk, piece, _| disk.zero_piece(piece, unmap))
-            }
+            Request::Zero { at, size } => self.pieces(at, size, STEP, |disk, piece, _| disk.zero_piece(piece, false)),
+            Request::Unmap { at, size } => self.pieces(at, size, STEP, |disk, piece, _| disk.zero_piece(piece, true)),
         };
         done.map(Progress::Done)
     }

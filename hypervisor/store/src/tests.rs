@@ -214,7 +214,7 @@ fn a_write_ends_where_the_frames_do() {
     assert_eq!(r.write(0x2000, &[5; 0x2e00]), Err(DiskError::NoSpace));
     assert!(r.ram.asked() > 0 && r.disk.wants() == RESERVE, "it asks anyway");
     assert_eq!(r.write(0x1000, &[6; 0x1000]), Ok(0x1000), "what needs none is done");
-    assert_eq!(r.ask(Request::Zero { at: 0x1000, size: 0x1000, unmap: false }, &mut NoData), Ok(0x1000));
+    assert_eq!(r.ask(Request::Zero { at: 0x1000, size: 0x1000 }, &mut NoData), Ok(0x1000));
     r.give(1);
     assert_eq!(r.write(0x2000, &[5; 0x2e00]), Ok(0x1000));
     assert_eq!(r.write(0x3000, &[5; 0x1e00]), Err(DiskError::Later), "no more is refused");
@@ -257,7 +257,7 @@ fn zeroes_take_no_frames_and_discards_give_them_back() {
     let size = 0x1000 * 1024 * 2 + 0x10000;
     let mut r = Rig::new(size, size as u64 / 512);
     r.give(40);
-    let zero = |at, size, unmap| Request::Zero { at, size, unmap };
+    let zero = |at, size, unmap| if unmap { Request::Unmap { at, size } } else { Request::Zero { at, size } };
     // Whole pages of the image: a mark in a table. Parts of pages: written.
     assert_eq!(r.ask(zero(0x1e00, 0x2400, true), &mut NoData), Ok(0x2400));
     assert_eq!(r.disk.usage(), Usage { pages: 2, tables: 1, reserve: 37 });
@@ -305,7 +305,7 @@ fn a_disk_gives_everything_back() {
         for at in [0, 0x5000, 0x3f_f000, 0x80_0000, size as u64 - 0x1000] {
             r.write(at, &[1; 0x1000]).unwrap();
         }
-        r.ask(Request::Zero { at: 0x1000, size: 0x2000, unmap: true }, &mut NoData).unwrap();
+        r.ask(Request::Unmap { at: 0x1000, size: 0x2000 }, &mut NoData).unwrap();
         assert_eq!(r.disk.usage(), Usage { pages: 5, tables: 2, reserve: 93 });
         for _ in 0..2 {
             let (ram, mut calls) = (r.ram.clone(), 1);
@@ -450,7 +450,8 @@ proptest! {
                 }
                 Act::Zero(at, n, unmap) => {
                     let (at, size, range) = range(at, n);
-                    match r.ask(Request::Zero { at, size, unmap }, &mut NoData) {
+                    let request = if unmap { Request::Unmap { at, size } } else { Request::Zero { at, size } };
+                    match r.ask(request, &mut NoData) {
                         Ok(done) => {
                             prop_assert!(done <= size && done % 512 == 0 && (done != 0 || size == 0));
                             model[range][..done as usize].fill(0);

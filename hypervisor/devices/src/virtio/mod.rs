@@ -26,6 +26,7 @@
 
 pub mod blk;
 mod bytes;
+mod descriptor;
 pub mod input;
 pub mod mmio;
 pub mod net;

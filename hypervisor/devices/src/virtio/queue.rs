@@ -34,17 +34,26 @@ pub struct Segment {
 #[derive(PartialEq, Eq, Debug)]
 #[must_use = "the driver waits for its buffers"]
 pub struct Chain {
-    pub(super) head: u16,
+    // Whole words: a chain is moved often, and words are moved as words.
+    pub(super) head: u64,
     pub(super) segments: usize,
-    pub(super) taken: bool,
+    pub(super) taken: Taken,
     pub(super) readable: u64,
     pub(super) writable: u64,
+}
+
+/// Whether the device went on to the next chain in the available ring.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u64)]
+pub(super) enum Taken {
+    No,
+    Yes,
 }
 
 impl Chain {
     /// Its first descriptor, by which [`Ring::again`] finds it.
     pub fn head(&self) -> u16 {
-        self.head
+        self.head as u16
     }
     /// Bytes that the device may read.
     pub fn readable(&self) -> u64 {

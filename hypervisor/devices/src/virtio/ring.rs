@@ -26,18 +26,15 @@
 use addr::{Address, Ipa};
 use bus::GuestMemory;
 use core::sync::atomic::{Ordering, fence};
-use sync::nospec;
 
 use super::bytes::Bytes;
-use super::queue::{Chain, Queue, Segment};
+use super::descriptor::{Ahead, Descriptor};
+use super::queue::{Chain, Queue, Segment, Taken};
 use super::spec::*;
 use super::{Broken, Stop};
 
 /// Descriptors that are read in one step; the chain that reaches it is the step's last.
 pub const STEP: u32 = 32;
-
-/// Descriptors of a table that are read together.
-const AHEAD: usize = 8;
 
 /// A queue during one step.
 pub struct Ring<'a> {
@@ -62,53 +59,6 @@ pub struct Ring<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Spot([Ipa; 2]);
 
-/// A descriptor, as it was at one moment.
-struct Descriptor {
-    at: Ipa,
-    size: u32,
-    flags: u16,
-    next: u16,
-}
-
-impl Descriptor {
-    fn new(bytes: [u8; DESCRIPTOR as usize]) -> Self {
-        let value = u128::from_le_bytes(bytes);
-        Self {
-            at: Ipa::new(value as u64),
-            size: (value >> 64) as u32,
-            flags: (value >> 96) as u16,
-            next: (value >> 112) as u16,
-        }
-    }
-}
-
-/// Descriptors of a table that were read together, in one access.
-#[derive(Default)]
-struct Ahead {
-    bytes: [[u8; DESCRIPTOR as usize]; AHEAD],
-    first: u16,
-    count: u16,
-}
-
-impl Ahead {
-    /// Descriptor `index` of a table of `entries`, among which it is.
-    fn get(&mut self, memory: &dyn GuestMemory, table: Ipa, index: u16, entries: u32) -> Result<Descriptor, Stop> {
-        let known = index.checked_sub(self.first).filter(|n| *n < self.count);
-        let n = match known {
-            Some(n) => n,
-            None => {
-                let at = table.checked_add(u64::from(index).wrapping_mul(DESCRIPTOR)).ok_or(Broken::Outside(table))?;
-                let count = entries.saturating_sub(index.into()).min(AHEAD as u32) as u16;
-                let part = self.bytes.get_mut(..usize::from(count)).unwrap_or_default();
-                memory.read(at, part.as_flattened_mut())?;
-                (self.first, self.count) = (index, count);
-                0
-            }
-        };
-        Ok(Descriptor::new(nospec::get(&self.bytes, usize::from(n)).copied().unwrap_or_default()))
-    }
-}
-
 impl<'a> Ring<'a> {
     pub(super) fn new(
         queue: &'a mut Queue,
@@ -127,7 +77,7 @@ impl<'a> Ring<'a> {
             staged: 0,
             undone: 0,
             pinned: false,
-            ahead: Ahead::default(),
+            ahead: Ahead::new(),
         }
     }
 
@@ -159,10 +109,10 @@ impl<'a> Ring<'a> {
         }
         let chain = self.walk(head)?;
         self.pin_used()?;
-        Ok(Chain { taken: true, ..chain })
+        Ok(Chain { taken: Taken::Yes, ..chain })
     }
 
-    /// Then nothing is in the way of giving a chain back.
+    /// Once a step. Then nothing is in the way of giving chains back.
     fn pin_used(&mut self) -> Result<(), Stop> {
         if !self.pinned {
             let [_, _, (used, size)] = self.queue.state.parts();
@@ -177,9 +127,9 @@ impl<'a> Ring<'a> {
         self.more()
     }
 
-    /// Goes on to the next chain, while this one is worked on; it is completed in a later step.
+    /// Goes on to the next chain, while this one is worked on; it is completed in a later step. Nothing is staged then.
     pub fn take(&mut self, chain: &mut Chain) {
-        if !core::mem::replace(&mut chain.taken, true) {
+        if core::mem::replace(&mut chain.taken, Taken::Yes) == Taken::No {
             self.queue.state.next_avail = self.queue.state.next_avail.wrapping_add(1);
         }
     }
@@ -224,6 +174,19 @@ impl<'a> Ring<'a> {
         self.budget = self.budget.max(count);
     }
 
+    /// Writes the last byte of what the device may write of the chain that was looked at last.
+    pub fn write_end(&mut self, chain: &Chain, last: u8) -> Result<(), Stop> {
+        let at = chain.writable.checked_sub(1).ok_or(Broken::Small)?;
+        // What the device may write comes last.
+        match self.segments(chain).last() {
+            Some(Segment { at, size, write: true }) => {
+                let end = at.checked_add(u64::from(*size).saturating_sub(1)).ok_or(Broken::Outside(*at))?;
+                Ok(self.memory.write(end, &[last])?)
+            }
+            _ => self.write(chain, at, &[last]),
+        }
+    }
+
     /// Gives the chain back to the driver, and all that are staged: the device has written its first `written` bytes.
     pub fn complete(&mut self, chain: Chain, written: u32) -> Result<(), Stop> {
         self.stage(chain, written)?;
@@ -236,14 +199,31 @@ impl<'a> Ring<'a> {
         let used = self.queue.state.next_used.wrapping_add(self.staged);
         let mut element = [0; 8];
         let (id, len) = element.split_at_mut(4);
-        id.copy_from_slice(&u32::from(chain.head).to_le_bytes());
+        id.copy_from_slice(&(chain.head as u32).to_le_bytes());
         len.copy_from_slice(&written.to_le_bytes());
         let entry = self.entry(used);
         self.memory.write(self.device(USED_RING.wrapping_add(entry.wrapping_mul(8))), &element)?;
         self.staged = self.staged.wrapping_add(1);
-        self.undone = self.undone.wrapping_add((!chain.taken).into());
+        self.undone = self.undone.wrapping_add((chain.taken == Taken::No).into());
         self.take(&mut chain);
         Ok(())
+    }
+
+    /// Gives the chain back: with those that are staged, by the next [`Ring::publish`], or at once if the device wants that or has taken
+    /// it in an earlier step. `true`: at once. (On an error it is not given back, and those before it that were staged are or are still.)
+    pub fn hand_back(&mut self, chain: Chain, written: u32, at_once: bool) -> Result<bool, Stop> {
+        if !at_once && chain.taken == Taken::No {
+            self.stage(chain, written)?;
+            return Ok(false);
+        }
+        // What is staged before it can be taken back, it cannot.
+        self.publish()?;
+        self.stage(chain, written)?;
+        if let Err(stop) = self.publish() {
+            self.unstage(0);
+            return Err(stop);
+        }
+        Ok(true)
     }
 
     /// How many chains are staged.
@@ -342,10 +322,10 @@ impl<'a> Ring<'a> {
 
     /// Follows a chain from its head and notes its parts.
     fn walk(&mut self, head: u16) -> Result<Chain, Stop> {
-        let mut chain = Chain { head, segments: 0, taken: false, readable: 0, writable: 0 };
+        let mut chain = Chain { head: head.into(), segments: 0, taken: Taken::No, readable: 0, writable: 0 };
         let (mut table, mut entries) = (Ipa::new(self.queue.state.desc), u32::from(self.queue.state.size));
         let (mut index, mut indirect, mut seen) = (head, false, 0u16);
-        self.ahead.count = 0;
+        self.ahead.forget();
         loop {
             if u32::from(index) >= entries {
                 return Err(Broken::Descriptor(index).into());
@@ -359,7 +339,7 @@ impl<'a> Ring<'a> {
             let d = if indirect {
                 self.ahead.get(self.memory, table, index, entries)?
             } else {
-                self.descriptor(table, index)?
+                Descriptor::read(self.memory, table, index)?
             };
             if d.flags & DESC_INDIRECT != 0 {
                 let whole = d.size != 0 && u64::from(d.size).is_multiple_of(DESCRIPTOR);
@@ -399,14 +379,6 @@ impl<'a> Ring<'a> {
         let bytes = if write { &mut chain.writable } else { &mut chain.readable };
         *bytes = bytes.saturating_add(d.size.into());
         Ok(())
-    }
-
-    /// Reads a descriptor, once.
-    fn descriptor(&self, table: Ipa, index: u16) -> Result<Descriptor, Stop> {
-        let at = table.checked_add(u64::from(index).wrapping_mul(DESCRIPTOR)).ok_or(Broken::Outside(table))?;
-        let mut bytes = [0; DESCRIPTOR as usize];
-        self.memory.read(at, &mut bytes)?;
-        Ok(Descriptor::new(bytes))
     }
 }
 

@@ -11,8 +11,8 @@ pub const RANGE_SECTORS: u32 = 1 << 22;
 
 /// What a chain turns out to be.
 pub enum Parsed {
-    /// Work for the disk.
-    Job(Job),
+    /// Work for the disk, which was filled in.
+    Job,
     /// The serial number is wanted.
     Id,
     /// No request that can be served; the answer.
@@ -26,14 +26,21 @@ pub struct Job {
     pub request: Request,
     /// Bytes of it that are done.
     done: u64,
-    /// Its end is still to be flushed, or it is a flush.
-    flush: bool,
+    /// Whether its end is still to be flushed, or it is a flush.
+    flush: Flush,
+}
+
+/// Whether there is something to flush. (A word, so that a job is moved as words.)
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u64)]
+enum Flush {
+    No,
+    Yes,
 }
 
 impl Job {
-    fn new(request: Request, flush: bool) -> Self {
-        Self { request, done: 0, flush }
-    }
+    /// None yet.
+    pub const NONE: Self = Self { request: Request::Read { at: 0, size: 0 }, done: 0, flush: Flush::No };
 
     /// Bytes that it has done, from its start.
     pub fn done(&self) -> u64 {
@@ -45,7 +52,7 @@ impl Job {
         let (at, size) = self.request.range();
         let (at, left) = (at.saturating_add(self.done), size.saturating_sub(self.done));
         if left == 0 {
-            return self.flush.then_some(Request::Flush);
+            return (self.flush == Flush::Yes).then_some(Request::Flush);
         }
         let block = u64::from(block);
         let size = left.min((most & !block.wrapping_sub(1)).max(block));
@@ -53,7 +60,8 @@ impl Job {
             Request::Read { .. } => Request::Read { at, size },
             Request::Write { .. } => Request::Write { at, size },
             Request::Discard { .. } => Request::Discard { at, size: left },
-            Request::Zero { unmap, .. } => Request::Zero { at, size: left, unmap },
+            Request::Zero { .. } => Request::Zero { at, size: left },
+            Request::Unmap { .. } => Request::Unmap { at, size: left },
             Request::Flush => Request::Flush,
         })
     }
@@ -61,7 +69,7 @@ impl Job {
     /// The disk has done the first `bytes` of `part`, which [`Job::next`] named.
     pub fn advance(&mut self, part: &Request, bytes: u64) {
         match part {
-            Request::Flush => self.flush = false,
+            Request::Flush => self.flush = Flush::No,
             _ => self.done = self.done.saturating_add(bytes.min(part.range().1)),
         }
     }
@@ -72,7 +80,7 @@ pub fn cost(part: &Request) -> u64 {
     match part {
         Request::Read { size, .. } | Request::Write { size, .. } => *size,
         // The disk goes through its tables.
-        Request::Discard { .. } | Request::Zero { .. } => BYTES / 4,
+        Request::Discard { .. } | Request::Zero { .. } | Request::Unmap { .. } => BYTES / 4,
         Request::Flush => 0,
     }
 }
@@ -91,7 +99,7 @@ pub fn answer(error: DiskError) -> u8 {
 }
 
 /// Reads a request's head, and of a discard or a write-zeroes its range.
-pub fn parse(ring: &Ring<'_>, chain: &Chain, shape: &DiskShape, features: u64) -> Result<Parsed, Stop> {
+pub fn parse(ring: &Ring<'_>, chain: &Chain, shape: &DiskShape, features: u64, job: &mut Job) -> Result<Parsed, Stop> {
     let mut head = [0; HEAD as usize];
     ring.read(chain, 0, &mut head)?;
     let head = u128::from_le_bytes(head);
@@ -103,17 +111,16 @@ pub fn parse(ring: &Ring<'_>, chain: &Chain, shape: &DiskShape, features: u64) -
         T_OUT => bytes(sector, sent).map(|(at, size)| Request::Write { at, size }),
         T_FLUSH => Some(Request::Flush),
         T_GET_ID => return Ok(Parsed::Id),
-        T_DISCARD if features & F_DISCARD != 0 => return range(ring, chain, shape, true),
-        T_WRITE_ZEROES if features & F_WRITE_ZEROES != 0 => return range(ring, chain, shape, false),
+        T_DISCARD if features & F_DISCARD != 0 => return range(ring, chain, shape, true, job),
+        T_WRITE_ZEROES if features & F_WRITE_ZEROES != 0 => return range(ring, chain, shape, false, job),
         _ => return Ok(Parsed::Refused(S_UNSUPP)),
     };
     let Some(request) = asked else { return Ok(Parsed::Refused(S_IOERR)) };
     // A driver that does not flush relies on what it was told to be written.
-    let flush = match request {
-        Request::Flush => true,
-        _ => request.writes() && shape.cached && features & F_FLUSH == 0,
-    };
-    Ok(allowed(request, shape, flush))
+    let unsafe_yet = request.writes() && shape.cached && features & F_FLUSH == 0;
+    let flush = if unsafe_yet || request == Request::Flush { Flush::Yes } else { Flush::No };
+    *job = Job { request, done: 0, flush };
+    Ok(allowed(job, shape))
 }
 
 /// Where a request's bytes are on the disk; `None` where that cannot be said.
@@ -123,7 +130,7 @@ fn bytes(sector: u64, size: u64) -> Option<(u64, u64)> {
 }
 
 /// The range of a discard or a write-zeroes: there is one, and only what is known of its flags.
-fn range(ring: &Ring<'_>, chain: &Chain, shape: &DiskShape, discard: bool) -> Result<Parsed, Stop> {
+fn range(ring: &Ring<'_>, chain: &Chain, shape: &DiskShape, discard: bool, job: &mut Job) -> Result<Parsed, Stop> {
     // `max_discard_seg` and `max_write_zeroes_seg` are 1.
     if chain.readable() != HEAD.saturating_add(RANGE) {
         return Ok(Parsed::Refused(S_IOERR));
@@ -138,13 +145,18 @@ fn range(ring: &Ring<'_>, chain: &Chain, shape: &DiskShape, discard: bool) -> Re
     }
     let place = bytes(sector, u64::from(sectors).saturating_mul(SECTOR)).filter(|_| sectors <= RANGE_SECTORS);
     let Some((at, size)) = place else { return Ok(Parsed::Refused(S_IOERR)) };
-    let request = if discard { Request::Discard { at, size } } else { Request::Zero { at, size, unmap } };
-    Ok(allowed(request, shape, false))
+    let request = match (discard, unmap) {
+        (true, _) => Request::Discard { at, size },
+        (false, false) => Request::Zero { at, size },
+        (false, true) => Request::Unmap { at, size },
+    };
+    *job = Job { request, done: 0, flush: Flush::No };
+    Ok(allowed(job, shape))
 }
 
-fn allowed(request: Request, shape: &DiskShape, flush: bool) -> Parsed {
-    match shape.allows(&request) {
-        Ok(()) => Parsed::Job(Job::new(request, flush)),
+fn allowed(job: &Job, shape: &DiskShape) -> Parsed {
+    match shape.allows(&job.request) {
+        Ok(()) => Parsed::Job,
         Err(error) => Parsed::Refused(answer(error)),
     }
 }

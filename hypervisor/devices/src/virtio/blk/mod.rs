@@ -79,6 +79,28 @@ pub struct Stats {
     pub deepest: u64,
 }
 
+impl Stats {
+    /// A request was answered; without a `request` it is none of those that are counted.
+    fn count(&mut self, request: Option<&Request>, status: u8) {
+        self.deepest = self.deepest.max(1);
+        let count = match request {
+            _ if status != S_OK => &mut self.errors,
+            Some(Request::Read { size, .. }) => {
+                self.read_bytes = self.read_bytes.saturating_add(*size);
+                &mut self.reads
+            }
+            Some(Request::Write { size, .. }) => {
+                self.written_bytes = self.written_bytes.saturating_add(*size);
+                &mut self.writes
+            }
+            Some(Request::Flush) => &mut self.flushes,
+            Some(Request::Discard { .. } | Request::Zero { .. } | Request::Unmap { .. }) => &mut self.discards,
+            None => return,
+        };
+        *count = count.saturating_add(1);
+    }
+}
+
 /// What is saved of the device: requests on their way are begun anew.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct State {
@@ -119,6 +141,8 @@ pub struct Blk<D: Disk> {
     /// Bytes that this step may still copy.
     budget: u64,
     stats: Stats,
+    /// Those of requests that the driver has back.
+    told: Stats,
 }
 
 impl<D: Disk> Blk<D> {
@@ -135,6 +159,7 @@ impl<D: Disk> Blk<D> {
             again: ArrayVec::new(),
             budget: 0,
             stats: Stats::default(),
+            told: Stats::default(),
         }
     }
 
@@ -251,7 +276,7 @@ impl<D: Disk> Device for Blk<D> {
 
     fn serve(&mut self, _number: usize, ring: &mut Ring<'_>) -> Result<(), Stop> {
         self.budget = BYTES;
-        let result = self.step(ring);
+        let result = self.serve_step(ring);
         self.stats.deepest = self.stats.deepest.max(self.taken().count() as u64);
         result
     }

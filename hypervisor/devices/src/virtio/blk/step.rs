@@ -113,8 +113,9 @@ impl<D: Disk> Blk<D> {
 
     /// A request that was not begun: as far as it comes. `false`: it is still to be begun, the disk cannot now.
     fn begin(&mut self, number: usize, mut chain: Chain, ring: &mut Ring<'_>) -> Result<bool, Stop> {
-        let mut job = match parse(ring, &chain, &self.shape, self.features)? {
-            Parsed::Job(job) => job,
+        let mut job = Job::NONE;
+        match parse(ring, &chain, &self.shape, self.features, &mut job)? {
+            Parsed::Job => {}
             Parsed::Refused(status) => return self.complete(chain, None, status, 0, ring).map(|()| true),
             Parsed::Id => {
                 let room = usize::try_from(chain.writable().saturating_sub(STATUS_SIZE)).unwrap_or(usize::MAX);
@@ -122,7 +123,7 @@ impl<D: Disk> Blk<D> {
                 ring.write(&chain, 0, id)?;
                 return self.complete(chain, None, S_OK, id.len() as u64, ring).map(|()| true);
             }
-        };
+        }
         // Rather all of it in the next step than pieces in both.
         if self.budget < BYTES && job.next(BYTES, self.shape.block).is_some_and(|part| cost(&part) > self.budget) {
             return Err(Stop::Later);
@@ -139,6 +140,9 @@ impl<D: Disk> Blk<D> {
                 self.set(number, Slot::Flying(head, job, part));
             }
             turn => {
+                // What comes before it cannot be taken back any more.
+                ring.publish()?;
+                self.told = self.stats;
                 ring.take(&mut chain);
                 self.set(number, Slot::Ready(head, job));
                 return if matches!(turn, Turn::Spent) { Err(Stop::Later) } else { Ok(true) };
@@ -158,31 +162,31 @@ impl<D: Disk> Blk<D> {
     ) -> Result<(), Stop> {
         let at = chain.writable().saturating_sub(STATUS_SIZE);
         let read = if matches!(job, Some(Job { request: Request::Read { .. }, .. }) | None) { read } else { 0 };
-        ring.write(&chain, at, &[status])?;
+        ring.write_end(&chain, status)?;
         let written = if read >= at { chain.writable() } else { read };
-        ring.complete(chain, u32::try_from(written).unwrap_or(u32::MAX))?;
-        let s = &mut self.stats;
-        s.deepest = s.deepest.max(1);
-        let count = match job.map(|job| job.request) {
-            _ if status != S_OK => &mut s.errors,
-            Some(Request::Read { size, .. }) => {
-                s.read_bytes = s.read_bytes.saturating_add(size);
-                &mut s.reads
-            }
-            Some(Request::Write { size, .. }) => {
-                s.written_bytes = s.written_bytes.saturating_add(size);
-                &mut s.writes
-            }
-            Some(Request::Flush) => &mut s.flushes,
-            Some(Request::Discard { .. } | Request::Zero { .. }) => &mut s.discards,
-            None => return Ok(()),
-        };
-        *count = count.saturating_add(1);
+        let published = ring.hand_back(chain, u32::try_from(written).unwrap_or(u32::MAX), self.shape.depth != 0)?;
+        self.stats.count(job.map(|job| &job.request), status);
+        if published {
+            self.told = self.stats;
+        }
         Ok(())
     }
 
-    /// The step.
-    pub(super) fn step(&mut self, ring: &mut Ring<'_>) -> Result<(), Stop> {
+    /// A step, at whose end the driver has back what is done.
+    pub(super) fn serve_step(&mut self, ring: &mut Ring<'_>) -> Result<(), Stop> {
+        self.told = self.stats;
+        let result = self.step(ring);
+        match ring.publish() {
+            Ok(()) => result,
+            // They are done once more, and counted then.
+            Err(stop) => {
+                self.stats = self.told;
+                Err(stop)
+            }
+        }
+    }
+
+    fn step(&mut self, ring: &mut Ring<'_>) -> Result<(), Stop> {
         self.collect(ring)?;
         if self.slots.iter().any(|slot| matches!(slot, Slot::Orphan)) {
             return Ok(());

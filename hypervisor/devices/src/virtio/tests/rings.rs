@@ -242,8 +242,8 @@ fn a_table_is_read_in_pieces() {
     b.ram.taken();
     let chain = ring.peek().unwrap().unwrap();
     assert_eq!(chain.readable(), 10);
-    // idx, the entry, the table's descriptor, two pieces, a pin of each part and one of the used ring.
-    assert_eq!(b.ram.taken().0, 3 + 2 + 10 + 1);
+    // idx, the entry, the table's descriptor, three pieces, a pin of each part and one of the used ring.
+    assert_eq!(b.ram.taken().0, 3 + 3 + 10 + 1);
     ring.complete(chain, 0).unwrap();
 }
 

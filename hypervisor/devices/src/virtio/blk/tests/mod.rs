@@ -81,7 +81,7 @@ impl Fake {
         if result.is_ok() {
             match request {
                 Request::Write { .. } => self.part(&request).copy_from_slice(&data),
-                Request::Zero { .. } => self.part(&request).fill(0),
+                Request::Zero { .. } | Request::Unmap { .. } => self.part(&request).fill(0),
                 _ => {}
             }
         }
@@ -133,7 +133,7 @@ impl Disk for Fake {
                     data.load(n as u64 * 4096, page)?;
                 }
             }
-            Request::Zero { .. } => part.fill(0),
+            Request::Zero { .. } | Request::Unmap { .. } => part.fill(0),
             Request::Flush | Request::Discard { .. } => {}
         }
         self.log.push(request);

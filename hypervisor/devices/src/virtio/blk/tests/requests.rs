@@ -131,10 +131,10 @@ fn ranges_are_checked() {
     fake.shape.sectors = u64::from(most) * 4;
     let good: [(u32, u64, u32, u32, Request); 5] = [
         (T_DISCARD, 8, 16, 0, Request::Discard { at: 4096, size: 8192 }),
-        (T_WRITE_ZEROES, 8, 16, 0, Request::Zero { at: 4096, size: 8192, unmap: false }),
-        (T_WRITE_ZEROES, 1, 1, 1, Request::Zero { at: 512, size: 512, unmap: true }),
+        (T_WRITE_ZEROES, 8, 16, 0, Request::Zero { at: 4096, size: 8192 }),
+        (T_WRITE_ZEROES, 1, 1, 1, Request::Unmap { at: 512, size: 512 }),
         (T_DISCARD, 63, 1, 0, Request::Discard { at: 63 * 512, size: 512 }),
-        (T_WRITE_ZEROES, 0, 64, 1, Request::Zero { at: 0, size: 64 * 512, unmap: true }),
+        (T_WRITE_ZEROES, 0, 64, 1, Request::Unmap { at: 0, size: 64 * 512 }),
     ];
     let mut rig = Rig::new(Fake::new(64, 0), FEATURES);
     for (kind, sector, sectors, flags, request) in good {
