@@ -37,8 +37,11 @@ impl GuestRam {
     /// The memory at `at`, and how many of the `len` bytes from there lie in a row. `None` outside RAM.
     #[inline]
     pub fn translate(&self, at: Ipa, len: u64) -> Option<(Pa, u64)> {
-        let next = self.extents.partition_point(|(first, _)| *first <= at);
-        let (first, extent) = self.extents.get(next.checked_sub(1)?)?;
+        let (first, extent) = match self.extents.as_slice() {
+            // Most guests' RAM is in one piece, and devices ask for each buffer.
+            [only] => only,
+            extents => extents.get(extents.partition_point(|(first, _)| *first <= at).checked_sub(1)?)?,
+        };
         let offset = at.offset_from(*first)?;
         let left = extent.size().checked_sub(offset).filter(|left| *left != 0)?;
         // The address is often the guest's choice (a descriptor's, a table's), and what is read there chooses the next.

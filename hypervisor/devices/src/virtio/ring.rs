@@ -52,6 +52,8 @@ pub struct Ring<'a> {
     undone: u16,
     /// The used ring was found to be there in this step.
     pinned: bool,
+    /// The driver's index was looked at in this step.
+    looked: bool,
     ahead: Ahead,
 }
 
@@ -77,6 +79,7 @@ impl<'a> Ring<'a> {
             staged: 0,
             undone: 0,
             pinned: false,
+            looked: false,
             ahead: Ahead::new(),
         }
     }
@@ -84,7 +87,9 @@ impl<'a> Ring<'a> {
     /// The next chain that the driver has made available; `None`: there is none, and the driver will notify of the next. Nothing
     /// has changed on an error, so that the step can be run again.
     pub fn peek(&mut self) -> Result<Option<Chain>, Stop> {
-        if !self.more()? {
+        // At the end of what was seen there is hardly ever more.
+        let likely = !core::mem::replace(&mut self.looked, true) || self.seen != self.queue.state.next_avail;
+        if !(likely && self.more()?) {
             self.ask_for_notification()?;
             // One may have come before the driver could see that it is to notify.
             if !self.more()? {
