@@ -240,8 +240,9 @@ fn an_absent_page_leaves_no_trace_later() {
     };
     let (begun, ended) = run(None, None);
     assert!(begun > 20 && ended > 20);
-    (0..begun).for_each(|n| assert_eq!(run(Some(n), None).1, ended));
-    (0..ended).for_each(|n| assert_eq!(run(None, Some(n)).0, begun));
+    let step = if cfg!(miri) { 11 } else { 1 };
+    (0..begun).step_by(step).for_each(|n| assert_eq!(run(Some(n), None).1, ended));
+    (0..ended).step_by(step).for_each(|n| assert_eq!(run(None, Some(n)).0, begun));
 }
 
 /// A driver may change a chain that the device has: it is checked as at first when it is looked at again.
@@ -294,6 +295,38 @@ proptest! {
             4 => { device.device_mut().settle(); }
             _ => device.quiesce(),
         })?;
+    }
+
+    /// With descriptors and requests in a fixed place the writable buffers are known: every write is in one, or in the used ring.
+    #[test]
+    fn writes_stay_in_the_used_ring_and_in_writable_buffers(
+        table in prop::collection::vec((0u64..0x200, prop_oneof![0u32..40, Just(512), Just(513)], any::<bool>(), any::<bool>(), 0u16..16), 16),
+        words in prop::collection::vec(prop_oneof![0u64..3, Just(8), Just(11), Just(13), any::<u64>()], 64),
+        heads in prop::collection::vec(0u16..16, 1..16),
+        later in any::<bool>(),
+    ) {
+        let mut r = Rig::new(Fake::new(16, if later { 4 } else { 0 }), FEATURES);
+        let at = |offset: u64| DATA + offset * 8;
+        for (n, word) in (0..).zip(&words) {
+            r.d.ram.put(at(n * 9), &word.to_le_bytes());
+        }
+        for (n, (offset, size, write, more, next)) in (0..).zip(&table) {
+            let flags = if *write { DESC_WRITE } else { 0 } | if *more { DESC_NEXT } else { 0 };
+            r.d.descriptor(r.d.desc, n, (at(*offset), *size, flags, *next));
+        }
+        heads.into_iter().for_each(|head| r.d.offer(head));
+        r.b.ram.taken();
+        r.notify();
+        for n in 0..20 {
+            r.disk().end(n, if n % 5 == 0 { BAD } else { OK });
+            r.poke();
+        }
+        for (from, size) in r.b.ram.taken().1 {
+            let inside = |start: u64, length: u64| from >= start && from + size as u64 <= start + length;
+            let used = inside(r.d.used, 6 + 8 * 32);
+            let buffer = table.iter().any(|(offset, size, write, ..)| *write && inside(at(*offset), u64::from(*size)));
+            prop_assert!(used || buffer, "{from:#x} + {size}");
+        }
     }
 
     /// A driver that keeps the rules finds what a plain disk would have, whatever the order in which its requests end, and whatever it

@@ -282,6 +282,7 @@ fn what_the_disk_has_no_room_for_waits_in_the_ring() {
 
 /// A page may be absent at any access: the request is done in the end, and once for the driver.
 #[test]
+#[cfg_attr(miri, ignore)]
 fn an_absent_page_leaves_no_trace() {
     let run = |fails: Option<usize>| {
         let mut rig = Rig::new(Fake::new(128, 0), FEATURES);
