@@ -268,6 +268,11 @@ fn fill(
     let places: HashMap<u64, _> = plan.contents(tree).collect();
     let (mut buffer, zeroes) = (vec![0; 1 << 18], vec![0; 1 << 18]);
     let changed = || ImageError::Changed { path: source.path().to_owned() };
+    // The first reading came to the end of each.
+    let short = |error: io::Error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => changed(),
+        _ => source.damaged(&error),
+    };
     tree::each_entry(source, progress, |number, entry| {
         let Some(inode) = places.get(&number) else { return Ok(()) };
         let mut left = inode.size;
@@ -275,7 +280,7 @@ fn fill(
             let (mut at, mut room) = (u64::from(extent.start) * BLOCK, u64::from(extent.count) * BLOCK);
             while left > 0 && room > 0 {
                 let part = left.min(room).min(buffer.len() as u64) as usize;
-                entry.read_exact(&mut buffer[..part]).map_err(|error| source.damaged(&error))?;
+                entry.read_exact(&mut buffer[..part]).map_err(short)?;
                 // The image is zero where nothing was written.
                 if buffer[..part] != zeroes[..part] {
                     file.write_all_at(&buffer[..part], at).map_err(|error| wrong(&error))?;

@@ -431,6 +431,26 @@ fn sizes_and_labels_are_checked() {
     assert_eq!(build_in(&folder, Some((8 << 20) - 100), "sixteen letters!").unwrap().size, 8 << 20);
 }
 
+/// Bytes that are others the second time, and files that are longer or shorter then.
+#[test]
+fn an_archive_that_changes_gives_no_image() {
+    let of = |bytes: &[u8]| Maker::new().file("a", bytes).file("b", b"x").bytes();
+    for then in [of(b"yes"), of(b"no, and more"), of(b"n"), Maker::new().file("a", b"no!").bytes()] {
+        let folder = folder_with(&of(b"no!"));
+        let (from, output) = (folder.path().join("root.tar"), folder.path().join("root.img"));
+        let mut calls = 0;
+        let result = build(&Request { from: &from, output: &output, size: None, label: "" }, |_, _| {
+            // After the second and last of its files.
+            calls += 1;
+            if calls == 2 {
+                std::fs::write(&from, &then).unwrap();
+            }
+        });
+        assert!(matches!(result, Err(ImageError::Changed { .. })), "{result:?}");
+        assert!(!output.exists());
+    }
+}
+
 #[test]
 fn attributes_that_are_left_out_are_counted() {
     let mut maker = Maker::new();
