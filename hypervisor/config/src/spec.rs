@@ -18,7 +18,7 @@ pub use device_fault::DeviceFault;
 pub use disk::{DiskSource, DiskSpec, HOST_FORM, MAX_SERIAL, SECTOR};
 pub use fault::{Bytes, Fault};
 pub use group::GroupSpec;
-pub use net::{DEFAULT_MTU, MAC_FORM, MAX_SWITCHES, MTUS, Mac, NetSpec, SwitchSpec};
+pub use net::{DEFAULT_MTU, MAC_FORM, MAX_PORTS, MAX_SWITCHES, MTUS, Mac, NetSpec, SwitchSpec};
 pub use passthrough::{MAX_DEVICE_PATH, MAX_PASSTHROUGH, PASSTHROUGH_FORM, PassthroughSpec, UNSAFE_DMA_FORM};
 pub use power::{POWER_KEY_FORM, PowerKey};
 pub use slots::{DEVICE_SLOTS, VirtioDevice};

@@ -1,6 +1,6 @@
 //! What can be wrong with a VM's disks and network cards, and with switches, in words for the person who wrote it.
 
-use super::{Bytes, DEVICE_SLOTS, HOST_FORM, MAX_SERIAL, MAX_SWITCHES, MTUS, Mac};
+use super::{Bytes, DEVICE_SLOTS, HOST_FORM, MAX_PORTS, MAX_SERIAL, MAX_SWITCHES, MTUS, Mac};
 use crate::disk_image::Table;
 use alloc::string::String;
 use thiserror::Error;
@@ -103,6 +103,12 @@ pub enum DeviceFault {
     /// A switch that nothing describes.
     #[error("there is no switch \"{switch}\"; describe it in a [[switch]] table, or correct the name")]
     SwitchAbsent {
+        /// The name.
+        switch: String,
+    },
+    /// A switch with more ports than [`MAX_PORTS`].
+    #[error("\"{switch}\" has {MAX_PORTS} ports already, its uplink counted; take another switch")]
+    SwitchFull {
         /// The name.
         switch: String,
     },

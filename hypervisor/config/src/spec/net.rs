@@ -7,6 +7,8 @@ use core::fmt;
 
 /// The most switches of one bundle.
 pub const MAX_SWITCHES: usize = 16;
+/// The most ports of one switch, an uplink among them.
+pub const MAX_PORTS: usize = 64;
 /// The MTU of a port that names none, in bytes.
 pub const DEFAULT_MTU: u16 = 1500;
 /// The least and the most MTU in bytes. (Virtual I/O Device 1.2 has 68 for the least; IPv4 says the same of every link. The most is that of
@@ -138,13 +140,18 @@ pub(super) fn switches(switches: &[SwitchSpec], found: &mut Vec<(Place, SpecErro
 /// All that is wrong with the ports of all VMs beside each other and the switches.
 pub(super) fn ports(vms: &[VmSpec], switches: &[SwitchSpec], found: &mut Vec<(Place, SpecError)>) {
     let mut taken: Vec<(Mac, &str)> = Vec::new();
+    // Ports that are left of each switch.
+    let mut left: Vec<(&str, usize)> =
+        switches.iter().map(|switch| (&*switch.name, MAX_PORTS.saturating_sub(usize::from(switch.uplink)))).collect();
     for (vm, owner) in vms.iter().enumerate() {
         for (net, port) in owner.nets.iter().enumerate() {
             let mut add = |key, fault: DeviceFault| {
                 found.push((Place::Net { vm, net }, owner.error_of_net(net, key, fault.into())));
             };
-            if switches.iter().all(|switch| switch.name != port.switch) {
-                add(key::SWITCH, DeviceFault::SwitchAbsent { switch: port.switch.to_string() });
+            match left.iter_mut().find(|(name, _)| *name == port.switch) {
+                None => add(key::SWITCH, DeviceFault::SwitchAbsent { switch: port.switch.to_string() }),
+                Some((_, 0)) => add(key::SWITCH, DeviceFault::SwitchFull { switch: port.switch.to_string() }),
+                Some((_, left)) => *left = left.saturating_sub(1),
             }
             let mac = owner.mac(net);
             match taken.iter().find(|(other, _)| *other == mac) {

@@ -211,6 +211,20 @@ fn each_fault_of_a_net_or_a_switch_is_told() {
 }
 
 #[test]
+fn a_switch_has_so_many_ports() {
+    assert_eq!((MAX_PORTS, *MTUS.start()), (switch::PORTS, switch::SMALLEST_MTU));
+    let with_nets = |n: usize, nets| with(&format!("vm{n}"), &[], &vec![net("lan", None); nets]);
+    let mut vms: Vec<VmSpec> = (0..4).map(|n| with_nets(n, 16)).collect();
+    assert_eq!(told(&vms, &[switch("lan")]), []);
+    vms.push(with_nets(4, 1));
+    let full = "vm \"vm4\": net 0: key switch: \"lan\" has 64 ports already, its uplink counted; take another switch";
+    assert_eq!(told(&vms, &[switch("lan")]), [(Place::Net { vm: 4, net: 0 }, full.to_string())]);
+    // An uplink is one of them.
+    let found = told(&vms[..4], &[SwitchSpec { uplink: true, ..switch("lan") }]);
+    assert!(found.iter().any(|(place, _)| *place == Place::Net { vm: 3, net: 15 }), "{found:?}");
+}
+
+#[test]
 fn every_device_has_its_slot() {
     let spec = VmSpec { rng: true, ..with("a", &[disk("a", 512), disk("b", 512)], &[net("lan", None)]) };
     let slots = |spec: &VmSpec| spec.virtio_slots().collect::<Vec<_>>();
