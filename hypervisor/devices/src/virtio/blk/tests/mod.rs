@@ -33,6 +33,8 @@ pub struct Fake {
     pub log: Vec<Request>,
     /// So many requests are answered `Later` first.
     pub full: usize,
+    /// After so many that are done all are answered `Later`.
+    pub room: usize,
     /// Any request is answered so.
     pub error: Option<DiskError>,
     /// Bytes at most that are done at once.
@@ -63,7 +65,16 @@ impl Fake {
             serial: *b"a serial number, 20.",
         };
         let bytes = (0..sectors as usize * 512).map(pattern).collect();
-        Self { shape, bytes, log: Vec::new(), full: 0, error: None, most: u64::MAX, started: Vec::new() }
+        Self {
+            shape,
+            bytes,
+            log: Vec::new(),
+            full: 0,
+            room: usize::MAX,
+            error: None,
+            most: u64::MAX,
+            started: Vec::new(),
+        }
     }
 
     fn part(&mut self, request: &Request) -> &mut [u8] {
@@ -106,6 +117,9 @@ impl Disk for Fake {
             self.full -= 1;
             return Err(DiskError::Later);
         }
+        if self.room == 0 {
+            return Err(DiskError::Later);
+        }
         if let Some(error) = self.error {
             return Err(error);
         }
@@ -137,6 +151,7 @@ impl Disk for Fake {
             Request::Flush | Request::Discard { .. } => {}
         }
         self.log.push(request);
+        self.room = self.room.saturating_sub(1);
         Ok(Progress::Done(size))
     }
     fn ended(&mut self) -> Option<Tag> {

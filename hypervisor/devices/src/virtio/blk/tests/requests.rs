@@ -280,6 +280,33 @@ fn what_the_disk_has_no_room_for_waits_in_the_ring() {
     assert_eq!(rig.stats().written_bytes, 512 + (40 << 10));
 }
 
+/// A request that the disk cannot finish comes behind some that are done, and whose end the driver cannot be told now.
+#[test]
+fn what_is_done_is_told_before_the_next_is_taken() {
+    let run = |fails: Option<usize>| {
+        let mut rig = Rig::new(Fake { most: 512, room: 2, ..Fake::new(64, 0) }, FEATURES);
+        rig.d.ram.put(DATA, &[4; 1024]);
+        rig.offer(0, write(0, DATA, 512));
+        rig.offer(1, write(8, DATA, 1024));
+        rig.offer(2, read(16, DATA + 0x1000, 512));
+        rig.b.ram.fail(fails);
+        rig.notify();
+        let (accesses, _) = rig.b.ram.taken();
+        rig.b.ram.fail(None);
+        rig.b.device.run_waiting();
+        rig.disk().room = usize::MAX;
+        rig.poke();
+        assert_eq!(rig.d.collect(), [(0, 1), (1, 1), (2, 513)], "failed access {fails:?}");
+        let bytes = &rig.disk().bytes;
+        assert_eq!((&bytes[..512], &bytes[4096..5120]), (&[4; 512][..], &[4; 1024][..]));
+        assert_eq!((rig.stats().writes, rig.stats().reads, rig.stats().depth), (2, 1, 0));
+        accesses
+    };
+    (0..run(None)).for_each(|n| {
+        run(Some(n));
+    });
+}
+
 /// A page may be absent at any access: the request is done in the end, and once for the driver.
 #[test]
 #[cfg_attr(miri, ignore)]
