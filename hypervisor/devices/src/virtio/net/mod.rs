@@ -26,6 +26,8 @@
 //! than one pair of queues, hashes. With `VIRTIO_NET_F_MRG_RXBUF` left out a frame that a buffer is too small for is gone, and counted.
 
 pub mod header;
+#[cfg(test)]
+mod hostile;
 pub mod spec;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -18,7 +18,7 @@ use switch::{Clock, PortConfig, Switch, SwitchPort};
 const DATA: u64 = BASE + 0x3000;
 const EACH: u64 = 0x800;
 /// All that the card offers.
-const FULL: u64 = ALL | F_CSUM | F_GUEST_CSUM | F_MTU | F_MAC | F_MRG_RXBUF | F_STATUS;
+pub const FULL: u64 = ALL | F_CSUM | F_GUEST_CSUM | F_MTU | F_MAC | F_MRG_RXBUF | F_STATUS;
 const EVERYBODY: [u8; 6] = [0xff; 6];
 
 /// No time passes.
@@ -39,15 +39,15 @@ impl Bell for Rings {
     }
 }
 
-fn mac(n: u8) -> [u8; 6] {
+pub fn mac(n: u8) -> [u8; 6] {
     [0x52, 0x54, 0, 0, 0, n]
 }
 
 /// A guest with a card.
-struct Guest {
-    b: Board<Net<SwitchPort>>,
+pub struct Guest {
+    pub b: Board<Net<SwitchPort>>,
     bell: Rings,
-    own: [u8; 6],
+    pub own: [u8; 6],
 }
 
 pub fn network() -> Arc<Switch> {
@@ -62,19 +62,19 @@ pub fn card(switch: &Arc<Switch>, n: u8) -> (Net<SwitchPort>, Rings) {
 }
 
 impl Guest {
-    fn new(switch: &Arc<Switch>, n: u8) -> Self {
+    pub fn new(switch: &Arc<Switch>, n: u8) -> Self {
         let (net, bell) = card(switch, n);
         Self { b: board(net), bell, own: mac(n) }
     }
     /// The driver comes up: its two queues.
-    fn up(&mut self, features: u64) -> [Driver; 2] {
+    pub fn up(&mut self, features: u64) -> [Driver; 2] {
         self.b.negotiate(features);
         let drivers = [0, 1].map(|number| Driver::new(&mut self.b, number, 16));
         self.b.driver_ok();
         drivers
     }
     /// The card is poked if its bell was rung; steps until nothing is due.
-    fn hear(&mut self) -> bool {
+    pub fn hear(&mut self) -> bool {
         let rung = self.bell.0.swap(0, Relaxed) != 0;
         if rung {
             self.b.device.poke(RECEIVEQ);
@@ -106,15 +106,20 @@ impl Guest {
 }
 
 /// A buffer of `size` bytes for the driver's frames.
-fn give(rx: &mut Driver, n: u16, size: u32) {
+pub fn give(rx: &mut Driver, n: u16, size: u32) {
     rx.descriptor(rx.desc, n, (DATA + EACH * u64::from(n), size, DESC_WRITE, 0));
     rx.offer(n);
+}
+
+/// The bytes of used buffer `n`.
+pub fn buffer(rx: &Driver, n: u32, size: u32) -> Vec<u8> {
+    rx.ram.get(DATA + EACH * u64::from(n), size as usize)
 }
 
 /// What came: each used buffer's bytes.
 fn buffers(rx: &mut Driver) -> Vec<Vec<u8>> {
     let found = rx.collect();
-    found.into_iter().map(|(n, size)| rx.ram.get(DATA + EACH * u64::from(n), size as usize)).collect()
+    found.into_iter().map(|(n, size)| buffer(rx, n, size)).collect()
 }
 
 const PLAIN: [u8; HEADER] = [0; HEADER];
