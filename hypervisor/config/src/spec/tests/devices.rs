@@ -252,6 +252,7 @@ fn every_device_has_its_slot() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "thousands of addresses")]
 fn derived_addresses_are_local_and_stay() {
     // They are the VM's at each start, so they must not change with Merus either.
     assert_eq!(Mac::derived("web", 0).to_string(), "22:0b:8d:11:9d:c3");
