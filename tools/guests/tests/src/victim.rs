@@ -117,12 +117,13 @@ fn measure(length: u64) -> (u64, u64) {
             (best, best_took) = (done, took);
         }
         let passed = now() - begin;
-        if passed >= length {
-            return (all * 1000 * best_took / (best * passed), passed);
-        }
-        if passed * (LINES + 1) >= length * (printed + 1) {
+        // Also those of a window that was long, as where a machine's CPUs share the host's.
+        while printed < LINES && passed * (LINES + 1) >= length * (printed + 1) {
             printed += 1;
             println!("victim: line {printed} of {LINES}");
+        }
+        if passed >= length {
+            return (all * 1000 * best_took / (best * passed), passed);
         }
     }
 }
