@@ -2,7 +2,6 @@
 
 use crate::console;
 use crate::console::VmSink;
-use crate::io::Io;
 use crate::machine::{Machine, machine};
 use crate::passthrough::Given;
 use crate::power::PowerKeys;
@@ -62,8 +61,6 @@ pub struct Guest {
     pub uart: Arc<SpinLock<GuestUart>>,
     /// Its power keys.
     pub power: PowerKeys,
-    /// Its other virtio devices.
-    pub io: Io,
     /// Who pays for its memory.
     pub account: AccountId,
     /// Physical minus virtual counter, in ticks.

@@ -25,7 +25,6 @@ mod gic;
 mod guest;
 mod hw;
 mod interrupts;
-mod io;
 mod layout;
 mod line;
 mod lives;

@@ -4,7 +4,6 @@ use super::Request;
 use crate::console::{self, VmSink};
 use crate::gic;
 use crate::guest::{Guest, GuestRamAccess, GuestUart, KernelWaker, Uptime};
-use crate::io::Io;
 use crate::machine::{Machine, TablePages};
 use crate::passthrough::Given;
 use crate::placing;
@@ -124,7 +123,6 @@ struct Devices {
     source: SourceId,
     uart: Arc<SpinLock<GuestUart>>,
     power: PowerKeys,
-    io: Io,
 }
 
 /// Makes the VM's devices, each with its interrupt line, and puts them on its bus.
@@ -148,13 +146,12 @@ fn devices(
     let rtc: Arc<SpinLock<dyn MmioDevice>> =
         Arc::new(SpinLock::new(Rank::Device, Pl031::new(SpiLine::new(port.clone(), map::PL031_INTID), Uptime)));
     let power = PowerKeys::new(spec.power_key, port, memory);
-    let io = Io::new(machine, spec, port, memory)?;
     let devices: [(Ipa, u64, DeviceHandle); 2] =
         [(map::PL011_BASE, map::PL011_SIZE, uart.clone()), (map::PL031_BASE, map::PL031_SIZE, rtc)];
-    for (base, size, device) in devices.into_iter().chain(power.devices()).chain(io.windows()) {
+    for (base, size, device) in devices.into_iter().chain(power.devices()) {
         vm.attach(window(base, size)?, device).map_err(|e| format!("a device has no place: {e:?}"))?;
     }
-    Ok(Devices { source, uart, power, io })
+    Ok(Devices { source, uart, power })
 }
 
 /// What a VM is put together from.
@@ -215,7 +212,7 @@ fn guest(
     made: Made,
 ) -> Box<Guest> {
     let spec = request.spec.clone();
-    let Made { vm, ram, space, devices: Devices { source, uart, power, io }, stolen } = made;
+    let Made { vm, ram, space, devices: Devices { source, uart, power }, stolen } = made;
     let allowed = placing::allowed(spec.cpu.affinity.as_deref());
     let class = placing::class_of(spec.cpu.class).unwrap_or_default();
     Box::new(Guest {
@@ -236,7 +233,6 @@ fn guest(
         source,
         uart,
         power,
-        io,
         account,
         counter_offset: AtomicU64::new(0),
         last_ran: machine.pcpus.iter().map(|_| AtomicU32::new(0)).collect(),
