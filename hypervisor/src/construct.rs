@@ -49,6 +49,8 @@ enum Stage {
     Zero(HandOver),
     /// A payload is copied to RAM and its checksum taken on the way.
     Copy { memory: Filling, payload: Payload, done: usize, crc: u32 },
+    /// The image behind a disk is held against its checksum, once for all VMs that have it.
+    Image { memory: Filling, disk: usize, done: usize, crc: u32 },
     /// The device tree.
     Tree(Filling),
 }
@@ -126,6 +128,7 @@ fn advance(guest: &Arc<Guest>, machine: &'static Machine, stage: Stage, until: u
             }
         }
         Stage::Copy { memory, payload, done, crc } => copy(guest, machine, memory, payload, done, crc)?,
+        Stage::Image { memory, disk, done, crc } => check_image(guest, machine, memory, (disk, done, crc))?,
         Stage::Tree(memory) => {
             finish(guest, machine, memory)?;
             return Ok(None);
@@ -151,7 +154,7 @@ fn copy(
         Payload::Kernel => (&guest.spec.kernel, guest.layout.kernel.start()),
         Payload::Initrd => match (&guest.spec.initrd, &guest.layout.initrd) {
             (Some(what), Some(span)) => (what, span.start()),
-            _ => return Ok(Stage::Tree(memory)),
+            _ => return Ok(Stage::Image { memory, disk: 0, done: 0, crc: u32::MAX }),
         },
     };
     let source = match payload {
@@ -181,13 +184,36 @@ fn copy(
     what.check(!crc).map_err(|e| e.to_string())?;
     Ok(match payload {
         Payload::Kernel => Stage::Copy { memory, payload: Payload::Initrd, done: 0, crc: u32::MAX },
-        Payload::Initrd => Stage::Tree(memory),
+        Payload::Initrd => Stage::Image { memory, disk: 0, done: 0, crc: u32::MAX },
     })
+}
+
+fn check_image(
+    guest: &Guest,
+    machine: &Machine,
+    memory: Filling,
+    (disk, done, crc): (usize, usize, u32),
+) -> Result<Stage, String> {
+    let Some(described) = guest.spec.disks.get(disk) else { return Ok(Stage::Tree(memory)) };
+    let unchecked = |what: &&PayloadRef| !machine.checked_images.lock().contains(&what.offset);
+    if let Some(what) = described.image().filter(unchecked) {
+        let left = what.size as usize - done;
+        if left != 0 {
+            let (from, count) = (what.offset as usize + done, left.min(COPY_STEP));
+            let piece = machine.bundle.get(from..from + count).ok_or("a disk's image is not in the bundle")?;
+            let crc = el2::ram::crc(piece, crc, machine.features.crc32);
+            return Ok(Stage::Image { memory, disk, done: done + count, crc });
+        }
+        what.check(!crc).map_err(|e| e.to_string())?;
+        machine.checked_images.lock().push(what.offset);
+    }
+    Ok(Stage::Image { memory, disk: disk + 1, done: 0, crc: u32::MAX })
 }
 
 fn finish(guest: &Guest, machine: &'static Machine, mut memory: Filling) -> Result<(), String> {
     // Interrupt controller, devices and power states first: a reset leaves nothing of before.
     guest.vm.reset();
+    guest.io.reset();
     let mut draw = |seed: &mut [u8]| guest.vm.draw(seed);
     let tree = guest_tree::generate(&guest.spec, &guest.layout, gic::of_guests(), &guest.given.what, &mut draw)
         .map_err(|e| e.to_string())?;

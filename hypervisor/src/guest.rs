@@ -2,6 +2,7 @@
 
 use crate::console;
 use crate::console::VmSink;
+use crate::io::Io;
 use crate::machine::{Machine, machine};
 use crate::passthrough::Given;
 use crate::power::PowerKeys;
@@ -61,6 +62,8 @@ pub struct Guest {
     pub uart: Arc<SpinLock<GuestUart>>,
     /// Its power keys.
     pub power: PowerKeys,
+    /// Its other virtio devices.
+    pub io: Io,
     /// Who pays for its memory.
     pub account: AccountId,
     /// Physical minus virtual counter, in ticks.

@@ -9,7 +9,7 @@ use crate::construct::{self, Construction};
 use crate::guest::Guest;
 use crate::manage::News;
 use crate::report::{self, Report};
-use crate::run::{Cpu, Work};
+use crate::run::{Cpu, End, Work};
 use alloc::string::String;
 use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
@@ -248,12 +248,32 @@ impl Cpu {
         report::life(self.machine, guest, trace::Life::Ends);
         match self.machine.tracing().then(|| Report::of(guest, Some(why.clone()))).flatten() {
             Some(report) => self.work.push(Work::Report(report)),
-            None => self.ended(guest, &why),
+            None => self.ended(guest, why),
         }
     }
 
-    /// A VM has ended, and all is said about it.
-    pub fn ended(&mut self, guest: &Arc<Guest>, why: &str) {
+    /// A VM has ended, and all is said about it: what its devices have taken goes back, then all the rest.
+    pub fn ended(&mut self, guest: &Arc<Guest>, why: String) {
+        guest.vm.quiesce();
+        self.give_back(guest, End::Ended(why));
+    }
+
+    /// A VM could not be made, or is not wanted any more.
+    pub fn refuse(&mut self, guest: &Arc<Guest>, why: String) {
+        guest.vm.quiesce();
+        self.give_back(guest, End::Refused(why));
+    }
+
+    /// A step of what its devices give back; the rest when they have nothing any more.
+    pub fn give_back(&mut self, guest: &Arc<Guest>, end: End) {
+        match (guest.io.give_back(self.machine, guest.account), end) {
+            (false, end) => self.work.push(Work::GiveBack(guest.clone(), end)),
+            (true, End::Ended(why)) => self.has_stopped(guest, &why),
+            (true, End::Refused(why)) => self.is_refused(guest, why),
+        }
+    }
+
+    fn has_stopped(&mut self, guest: &Arc<Guest>, why: &str) {
         let kind = match guest.reason.lock().take() {
             Some(StopReason::PowerOff) | None => StopKind::PoweredOff,
             Some(StopReason::AllOff) => StopKind::AllOff,
@@ -264,8 +284,7 @@ impl Cpu {
         self.gone(guest, kind, why);
     }
 
-    /// A VM could not be made, or is not wanted any more.
-    pub fn refuse(&mut self, guest: &Arc<Guest>, why: String) {
+    fn is_refused(&mut self, guest: &Arc<Guest>, why: String) {
         let cancelled = guest.cancelled.load(Ordering::Acquire);
         // One that had run was met in the middle of a reset.
         let line = match cancelled && guest.resets.load(Ordering::Relaxed) != 0 {

@@ -8,6 +8,7 @@ pub use ram::{CpuOps, Memory, TablePages};
 use crate::console::say;
 use crate::gic::Kicker;
 use crate::guest::Guest;
+use crate::io::Switches;
 use crate::manage::{Management, Untold};
 use crate::slots::{Entities, MAX_ENTITIES, ROOM, Slot, Slots};
 use crate::uploads::Uploads;
@@ -160,6 +161,10 @@ pub struct Machine {
     pub uploads: SpinLock<Uploads>,
     /// The accounts of groups.
     pub groups: SpinLock<Vec<AccountId>>,
+    /// Where in the bundle those disks' images begin that are as they were packed.
+    pub checked_images: SpinLock<Vec<u64>>,
+    /// The switches.
+    pub switches: Switches,
     /// What management has not been told yet.
     pub untold: Untold,
     /// The books and the control line.

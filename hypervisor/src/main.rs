@@ -25,6 +25,7 @@ mod gic;
 mod guest;
 mod hw;
 mod interrupts;
+mod io;
 mod layout;
 mod line;
 mod lives;

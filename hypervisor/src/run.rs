@@ -24,6 +24,7 @@ use crate::manage::News;
 use crate::observe::{self, Stretch, Watched};
 use crate::report::{self, Report};
 use alloc::boxed::Box;
+use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use config::board::Ppis;
@@ -82,6 +83,16 @@ pub enum Work {
     Construct(Construction),
     /// A VM's counters are being printed.
     Report(Report),
+    /// A VM that is no more gives back what its devices have taken.
+    GiveBack(Arc<Guest>, End),
+}
+
+/// How a VM comes to its end.
+pub enum End {
+    /// It has run: why it does not any more.
+    Ended(String),
+    /// It could not be made, or is not wanted.
+    Refused(String),
 }
 
 /// Why `run_vcpu` came back.
@@ -152,9 +163,10 @@ impl Cpu {
             },
             Work::Report(report) => match report.step(self.machine) {
                 report::Progress::More(report) => self.work.push(Work::Report(report)),
-                report::Progress::Done(guest, Some(why)) => self.ended(&guest, &why),
+                report::Progress::Done(guest, Some(why)) => self.ended(&guest, why),
                 report::Progress::Done(_, None) => {}
             },
+            Work::GiveBack(guest, end) => self.give_back(&guest, end),
         }
     }
 
@@ -326,7 +338,10 @@ impl Cpu {
                 }
                 // The gate does it.
                 Next::CleanMemory => {}
-                Next::Off => break Ended::Put(Why::Off),
+                Next::Off => {
+                    guest.io.leaves(vm, index);
+                    break Ended::Put(Why::Off);
+                }
                 Next::Stop(reason) => break Ended::Stop(reason),
             }
         };

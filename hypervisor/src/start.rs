@@ -2,6 +2,7 @@
 
 use crate::console::{self, say};
 use crate::fatal::{self, fatal};
+use crate::io::Switches;
 use crate::layout::{ask_mailbox, device, frames, own_port, plan};
 use crate::machine::{Machine, Memory, Pcpu, Place, publish};
 use crate::manage::{Machinery, Management, Untold};
@@ -18,7 +19,7 @@ use boot::stage1::{Stage1, page_from_heap};
 use config::board::{self, Board, Gic, UartKind};
 use config::bundle::Bundle;
 use config::seed::Seed;
-use config::spec::{GroupSpec, Machine as Offer, SpecError, VmSpec, admit, faults};
+use config::spec::{GroupSpec, Machine as Offer, SpecError, SwitchSpec, VmSpec, admit, faults};
 use control::{Control, MAX_GROUPS, MAX_VMS};
 use core::sync::atomic::{AtomicBool, AtomicU32};
 use el2::PcpuAnchor;
@@ -105,9 +106,9 @@ fn bring_up(info: BootInfo, mut map: Stage1) -> Box<Cpu> {
         u8::from(el2::door::e2h())
     );
     die_if_told(&board, &mut map);
-    let (specs, groups) = specs(bundle, common.mpidrs.len(), frames.free_bytes());
+    let (specs, groups, switches) = specs(bundle, common.mpidrs.len(), frames.free_bytes());
     attach_line(&mut board.control, &mut map);
-    let machine = assemble(&info, &mut board, env, common, (space, frames), map, bundle, firmware);
+    let machine = assemble(&info, &mut board, env, common, (space, frames), map, (bundle, &switches), firmware);
     for intid in [machine.uart_intid, machine.line_intid].into_iter().flatten() {
         gic::enable_spi(intid);
     }
@@ -225,8 +226,8 @@ fn is_a_vms(info: &BootInfo, bundle: &[u8], uart: &board::Uart) -> bool {
     passthrough::is_asked_for(info.fdt, &specs, uart.base)
 }
 
-/// The VMs and groups that the bundle asks for, checked.
-fn specs(bundle: &[u8], cpus: usize, free: u64) -> (Vec<VmSpec>, Vec<GroupSpec>) {
+/// The VMs, groups and switches that the bundle asks for, checked.
+fn specs(bundle: &[u8], cpus: usize, free: u64) -> (Vec<VmSpec>, Vec<GroupSpec>, Vec<SwitchSpec>) {
     let parsed = match Bundle::parse(bundle) {
         Ok(parsed) => parsed,
         Err(error) => refuse("the bundle is refused", error),
@@ -246,7 +247,7 @@ fn specs(bundle: &[u8], cpus: usize, free: u64) -> (Vec<VmSpec>, Vec<GroupSpec>)
     if let Err(error) = admit(&specs, Offer { cpus: cpus as u32, free_memory: free, gic: gic::of_guests() }) {
         refuse("the bundle is refused", error);
     }
-    (specs, groups)
+    (specs, groups, switches)
 }
 
 #[allow(clippy::too_many_arguments, reason = "each is another part of the machine")]
@@ -257,7 +258,7 @@ fn assemble(
     common: smp::Common,
     (space, frames): (Space, Frames),
     map: Stage1,
-    bundle: &'static [u8],
+    (bundle, switches): (&'static [u8], &[SwitchSpec]),
     firmware: Option<Firmware>,
 ) -> &'static Machine {
     let limits = HostLimits::from_id_registers(common.ids.get(7, 0), common.ids.get(7, 1), common.ids.get(7, 2));
@@ -276,6 +277,9 @@ fn assemble(
     let uart_intid = board.uart.and_then(|uart| uart.intid);
     let line_intid = board.control.and_then(|uart| uart.intid);
     let routes = Routes::new(gic::shared().intids(), [uart_intid, line_intid].into_iter().flatten());
+    let mut entropy = entropy(board.rng_seed.take().unwrap_or_default(), firmware);
+    // Without entropy guests can guess which addresses share a place in a switch's table, and keep others from being learned.
+    let switches = Switches::new(switches, || entropy.as_mut().map_or_else(el2::timer::now, Drbg::next_u64));
     let machine = publish(Machine {
         pcpus: common
             .mpidrs
@@ -296,7 +300,7 @@ fn assemble(
         geometry,
         vmids,
         vmid_allocator: SpinLock::new(Rank::Stage2, allocator),
-        entropy: SpinLock::new(Rank::Vm, entropy(board.rng_seed.take().unwrap_or_default(), firmware)),
+        entropy: SpinLock::new(Rank::Vm, entropy),
         env,
         firmware,
         bundle,
@@ -310,6 +314,8 @@ fn assemble(
         entities: SpinLock::new(Rank::Vm, Entities::new()),
         uploads: SpinLock::new(Rank::Backend, Uploads::default()),
         groups: SpinLock::new(Rank::Vm, Vec::new()),
+        checked_images: SpinLock::new(Rank::Vm, Vec::new()),
+        switches,
         untold: Untold::new(),
         management: SpinLock::new(Rank::Control, Management::new(control)),
         alive: AtomicU32::new(0),

@@ -13,7 +13,6 @@ mod passthrough;
 mod power;
 mod raw;
 mod slots;
-mod unwired;
 pub use device_fault::DeviceFault;
 pub use disk::{DiskSource, DiskSpec, HOST_FORM, MAX_SERIAL, SECTOR};
 pub use fault::{Bytes, Fault};
@@ -414,7 +413,6 @@ pub fn faults_by_place(vms: &[VmSpec], groups: &[GroupSpec], switches: &[SwitchS
     group::faults(vms, groups, &mut found);
     net::switches(switches, &mut found);
     net::ports(vms, switches, &mut found);
-    unwired::refuse_unwired(vms, switches, &mut found);
     found
 }
 

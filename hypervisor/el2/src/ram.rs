@@ -309,6 +309,23 @@ pub fn copy_crc(from: &[u8], to: Pa, mut crc: u32, hardware: bool) -> u32 {
     crc
 }
 
+/// The CRC-32 of `crc` continued over `bytes`, as [`copy_crc`] has it, and nothing copied.
+pub fn crc(bytes: &[u8], crc: u32, hardware: bool) -> u32 {
+    if !hardware {
+        return bytes.iter().fold(crc, |crc, byte| crc_byte(crc, *byte));
+    }
+    let (words, tail) = bytes.as_chunks::<8>();
+    let crc = words.iter().fold(crc, |mut crc, word| {
+        // SAFETY: arithmetic on registers; `hardware` says that the CPU has it.
+        unsafe {
+            asm!(".arch_extension crc", "crc32x {r:w}, {r:w}, {w}", r = inout(reg) crc, w = in(reg) u64::from_le_bytes(*word),
+                options(pure, nomem, nostack, preserves_flags));
+        }
+        crc
+    });
+    tail.iter().fold(crc, |crc, byte| crc_byte(crc, *byte))
+}
+
 /// One byte of CRC-32 without the CPU's instructions.
 fn crc_byte(crc: u32, byte: u8) -> u32 {
     (0..8).fold(crc ^ u32::from(byte), |c, _| if c & 1 != 0 { c >> 1 ^ 0xedb8_8320 } else { c >> 1 })

@@ -4,6 +4,7 @@ use super::Request;
 use crate::console::{self, VmSink};
 use crate::gic;
 use crate::guest::{Guest, GuestRamAccess, GuestUart, KernelWaker, Uptime};
+use crate::io::Io;
 use crate::machine::{Machine, TablePages};
 use crate::passthrough::Given;
 use crate::placing;
@@ -123,6 +124,7 @@ struct Devices {
     source: SourceId,
     uart: Arc<SpinLock<GuestUart>>,
     power: PowerKeys,
+    io: Io,
 }
 
 /// Makes the VM's devices, each with its interrupt line, and puts them on its bus.
@@ -146,12 +148,13 @@ fn devices(
     let rtc: Arc<SpinLock<dyn MmioDevice>> =
         Arc::new(SpinLock::new(Rank::Device, Pl031::new(SpiLine::new(port.clone(), map::PL031_INTID), Uptime)));
     let power = PowerKeys::new(spec.power_key, port, memory);
+    let io = Io::new(machine, spec, port, memory)?;
     let devices: [(Ipa, u64, DeviceHandle); 2] =
         [(map::PL011_BASE, map::PL011_SIZE, uart.clone()), (map::PL031_BASE, map::PL031_SIZE, rtc)];
-    for (base, size, device) in devices.into_iter().chain(power.devices()) {
+    for (base, size, device) in devices.into_iter().chain(power.devices()).chain(io.windows()) {
         vm.attach(window(base, size)?, device).map_err(|e| format!("a device has no place: {e:?}"))?;
     }
-    Ok(Devices { source, uart, power })
+    Ok(Devices { source, uart, power, io })
 }
 
 /// What a VM is put together from.
@@ -212,7 +215,7 @@ fn guest(
     made: Made,
 ) -> Box<Guest> {
     let spec = request.spec.clone();
-    let Made { vm, ram, space, devices: Devices { source, uart, power }, stolen } = made;
+    let Made { vm, ram, space, devices: Devices { source, uart, power, io }, stolen } = made;
     let allowed = placing::allowed(spec.cpu.affinity.as_deref());
     let class = placing::class_of(spec.cpu.class).unwrap_or_default();
     Box::new(Guest {
@@ -233,6 +236,7 @@ fn guest(
         source,
         uart,
         power,
+        io,
         account,
         counter_offset: AtomicU64::new(0),
         last_ran: machine.pcpus.iter().map(|_| AtomicU32::new(0)).collect(),

@@ -58,7 +58,7 @@ pub fn begin(machine: &'static Machine, request: &Request<'_>) -> Result<Constru
         return Err(refused_spec(config::spec::key::MEMORY, why));
     }
     let given = crate::passthrough::find(machine, spec, layout.ram)?;
-    let room = HEAP_A_VM + HEAP_A_VCPU * spec.vcpus as usize;
+    let room = HEAP_A_VM + HEAP_A_VCPU * spec.vcpus as usize + crate::io::heap_for(spec);
     machine.heap_room(room).map_err(|e| no_memory(machine, e, room as u64))?;
     let limit = Refusal::Limit { what: "vCPUs in all; destroy a VM".into(), most: MAX_ENTITIES.into() };
     let first = machine.entities.lock().take(spec.vcpus).ok_or(limit)?;

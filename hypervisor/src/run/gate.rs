@@ -152,6 +152,10 @@ impl Cpu {
         let index = runner.vcpu.index;
         let requests = port.take();
         if requests.has(Requests::LIFE) && guest.vm.life() != Life::Running {
+            // A pause ends, and nobody says this twice.
+            if requests.has(Requests::DEVICES) {
+                port.ask(Requests::DEVICES);
+            }
             return Some(Why::Preempted);
         }
         if requests.has(Requests::TIMER) {
@@ -161,6 +165,11 @@ impl Cpu {
             let mut hardware =
                 hardware::<G>(&mut self.pcpu, &mut self.gic, self.machine, runner.id, &mut self.timer_changed);
             runner.vcpu.timer_due(&guest.vm, &mut hardware);
+        }
+        if requests.has(Requests::DEVICES) && guest.io.attend(self.machine, guest.account) {
+            // Whoever waits for the pCPU is asked first.
+            port.ask(Requests::DEVICES);
+            return Some(Why::Preempted);
         }
         if requests.has(Requests::REPORT) {
             report::line(self.machine, guest, &runner.vcpu);

@@ -11,7 +11,7 @@ use config::cpu_model::{CpuModel, Feature};
 use core::sync::atomic::{AtomicU8, Ordering};
 use guest_smccc::Env;
 use guest_smccc::entropy::Drbg;
-use guest_smccc::psci::Psci;
+use guest_smccc::psci::{Power, Psci};
 use guest_smccc::pv_time;
 use sync::SpinLock;
 use trap::{PstateFeatures, SysRegId, sysreg};
@@ -239,6 +239,14 @@ impl Vm {
     /// A vCPU has executed its first instruction after CPU_ON, as far as PSCI is concerned.
     pub fn started(&self, vcpu: VcpuId) {
         self.psci.lock().started(vcpu as usize);
+    }
+    /// A vCPU that is on, or about to be, other than `but`.
+    pub fn another_on(&self, but: VcpuId) -> Option<VcpuId> {
+        (0..self.parts.vgic.ports.len() as VcpuId).find(|vcpu| *vcpu != but && self.is_on(*vcpu))
+    }
+    /// Whether vCPU `vcpu` is on, or about to be.
+    pub fn is_on(&self, vcpu: VcpuId) -> bool {
+        self.psci.lock().power(vcpu as usize).is_some_and(|power| power != Power::Off)
     }
     /// What it is about.
     #[inline]

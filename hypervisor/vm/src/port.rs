@@ -17,6 +17,8 @@ impl Requests {
     pub const TIMER: Self = Self(1 << 2);
     /// The vCPU is to say how often it exited, and why.
     pub const REPORT: Self = Self(1 << 3);
+    /// Something has happened to one of the VM's devices that is to be seen to in the VM's time, before the vCPU enters its guest.
+    pub const DEVICES: Self = Self(1 << 4);
     /// One pCPU wants the vCPU's list registers folded and to stay so; the field counts.
     const HOLD: u32 = 1 << 16;
 

@@ -1,4 +1,4 @@
-//! Guests' files in other forms than they come in: kernels packed and wrapped, cut off, for other pages; an initrd of 100 MiB.
+//! Guests' files in other forms than they come in: kernels packed and wrapped, cut off, for other pages; an initrd of 100 MiB; a disk.
 //!
 //! A row of the table names one by a placeholder, such as `{tests-gz}`; what no row names is not made.
 
@@ -59,6 +59,11 @@ const KERNEL_16K: &str = "kernel-16k";
 /// Bytes of the file in the big initrd.
 const BIG: usize = 100 << 20;
 
+/// A disk of [`DISK_PAGES`] pages of 4 KiB, each of which begins with its number.
+const DISK: &str = "disk-base";
+/// 64 MiB.
+const DISK_PAGES: usize = 16384;
+
 /// Makes each that `named` says is wanted; the names are without their braces.
 ///
 /// # Errors
@@ -82,6 +87,11 @@ pub fn make(
         let path = dir.join(BIG_INITRD);
         big_initrd(&guest.initrd, &dir.join("big"), &path)?;
         made.insert(BIG_INITRD, path);
+    }
+    if named(DISK) {
+        let path = dir.join(DISK);
+        ctx::write_if_changed(&path, &numbered_pages(DISK_PAGES))?;
+        made.insert(DISK, path);
     }
     if named(KERNEL_16K) {
         made.insert(KERNEL_16K, setup::ensure_kernel_16k(ctx)?);
@@ -110,6 +120,15 @@ impl Form {
             Self::Pages16K => with_header(read()?, |header| header[24] = 8 | 2 << 1)?,
         })
     }
+}
+
+fn numbered_pages(count: usize) -> Vec<u8> {
+    let mut disk = vec![0; count * 4096];
+    for (number, page) in disk.chunks_exact_mut(4096).enumerate() {
+        let text = format!("page {number} of the disk\n");
+        page[..text.len()].copy_from_slice(text.as_bytes());
+    }
+    disk
 }
 
 fn packed_by(program: &str, file: &Path) -> Result<Vec<u8>> {

@@ -59,8 +59,8 @@ fn switches(vms: &[VmSpec]) -> Vec<SwitchSpec> {
 
 /// What is refused for now, however well it is said.
 fn is_not_yet(error: &SpecError) -> bool {
-    use DeviceFault::{HostNotYet, Unwired, UplinkNotYet};
-    matches!(error.fault, Fault::Device(HostNotYet | UplinkNotYet | Unwired { .. }))
+    use DeviceFault::{HostNotYet, UplinkNotYet};
+    matches!(error.fault, Fault::Device(HostNotYet | UplinkNotYet))
 }
 
 /// One VM with kernel and initrd.

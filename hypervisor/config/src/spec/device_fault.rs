@@ -121,10 +121,4 @@ pub enum DeviceFault {
     /// Uplinks are not there yet.
     #[error("an uplink to the machine's network is not available yet; leave it out, or set it to false")]
     UplinkNotYet,
-    /// The device models are there and nothing makes them yet.
-    #[error("this Merus gives its guests no {what} yet; leave it out")]
-    Unwired {
-        /// Of what there is none.
-        what: &'static str,
-    },
 }

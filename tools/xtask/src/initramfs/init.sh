@@ -17,9 +17,18 @@
 #   merus.script=memory   fill some memory, which must come from above 4 GiB, and read it again ("memory: ok, N MiB" or
 #                         "memory: FAILED ..."), then power off
 #   merus.script=port     say something on ttyAMA1, listen there ("port: heard ...", "port: interrupts N"), say "port: ok" or "port: FAILED ...", power off
+#   merus.script=disk     say what the first disk begins with ("disk: N sectors, ro R, begins with HASH"); unless it is read-only have four
+#                         jobs write a quarter of it (of merus.size KiB) each and read it again past the cache; "disk: ok, N KiB" or
+#                         "disk: FAILED ...", then power off
+#   merus.script=serve    offer a file of merus.size KiB by HTTP at merus.address ("serve: up"), and wait for a power key
+#   merus.script=fetch    fetch it from merus.peer and hold it against its hash ("fetch: ok, N KiB" or "fetch: FAILED ..."), then power off
+#   merus.script=random   read random bytes of the machine's device ("random: ok, NAME" or "random: FAILED ..."), then power off
 #   (none)                a shell; leaving it powers off
 #   merus.cpus=N          demo fails unless N CPUs are online
 #   merus.tag=T           what share and work call themselves
+#   merus.size=N          KiB, of disk, serve and fetch
+#   merus.address=A merus.peer=A
+#                         of serve and fetch: IPv4 addresses of one /24 network
 #   merus.from=S merus.to=S merus.until=S
 #                         the seconds of share
 # A power key that is pressed powers off in `key`, `busy` and the shell; the others end by themselves, or not at all.
@@ -30,7 +39,7 @@ mount -t sysfs sysfs /sys
 # Without it there is no /dev/zero, and a hash of nothing would look like a result.
 mount -t devtmpfs devtmpfs /dev || echo "init: no devtmpfs"
 
-script= cpus= tag=- from=2 to=4 until=4
+script= cpus= tag=- from=2 to=4 until=4 address=10.0.0.1 peer=10.0.0.1 size=
 for word in $(cat /proc/cmdline); do
     case $word in
         merus.script=*) script=${word#*=} ;;
@@ -39,6 +48,9 @@ for word in $(cat /proc/cmdline); do
         merus.from=*) from=${word#*=} ;;
         merus.to=*) to=${word#*=} ;;
         merus.until=*) until=${word#*=} ;;
+        merus.address=*) address=${word#*=} ;;
+        merus.peer=*) peer=${word#*=} ;;
+        merus.size=*) size=${word#*=} ;;
     esac
 done
 tty=$(cat /sys/class/tty/console/active 2>/dev/null)
@@ -266,7 +278,130 @@ memory() {
     fi
 }
 
+hash_of() {
+    hash=$(sha256sum)
+    echo "${hash%% *}"
+}
+
+# Writes job `$1`'s quarter of the disk, whose bytes nobody can guess, and leaves their hash.
+fill() {
+    # By way of files: pipes would make this a test of the scheduler.
+    dd if=/dev/urandom of=/tmp/part.$1 bs=64k count=$((quarter / 64)) iflag=fullblock 2>/dev/null
+    hash_of </tmp/part.$1 >/tmp/sum.$1
+    dd if=/tmp/part.$1 of=/dev/vda bs=64k seek=$(($1 * quarter / 64)) conv=notrunc,fsync 2>/dev/null || echo "disk: FAILED writing $1"
+    rm /tmp/part.$1
+}
+
+# Reads it again.
+hold() {
+    read -r sum </tmp/sum.$1
+    dd if=/dev/vda of=/tmp/part.$1 bs=64k skip=$(($1 * quarter / 64)) count=$((quarter / 64)) 2>/dev/null
+    now=$(hash_of </tmp/part.$1)
+    [ "$now" = "$sum" ] || echo "disk: FAILED $1: $now instead of $sum" | tee /tmp/failed
+}
+
+disk() {
+    devices
+    if ! [ -b /dev/vda ]; then
+        echo "disk: FAILED there is none"
+        return
+    fi
+    read -r sectors </sys/block/vda/size
+    read -r ro </sys/block/vda/ro
+    echo "disk: $sectors sectors, ro $ro, begins with $(dd if=/dev/vda bs=64k count=1 2>/dev/null | hash_of)"
+    # In KiB, and whole pieces of 64 KiB.
+    quarter=$((${size:-$((sectors / 2))} / 4 / 64 * 64))
+    if [ "$ro" = 1 ]; then
+        dd if=/dev/zero of=/dev/vda bs=4k count=1 conv=fsync 2>/dev/null && echo "disk: FAILED a read-only disk was written" && return
+        echo "disk: ok, none written"
+        return
+    fi
+    for job in 0 1 2 3; do
+        fill $job &
+    done
+    wait
+    sync
+    echo 3 >/proc/sys/vm/drop_caches
+    for job in 0 1 2 3; do
+        hold $job &
+    done
+    wait
+    [ -e /tmp/failed ] || echo "disk: ok, $((quarter * 4)) KiB"
+}
+
+# Twice as many bytes as a request has.
+drawn() {
+    dd if=/dev/hwrng of=/tmp/drawn bs=512 count=1 iflag=fullblock 2>/dev/null && hash_of </tmp/drawn
+}
+
+random() {
+    devices
+    read -r name </sys/class/misc/hw_random/rng_current
+    one=$(drawn)
+    if [ -n "$one" ] && [ "$one" != "$(drawn)" ] && [ "$(stat -c %s /tmp/drawn)" = 512 ]; then
+        echo "random: ok, $name"
+    else
+        echo "random: FAILED $name, $one"
+    fi
+}
+
+network() {
+    devices
+    if ! [ -d /sys/class/net/eth0 ]; then
+        echo "$script: FAILED there is no eth0"
+        return 1
+    fi
+    ifconfig eth0 "$address" netmask 255.255.255.0 up
+}
+
+serve() {
+    network || return
+    mkdir -p /www
+    dd if=/dev/urandom of=/www/file bs=64k count=$((size / 64)) iflag=fullblock 2>/dev/null
+    hash_of </www/file >/www/sum
+    httpd -h /www
+    echo "serve: up"
+}
+
+fetch() {
+    network || return
+    tries=0
+    until sum=$(wget -q -O - "http://$peer/sum" 2>/dev/null); do
+        tries=$((tries + 1))
+        if [ $tries = 1000 ]; then
+            echo "fetch: FAILED nobody answers at $peer"
+            return
+        fi
+        sleep 0.1
+    done
+    wget -q -O /tmp/file "http://$peer/file"
+    now=$(hash_of </tmp/file)
+    if [ "$now" = "$sum" ]; then
+        echo "fetch: ok, $size KiB"
+    else
+        echo "fetch: FAILED $now instead of $sum"
+    fi
+    grep eth0 /proc/net/dev
+}
+
 case $script in
+    disk)
+        disk
+        end poweroff
+        ;;
+    random)
+        random
+        end poweroff
+        ;;
+    serve)
+        keys
+        serve
+        while :; do sleep 60; done
+        ;;
+    fetch)
+        fetch
+        end poweroff
+        ;;
     big)
         hash=$(sha256sum </big)
         read -r sum name </big.sum

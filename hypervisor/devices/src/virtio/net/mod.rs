@@ -117,6 +117,11 @@ impl<P: Port> Net<P> {
         &self.port
     }
 
+    /// The port, for whoever looks after it.
+    pub fn port_mut(&mut self) -> &mut P {
+        &mut self.port
+    }
+
     /// Whether its link is up.
     pub fn link(&self) -> bool {
         self.state.link

@@ -1,0 +1,393 @@
+//! A VM's virtio devices but its power key: made from what was asked for, and worked on in the VM's own time.
+//!
+//! | a device works | when |
+//! |---|---|
+//! | inside the guest's exit | its driver notifies it |
+//! | at the gate, on a vCPU's way into the guest ([`Io::attend`]) | something happened outside: a frame has come, memory for what is written is wanted |
+//!
+//! Whoever makes something happen *calls* ([`Calls::call`]): that notes the device and has one vCPU of the VM, its *attendant*, look
+//! before it enters its guest the next time; a blocked one wakes for it. So a device's work is never another VM's time, and whoever calls
+//! takes no device's lock.
+
+use crate::machine::Machine;
+use addr::{Ipa, PAGE_SIZE, Pa, Span};
+use alloc::boxed::Box;
+use alloc::format;
+use alloc::string::String;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+use bus::GuestMemory;
+use config::map;
+use config::spec::{DiskSource, NetSpec, SwitchSpec, VirtioDevice, VmSpec};
+use core::sync::atomic::{AtomicU32, Ordering};
+use devices::virtio::Device;
+use devices::virtio::blk::Blk;
+use devices::virtio::mmio::Mmio;
+use devices::virtio::net::{self, Net, RECEIVEQ};
+use devices::virtio::rng::{REQUESTQ, Rng, Source};
+use guest_smccc::entropy::Drbg;
+use host::disk::{SECTOR, SERIAL};
+use host::port::{Bell, Incoming, Mac, Outgoing, Port, Sent, Stats};
+use memory::AccountId;
+use store::{Cow, Frames};
+use switch::{Clock, PortConfig, Switch, SwitchPort};
+use sync::{Rank, SpinLock};
+use vgic::VcpuId;
+use vm::{DeviceHandle, Requests, SpiLine, VgicPort, Vm};
+
+/// What has happened to a VM's devices, and who is to look.
+pub struct Calls {
+    /// By slot.
+    due: AtomicU32,
+    /// A vCPU that is on.
+    attendant: AtomicU32,
+    vgic: Arc<VgicPort>,
+}
+
+impl Calls {
+    /// Something has happened to the device in `slot`. A device's lock may be held.
+    pub fn call(&self, slot: u32) {
+        self.due.fetch_or(1 << slot, Ordering::AcqRel);
+        self.vgic.ask(self.attendant.load(Ordering::SeqCst), Requests::DEVICES);
+    }
+}
+
+/// A generator of the VM's own: nothing that is taken from it is missing elsewhere, and its work is done in the VM's time.
+struct OwnRandom(Drbg);
+
+impl Source for OwnRandom {
+    fn fill(&mut self, into: &mut [u8]) -> usize {
+        self.0.draw(into);
+        into.len()
+    }
+}
+
+/// A disk's pages, which nobody else reaches.
+struct OwnFrames {
+    calls: Arc<Calls>,
+    slot: u32,
+}
+
+impl Frames for OwnFrames {
+    fn read(&self, at: Pa, into: &mut [u8]) {
+        el2::ram::read(at, into);
+    }
+    fn write(&mut self, at: Pa, from: &[u8]) {
+        el2::ram::write(at, from);
+    }
+    fn wanted(&mut self) {
+        self.calls.call(self.slot);
+    }
+}
+
+/// An image of the bundle's and what its VM wrote.
+type Image = Cow<&'static [u8], OwnFrames>;
+
+/// Frames that a disk is given in a step.
+const FRAMES: usize = 16;
+/// Pages of a disk that are looked at in a step when it is given back.
+const RELEASED: usize = 128;
+/// Bytes that wait at a VM's port of a switch, at most.
+const QUEUE: usize = 128 << 10;
+
+/// Frames have come for a VM.
+struct Ring {
+    calls: Arc<Calls>,
+    slot: u32,
+}
+
+impl Bell for Ring {
+    fn ring(&self) {
+        self.calls.call(self.slot);
+    }
+}
+
+/// A VM's place at a switch, until the VM ends.
+struct Plug(Option<SwitchPort>);
+
+impl Port for Plug {
+    fn start(&mut self, checksums: bool) {
+        if let Some(port) = &mut self.0 {
+            port.start(checksums);
+        }
+    }
+    fn stop(&mut self) {
+        if let Some(port) = &mut self.0 {
+            port.stop();
+        }
+    }
+    fn send<E>(
+        &mut self,
+        frame: &Outgoing,
+        most: usize,
+        rest: impl FnMut(&mut [u8]) -> Result<(), E>,
+    ) -> Result<Sent, E> {
+        match &mut self.0 {
+            Some(port) => port.send(frame, most, rest),
+            None => Ok(Sent { copied: 0, more: false }),
+        }
+    }
+    fn receive<T>(&mut self, nth: usize, act: impl FnOnce(Incoming<'_>) -> T) -> Option<T> {
+        self.0.as_mut()?.receive(nth, act)
+    }
+    fn discard(&mut self, count: usize) {
+        if let Some(port) = &mut self.0 {
+            port.discard(count);
+        }
+    }
+    fn stats(&self) -> Stats {
+        self.0.as_ref().map_or(Stats::default(), Port::stats)
+    }
+}
+
+struct Seconds;
+
+impl Clock for Seconds {
+    fn seconds(&self) -> u32 {
+        (crate::time::now_ns() / 1_000_000_000) as u32
+    }
+}
+
+/// The machine's switches, by name. There are as many as the bundle describes.
+#[derive(Default)]
+pub struct Switches(Vec<(String, Arc<Switch>)>);
+
+impl Switches {
+    /// Makes them. `seed`: as [`Switch::new`] asks for it, anew for each.
+    pub fn new(specs: &[SwitchSpec], mut seed: impl FnMut() -> u64) -> Self {
+        Self(specs.iter().map(|spec| (spec.name.clone(), Switch::new(Box::new(Seconds), seed()))).collect())
+    }
+
+    fn get(&self, name: &str) -> Option<&Arc<Switch>> {
+        self.0.iter().find(|(known, _)| known == name).map(|(_, switch)| switch)
+    }
+}
+
+type Handle<D> = Arc<SpinLock<Mmio<D, SpiLine>>>;
+
+/// A device, as Merus itself knows it.
+enum Kind {
+    Rng(Handle<Rng<OwnRandom>>),
+    Image(Handle<Blk<Image>>),
+    Net(Handle<Net<Plug>>),
+}
+
+impl Kind {
+    fn handle(&self) -> DeviceHandle {
+        match self {
+            Self::Rng(device) => device.clone(),
+            Self::Image(device) => device.clone(),
+            Self::Net(device) => device.clone(),
+        }
+    }
+
+    /// A step, for a VM whose account is `account`. `true`: there is more to do.
+    fn attend(&self, machine: &Machine, account: AccountId) -> bool {
+        match self {
+            Self::Image(device) => {
+                let wants = device.lock().device().disk().wants();
+                let frames = take_frames(machine, account, wants.min(FRAMES));
+                let mut device = device.lock();
+                let disk = device.device_mut().disk_mut();
+                let got = give_frames(disk, frames, |frame| give_back(machine, account, frame));
+                if got == 0 && wants != 0 {
+                    disk.refuse();
+                }
+                let more = got != 0 && disk.wants() != 0;
+                device.poke(0);
+                more || device.is_due()
+            }
+            Self::Net(device) => {
+                let mut device = device.lock();
+                device.poke(RECEIVEQ);
+                // The other queue may be due as well, and its driver's store must wait for this to end.
+                device.is_due() && device.run_due()
+            }
+            Self::Rng(device) => {
+                let mut device = device.lock();
+                device.poke(REQUESTQ);
+                device.is_due()
+            }
+        }
+    }
+}
+
+/// Pages for a disk, charged to the VM: as many as there are, up to `most`.
+fn take_frames(machine: &Machine, account: AccountId, most: usize) -> Vec<Pa> {
+    let mut memory = machine.memory.lock();
+    let mut frames = Vec::with_capacity(most);
+    while frames.len() < most {
+        // Their contents do not matter, and where they came from is the account's business.
+        let Ok(page) = memory.pages(account, 1) else { break };
+        frames.push(page.span().start());
+    }
+    frames
+}
+
+/// Gives a disk its frames; how many it took. What it does not want goes `back`.
+fn give_frames(disk: &mut Image, frames: Vec<Pa>, mut back: impl FnMut(Pa)) -> usize {
+    let mut given = 0;
+    for frame in frames {
+        match disk.give(frame) {
+            Ok(()) => given += 1,
+            Err(frame) => back(frame),
+        }
+    }
+    given
+}
+
+fn give_back(machine: &Machine, account: AccountId, frame: Pa) {
+    if let Some(page) = Span::new(frame, PAGE_SIZE) {
+        machine.memory.lock().take_back_pages(account, page);
+    }
+}
+
+/// A VM's devices.
+pub struct Io {
+    devices: Vec<(u32, Kind)>,
+    calls: Arc<Calls>,
+}
+
+impl Io {
+    /// Makes them; `memory` is the guest's.
+    ///
+    /// # Errors
+    /// Why one cannot be made.
+    pub fn new(
+        machine: &Machine,
+        spec: &VmSpec,
+        vgic: &Arc<VgicPort>,
+        memory: &Arc<dyn GuestMemory>,
+    ) -> Result<Self, String> {
+        let calls = Arc::new(Calls { due: AtomicU32::new(0), attendant: AtomicU32::new(0), vgic: vgic.clone() });
+        let mut devices = Vec::new();
+        for (slot, what) in spec.virtio_slots() {
+            let line = SpiLine::new(vgic.clone(), map::SPI_BASE.wrapping_add(map::virtio_spi(slot)));
+            let kind = match what {
+                VirtioDevice::Rng => Kind::Rng(device(random(machine)?, line, memory)),
+                VirtioDevice::Disk(number) => {
+                    let frames = OwnFrames { calls: calls.clone(), slot };
+                    Kind::Image(device(image(machine, spec, number, frames)?, line, memory))
+                }
+                VirtioDevice::Net(number) => {
+                    let ring = Ring { calls: calls.clone(), slot };
+                    Kind::Net(device(card(machine, spec, number, ring)?, line, memory))
+                }
+                VirtioDevice::PowerKey => continue,
+            };
+            devices.push((slot, kind));
+        }
+        Ok(Self { devices, calls })
+    }
+
+    /// Their windows.
+    pub fn windows(&self) -> impl Iterator<Item = (Ipa, u64, DeviceHandle)> + '_ {
+        self.devices.iter().map(|(slot, kind)| (map::virtio_base(*slot), map::VIRTIO_SIZE, kind.handle()))
+    }
+
+    /// Works on what there were calls for, a step a device, for a vCPU that is on its way into its guest. `true`: there is more to do,
+    /// after others had their turn.
+    pub fn attend(&self, machine: &Machine, account: AccountId) -> bool {
+        let due = self.calls.due.swap(0, Ordering::AcqRel);
+        let mut left = 0;
+        for (slot, kind) in self.devices.iter().filter(|(slot, _)| due & 1 << slot != 0) {
+            left |= u32::from(kind.attend(machine, account)) << slot;
+        }
+        self.calls.due.fetch_or(left, Ordering::AcqRel);
+        left != 0
+    }
+
+    /// vCPU `vcpu` has turned itself off: if it was the attendant, another one is.
+    pub fn leaves(&self, vm: &Vm, vcpu: VcpuId) {
+        while self.calls.attendant.load(Ordering::SeqCst) == vcpu {
+            let Some(next) = vm.another_on(vcpu) else { return };
+            self.calls.attendant.store(next, Ordering::SeqCst);
+            if self.calls.due.load(Ordering::SeqCst) != 0 {
+                self.calls.vgic.ask(next, Requests::DEVICES);
+            }
+            // Whoever turns itself off from here on finds itself the attendant.
+            if vm.is_on(next) {
+                return;
+            }
+            self.calls.attendant.store(vcpu, Ordering::SeqCst);
+        }
+    }
+
+    /// The VM has ended, and nothing reaches its devices: it leaves its switches, and a step of giving back what its disks have taken.
+    /// `true`: all has gone.
+    pub fn give_back(&self, machine: &Machine, account: AccountId) -> bool {
+        for (_, kind) in &self.devices {
+            match kind {
+                Kind::Rng(_) => {}
+                Kind::Image(disk) => {
+                    let mut frames = Vec::with_capacity(RELEASED);
+                    let all = disk.lock().device_mut().disk_mut().release(RELEASED, |frame| frames.push(frame));
+                    frames.into_iter().for_each(|frame| give_back(machine, account, frame));
+                    if !all {
+                        return false;
+                    }
+                }
+                Kind::Net(card) => {
+                    let port = card.lock().device_mut().port_mut().0.take();
+                    drop(port);
+                }
+            }
+        }
+        true
+    }
+
+    /// After a reset of the VM, whose devices are reset: vCPU 0 is on, and nothing has happened.
+    pub fn reset(&self) {
+        self.calls.due.store(0, Ordering::SeqCst);
+        self.calls.attendant.store(0, Ordering::SeqCst);
+    }
+}
+
+fn device<D: Device>(device: D, line: SpiLine, memory: &Arc<dyn GuestMemory>) -> Handle<D> {
+    Arc::new(SpinLock::new(Rank::Device, Mmio::new(device, line, memory.clone())))
+}
+
+fn random(machine: &Machine) -> Result<Rng<OwnRandom>, String> {
+    let own = machine.entropy.lock().as_mut().map(Drbg::child);
+    let own = own.ok_or("rng = true: the machine has no random numbers to give; leave it out")?;
+    Ok(Rng::new(OwnRandom(own)))
+}
+
+fn image(machine: &Machine, spec: &VmSpec, number: usize, frames: OwnFrames) -> Result<Blk<Image>, String> {
+    let disk = spec.disks.get(number).ok_or("a disk that is not described")?;
+    let DiskSource::Image(image) = &disk.source else {
+        return Err(format!("disk {number}: host disks are not available yet; give an image"));
+    };
+    let from = image.offset as usize;
+    let bytes = machine.bundle.get(from..from.saturating_add(image.size as usize));
+    let bytes = bytes.ok_or_else(|| format!("disk {number}: its image is not in the bundle"))?;
+    let mut serial = [0; SERIAL];
+    serial.iter_mut().zip(spec.serial(number).bytes()).for_each(|(to, byte)| *to = byte);
+    let store = Cow::new(bytes, frames, image.size / SECTOR, disk.readonly, serial);
+    Ok(Blk::new(store.ok_or_else(|| format!("disk {number}: it is larger than {} GiB", store::LARGEST >> 30))?))
+}
+
+fn card(machine: &Machine, spec: &VmSpec, number: usize, ring: Ring) -> Result<Net<Plug>, String> {
+    let net = spec.nets.get(number).ok_or("a network card that is not described")?;
+    let switch = machine.switches.get(&net.switch);
+    let switch = switch.ok_or_else(|| format!("net {number}: the machine has no switch \"{}\"", net.switch))?;
+    let mac = Mac(spec.mac(number).0);
+    let port =
+        switch.attach(&port_config(net, mac), Box::new(ring)).map_err(|error| format!("net {number}: {error}"))?;
+    Ok(Net::new(Plug(Some(port)), net::Config { mac, mtu: net.mtu }))
+}
+
+fn port_config(net: &NetSpec, mac: Mac) -> PortConfig {
+    let guest = PortConfig { isolated: net.isolated, mtu: net.mtu, ..PortConfig::guest(mac) };
+    // As many of the longest frames as a port must have room for, whatever its MTU.
+    PortConfig { queue: QUEUE.max(8 * guest.longest()), ..guest }
+}
+
+/// Bytes of the heap that a VM's devices take at most.
+pub fn heap_for(spec: &VmSpec) -> usize {
+    const A_DEVICE: usize = 16 << 10;
+    let disks = spec.disks.iter().filter_map(|disk| disk.image());
+    let disks: usize = disks.map(|image| A_DEVICE + (image.size >> 20) as usize).sum();
+    let nets = spec.nets.iter().map(|net| A_DEVICE + port_config(net, Mac([0; 6])).memory());
+    disks + nets.sum::<usize>() + if spec.rng { A_DEVICE } else { 0 }
+}
