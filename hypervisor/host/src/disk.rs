@@ -232,6 +232,48 @@ impl<D: Disk + ?Sized> Disk for Box<D> {
     }
 }
 
+/// A disk of the machine's, as its driver answers for it. Those who share it each have some of its tags, so that nobody waits for another
+/// to finish: what a [`Disk`] says in order, a drive says of each tag.
+///
+/// Every method is bounded, and nothing allocates. The requester's bytes are copied in [`Drive::submit`] and [`Drive::finish`]; what the
+/// device itself reads and writes between the two is the driver's own memory.
+pub trait Drive: Send {
+    /// What it is like; [`DiskShape::depth`] is not 0.
+    fn shape(&self) -> DiskShape;
+    /// As [`Disk::submit`].
+    fn submit(&mut self, tag: Tag, request: Request, data: &mut dyn Data) -> Result<Progress, DiskError>;
+    /// Takes what the device has to say: for its interrupt, or whenever somebody would like to know. Nobody's bytes are copied.
+    fn attend(&mut self);
+    /// Whether this request has ended and is to be finished.
+    fn has_ended(&self, tag: Tag) -> bool;
+    /// As [`Disk::finish`], of a request that has ended.
+    fn finish(&mut self, tag: Tag, data: Option<&mut dyn Data>) -> Result<(), DiskError>;
+    /// The device has taken too long over this request, which has not ended: from here on it has, with [`DiskError::Io`]. What the device
+    /// still does to the request's memory stays without effect on any other's.
+    fn give_up(&mut self, tag: Tag);
+}
+
+impl<D: Drive + ?Sized> Drive for Box<D> {
+    fn shape(&self) -> DiskShape {
+        (**self).shape()
+    }
+    fn submit(&mut self, tag: Tag, request: Request, data: &mut dyn Data) -> Result<Progress, DiskError> {
+        (**self).submit(tag, request, data)
+    }
+    fn attend(&mut self) {
+        (**self).attend();
+    }
+    fn has_ended(&self, tag: Tag) -> bool {
+        (**self).has_ended(tag)
+    }
+    fn finish(&mut self, tag: Tag, data: Option<&mut dyn Data>) -> Result<(), DiskError> {
+        (**self).finish(tag, data)
+    }
+    fn give_up(&mut self, tag: Tag) {
+        (**self).give_up(tag);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
