@@ -37,6 +37,34 @@ pub fn sleep_until(end: u64) {
     }
 }
 
+/// A timer of the guest's that fires each `tick=` microseconds while it works; none with 0. QEMU with `-icount` gives one CPU all the
+/// turns until the next timer, a tenth of a second at most: a pCPU without a tick would have another one stand still for so long, and
+/// what each vCPU had the other pCPU's time for would say more about QEMU than about Merus.
+struct Tick(u64);
+
+impl Tick {
+    fn start() -> Self {
+        let tick = Self(ticks(argument("tick", 0)));
+        tick.arm();
+        tick
+    }
+
+    fn arm(&self) {
+        if self.0 != 0 {
+            Timer::Virtual.set_cval(now() + self.0);
+            Timer::Virtual.set_ctl(ENABLE);
+        }
+    }
+
+    /// Takes it if it has fired. Interrupts are masked.
+    fn poll(&self) {
+        if self.0 != 0 && gic::acknowledge() == TIMER {
+            self.arm();
+            gic::end(TIMER);
+        }
+    }
+}
+
 /// Sleeps until `from=`, works from there to `to=` and on to `until=`, in milliseconds of the physical counter, and prints how much it did between the
 /// first two: in thousandths of what it would have done undisturbed; and how long it had the pCPU meanwhile, in microseconds: batches
 /// that took far longer than the quickest had somebody else's turn in them.
@@ -46,7 +74,9 @@ pub fn share() {
     check!(Timer::Physical.now() < from + ticks(5000), "it is {} ticks late", Timer::Physical.now() - from);
     // The quickest is the one that nothing came in between.
     let (mut least, mut done, mut had) = (u64::MAX, 0, 0);
+    let tick = Tick::start();
     loop {
+        tick.poll();
         let start = Timer::Physical.now();
         if start >= until {
             break;
