@@ -11,7 +11,7 @@ use spin::mutex::SpinMutex;
 use talc::{TalcLock, source::Claim};
 
 /// Bytes of the reserve.
-pub const RESERVE: usize = 896 << 10;
+pub const RESERVE: usize = 640 << 10;
 
 #[cfg(target_os = "none")]
 #[repr(C, align(4096))]
