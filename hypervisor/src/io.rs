@@ -29,6 +29,7 @@ use guest_smccc::entropy::Drbg;
 use host::disk::{SECTOR, SERIAL};
 use host::port::{Bell, Incoming, Mac, Outgoing, Port, Sent, Stats};
 use memory::AccountId;
+use proto::DeviceCounts;
 use store::{Cow, Frames};
 use switch::{Clock, PortConfig, Switch, SwitchPort};
 use sync::{Rank, SpinLock};
@@ -86,7 +87,7 @@ type Image = Cow<&'static [u8], OwnFrames>;
 /// Frames that a disk is given in a step.
 const FRAMES: usize = 16;
 /// Pages of a disk that are looked at in a step when it is given back.
-const RELEASED: usize = 128;
+const RELEASED: usize = 32;
 /// Bytes that wait at a VM's port of a switch, at most.
 const QUEUE: usize = 128 << 10;
 
@@ -178,6 +179,55 @@ impl Kind {
             Self::Rng(device) => device.clone(),
             Self::Image(device) => device.clone(),
             Self::Net(device) => device.clone(),
+        }
+    }
+
+    /// What it has done.
+    fn counts(&self) -> DeviceCounts {
+        match self {
+            Self::Rng(device) => {
+                let device = device.lock();
+                let stats = device.device().stats();
+                let depth = device.device().is_waiting().into();
+                let errors = device.stats().broken;
+                DeviceCounts {
+                    reads: stats.requests,
+                    read_bytes: stats.bytes,
+                    errors,
+                    depth,
+                    ..DeviceCounts::default()
+                }
+            }
+            Self::Image(device) => {
+                let device = device.lock();
+                let stats = device.device().stats();
+                DeviceCounts {
+                    reads: stats.reads,
+                    read_bytes: stats.read_bytes,
+                    writes: stats.writes,
+                    written_bytes: stats.written_bytes,
+                    others: stats.flushes.saturating_add(stats.discards),
+                    errors: stats.errors.saturating_add(device.stats().broken),
+                    depth: stats.depth,
+                    deepest: stats.deepest,
+                    ..DeviceCounts::default()
+                }
+            }
+            Self::Net(device) => {
+                let device = device.lock();
+                let (card, port) = (device.device().stats(), device.device().port().stats());
+                let gone = [card.bad, card.down, card.small, port.missed, device.stats().broken];
+                DeviceCounts {
+                    reads: port.received,
+                    read_bytes: port.received_bytes,
+                    writes: port.sent,
+                    written_bytes: port.sent_bytes,
+                    errors: gone.iter().chain(&port.lost).fold(0, |sum, count| sum.saturating_add(*count)),
+                    lost: port.lost,
+                    depth: port.waiting,
+                    ..DeviceCounts::default()
+                }
+            }
         }
     }
 
@@ -283,6 +333,11 @@ impl Io {
     /// Their windows.
     pub fn windows(&self) -> impl Iterator<Item = (Ipa, u64, DeviceHandle)> + '_ {
         self.devices.iter().map(|(slot, kind)| (map::virtio_base(*slot), map::VIRTIO_SIZE, kind.handle()))
+    }
+
+    /// What the device in `slot` has done.
+    pub fn counts(&self, slot: u32) -> Option<DeviceCounts> {
+        self.devices.iter().find(|(known, _)| *known == slot).map(|(_, kind)| kind.counts())
     }
 
     /// Works on what there were calls for, a step a device, for a vCPU that is on its way into its guest. `true`: there is more to do,

@@ -16,7 +16,10 @@ use config::setting::Setting;
 use config::spec::{GroupSpec, VmSpec};
 use control::{Channel, Control, Host, Region, Source, Usage, VmNumber};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use proto::{Bytes, ConsolePart, LogRow, MAX_CHUNK, MachineRow, Page, PcpuRow, Refusal, StopKind, TraceRow, VcpuRow};
+use proto::{
+    Bytes, ConsolePart, DeviceCounts, LogRow, MAX_CHUNK, MachineRow, Page, PcpuRow, Refusal, StopKind, TraceRow,
+    VcpuRow,
+};
 use sync::{Rank, SpinLock};
 use vm::StopReason;
 
@@ -305,6 +308,9 @@ impl Host for Machinery<'_> {
         let machine = Machinery::machine(self);
         let guest = machine.guest(vm)?;
         Some(rows::vcpu(self.cpu, &guest, vcpu))
+    }
+    fn device(&self, vm: VmNumber, slot: u32) -> Option<DeviceCounts> {
+        Machinery::machine(self).guest(vm)?.io.counts(slot)
     }
     fn pcpu(&self, number: u32) -> Option<PcpuRow> {
         rows::pcpu(Machinery::machine(self), number)

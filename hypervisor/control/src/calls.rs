@@ -4,7 +4,7 @@ use crate::events::Events;
 use crate::host::{Host, VmNumber};
 use crate::objects::{Object, Objects};
 use crate::registry::{MAX_VMS, Origin, Record, Registry};
-use crate::rows::row;
+use crate::rows::{device_rows, row};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -54,7 +54,7 @@ impl Control {
     }
 
     /// Does what is asked, or refuses and changes nothing.
-    pub fn call(&mut self, host: &mut impl Host, call: Call) -> Reply {
+    pub fn call(&mut self, host: &mut dyn Host, call: Call) -> Reply {
         Ok(match call {
             Call::Machine => {
                 let mut row = host.machine();
@@ -70,6 +70,10 @@ impl Control {
                 let record = self.find(&vm)?;
                 let rows = (from..record.spec.vcpus).filter_map(|index| host.vcpu(record.number, index));
                 Answer::Vcpus(Page::fill(from.into(), 0, rows))
+            }
+            Call::Devices { vm, from } => {
+                let rows = device_rows(host, self.find(&vm)?).skip(from as usize);
+                Answer::Devices(Page::fill(from.into(), 0, rows))
             }
             Call::Pcpus { from } => {
                 Answer::Pcpus(Page::fill(from.into(), 0, (from..self.pcpus).filter_map(|n| host.pcpu(n))))
@@ -142,7 +146,7 @@ impl Control {
     }
 
     /// Puts the boot bundle's VM into the books, to run at once, and begins to make it. Its group has to be there.
-    pub fn boot(&mut self, host: &mut impl Host, spec: VmSpec) -> Result<(), Refusal> {
+    pub fn boot(&mut self, host: &mut dyn Host, spec: VmSpec) -> Result<(), Refusal> {
         self.admit(host, spec, Origin::Boot, Origin::Boot, true)
     }
 
@@ -167,7 +171,7 @@ impl Control {
     }
 
     /// Lets go of power keys that were held long enough, and ends those whose grace is over.
-    pub fn poll(&mut self, host: &mut impl Host) {
+    pub fn poll(&mut self, host: &mut dyn Host) {
         let now = host.now_ns();
         for record in self.registry.iter_mut().filter(|r| r.key_up_at.is_some_and(|at| at <= now)) {
             record.key_up_at = None;
@@ -203,7 +207,7 @@ impl Control {
         Ok(record.number)
     }
 
-    fn create(&mut self, host: &mut impl Host, new: NewVm) -> Result<Answer, Refusal> {
+    fn create(&mut self, host: &mut dyn Host, new: NewVm) -> Result<Answer, Refusal> {
         let (kernel, from) = self.payload(&new.kernel, PayloadKind::Kernel)?;
         let initrd = new.initrd.as_ref().map(|p| self.payload(p, PayloadKind::Ramdisk)).transpose()?;
         let mut spec = VmSpec {
@@ -263,7 +267,7 @@ impl Control {
 
     fn admit(
         &mut self,
-        host: &mut impl Host,
+        host: &mut dyn Host,
         spec: VmSpec,
         kernel: Origin,
         initrd: Origin,
@@ -322,7 +326,7 @@ impl Control {
         }
     }
 
-    fn start(&mut self, host: &mut impl Host, vm: &str) -> Result<Answer, Refusal> {
+    fn start(&mut self, host: &mut dyn Host, vm: &str) -> Result<Answer, Refusal> {
         let record = self.find(vm)?;
         match record.state {
             VmState::Created => {
@@ -346,7 +350,7 @@ impl Control {
         Ok(Answer::Done)
     }
 
-    fn stop(&mut self, host: &mut impl Host, vm: &str, grace_ms: u32) -> Result<Answer, Refusal> {
+    fn stop(&mut self, host: &mut dyn Host, vm: &str, grace_ms: u32) -> Result<Answer, Refusal> {
         let now = host.now_ns();
         let record = self.find_mut(vm)?;
         let number = record.number;
@@ -369,7 +373,7 @@ impl Control {
         Ok(Answer::Done)
     }
 
-    fn destroy(&mut self, host: &mut impl Host, vm: &str) -> Result<Answer, Refusal> {
+    fn destroy(&mut self, host: &mut dyn Host, vm: &str) -> Result<Answer, Refusal> {
         let record = self.find(vm)?;
         match record.state {
             VmState::Created | VmState::Stopped(_) => {}

@@ -29,7 +29,7 @@ impl Channel {
     }
 
     /// Takes a byte; at the end of a frame, does what it asks.
-    pub fn receive(&mut self, control: &mut Control, host: &mut impl Host, byte: u8) {
+    pub fn receive(&mut self, control: &mut Control, host: &mut dyn Host, byte: u8) {
         match self.decoder.push(byte) {
             None => {}
             Some(Ok(frame)) => {

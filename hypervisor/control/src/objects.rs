@@ -69,7 +69,7 @@ impl Objects {
     }
 
     /// Begins an upload or finds it; returns how much is there.
-    pub fn put(&mut self, host: &mut impl Host, hash: Hash, size: u64, name: &str) -> Result<u64, Refusal> {
+    pub fn put(&mut self, host: &mut dyn Host, hash: Hash, size: u64, name: &str) -> Result<u64, Refusal> {
         if let Some(object) = self.list.iter().find(|o| o.hash == hash) {
             // The hash is of all bytes, so another length can only be a mistake.
             return if object.size == size { Ok(object.there) } else { Err(Refusal::Hash) };
@@ -95,7 +95,7 @@ impl Objects {
     }
 
     /// The next bytes of an upload; returns how much is there.
-    pub fn chunk(&mut self, host: &mut impl Host, hash: &Hash, offset: u64, bytes: &[u8]) -> Result<u64, Refusal> {
+    pub fn chunk(&mut self, host: &mut dyn Host, hash: &Hash, offset: u64, bytes: &[u8]) -> Result<u64, Refusal> {
         let missing = || Refusal::NoSuchObject(alloc::format!("{hash}"));
         let place = self.list.iter().position(|o| o.hash == *hash).ok_or_else(missing)?;
         let object = self.list.get_mut(place).ok_or_else(missing)?;
@@ -131,7 +131,7 @@ impl Objects {
     }
 
     /// Gives up an object.
-    pub fn forget(&mut self, host: &mut impl Host, hash: &Hash) -> Result<(), Refusal> {
+    pub fn forget(&mut self, host: &mut dyn Host, hash: &Hash) -> Result<(), Refusal> {
         let place = self.list.iter().position(|o| o.hash == *hash);
         let place = place.ok_or_else(|| Refusal::NoSuchObject(alloc::format!("{hash}")))?;
         host.object_free(self.list.remove(place).region);

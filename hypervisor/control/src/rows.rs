@@ -2,12 +2,13 @@
 
 use crate::registry::{Origin, Record};
 use crate::{Control, Host};
-use alloc::string::ToString;
-use config::spec::{GroupSpec, PayloadRef};
-use proto::{GroupRow, ObjectRow, VmRow};
+use alloc::format;
+use alloc::string::{String, ToString};
+use config::spec::{DiskSource, GroupSpec, PayloadRef, VirtioDevice, VmSpec};
+use proto::{DeviceRow, GroupRow, ObjectRow, VmRow};
 
 impl Control {
-    pub(crate) fn group_row(&self, host: &impl Host, index: usize, group: &GroupSpec) -> GroupRow {
+    pub(crate) fn group_row(&self, host: &dyn Host, index: usize, group: &GroupSpec) -> GroupRow {
         GroupRow {
             name: group.name.clone(),
             weight: group.weight,
@@ -39,7 +40,7 @@ impl Control {
 }
 
 /// A VM's.
-pub(crate) fn row(host: &impl Host, record: &Record) -> VmRow {
+pub(crate) fn row(host: &dyn Host, record: &Record) -> VmRow {
     let usage = host.usage(record.number);
     let spec = &record.spec;
     VmRow {
@@ -60,5 +61,38 @@ pub(crate) fn row(host: &impl Host, record: &Record) -> VmRow {
         exits: usage.exits,
         resets: record.resets,
         console: usage.console,
+        devices: devices(spec).count() as u32,
     }
+}
+
+/// A VM's devices that have rows, with their slots.
+fn devices(spec: &VmSpec) -> impl Iterator<Item = (u32, VirtioDevice)> + '_ {
+    spec.virtio_slots().filter(|(_, device)| *device != VirtioDevice::PowerKey)
+}
+
+/// What a VM's device is called, and what it is.
+fn words(spec: &VmSpec, device: VirtioDevice) -> (String, String) {
+    match device {
+        VirtioDevice::Disk(n) => {
+            let what = spec.disks.get(n).map_or("", |disk| match &disk.source {
+                DiskSource::Image(image) => &image.name,
+                DiskSource::Host(host) => host,
+            });
+            let readonly = spec.disks.get(n).is_some_and(|disk| disk.readonly);
+            (format!("disk{n}"), format!("{what}{}", if readonly { ", read-only" } else { "" }))
+        }
+        VirtioDevice::Net(n) => {
+            let switch = spec.nets.get(n).map_or("", |net| &net.switch);
+            (format!("net{n}"), format!("{switch}, {}", spec.mac(n)))
+        }
+        VirtioDevice::Rng | VirtioDevice::PowerKey => (config::spec::key::RNG.into(), String::new()),
+    }
+}
+
+/// The rows of a VM's devices.
+pub(crate) fn device_rows<'a>(host: &'a dyn Host, record: &'a Record) -> impl Iterator<Item = DeviceRow> + 'a {
+    devices(&record.spec).map(|(slot, device)| {
+        let (name, what) = words(&record.spec, device);
+        DeviceRow { name, what, counts: host.device(record.number, slot).unwrap_or_default() }
+    })
 }

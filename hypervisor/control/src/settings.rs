@@ -9,7 +9,7 @@ use proto::{Answer, EventKind, Refusal, Target};
 
 impl Control {
     /// Makes one of the boot bundle's groups.
-    pub fn boot_group(&mut self, host: &mut impl Host, spec: GroupSpec) -> Result<(), Refusal> {
+    pub fn boot_group(&mut self, host: &mut dyn Host, spec: GroupSpec) -> Result<(), Refusal> {
         if let Some(error) = spec.faults().into_iter().next() {
             return Err(fault(error));
         }
@@ -18,7 +18,7 @@ impl Control {
 
     pub(crate) fn set(
         &mut self,
-        host: &mut impl Host,
+        host: &mut dyn Host,
         target: &Target,
         key: &str,
         value: &str,
@@ -62,7 +62,7 @@ impl Control {
         Ok(Answer::Done)
     }
 
-    pub(crate) fn make_group(&mut self, host: &mut impl Host, name: &str) -> Result<Answer, Refusal> {
+    pub(crate) fn make_group(&mut self, host: &mut dyn Host, name: &str) -> Result<Answer, Refusal> {
         spec::check_name(name).map_err(|f| spec_fault(key::GROUP, f))?;
         if self.registry.group(name).is_some() {
             return Ok(Answer::Done);
@@ -74,7 +74,7 @@ impl Control {
         Ok(Answer::Done)
     }
 
-    fn add_group(&mut self, host: &mut impl Host, group: GroupSpec) -> Result<(), Refusal> {
+    fn add_group(&mut self, host: &mut dyn Host, group: GroupSpec) -> Result<(), Refusal> {
         if self.registry.groups.len() >= MAX_GROUPS {
             return Err(Refusal::Limit { what: "groups".into(), most: MAX_GROUPS as u64 });
         }

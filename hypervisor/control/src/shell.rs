@@ -17,6 +17,7 @@ use proto::{Answer, Call};
 pub const HELP: &str = "\
 list                      the VMs
 info VM | vcpus VM        one of them, its vCPUs
+devices VM                its disks and network cards
 pcpus | machine | groups  the machine
 objects                   payloads to make VMs of
 create VM kernel=NAME memory=SIZE [vcpus=N] [initrd=NAME] [group=G] [KEY=VALUE...] [cmdline=THE REST]
@@ -103,7 +104,7 @@ impl Shell {
     ///
     /// # Errors
     /// Those of `out`.
-    pub fn begin(&mut self, line: &str, out: &mut impl Write) -> fmt::Result {
+    pub fn begin(&mut self, line: &str, out: &mut dyn Write) -> fmt::Result {
         match parse::command(line) {
             Ok(Command::Nothing) => {}
             Ok(Command::Help) => writeln!(out, "{HELP}")?,
@@ -122,8 +123,8 @@ impl Shell {
     pub fn step(
         &mut self,
         control: &mut Control,
-        host: &mut impl Host,
-        out: &mut impl Write,
+        host: &mut dyn Host,
+        out: &mut dyn Write,
     ) -> Result<Progress, fmt::Error> {
         if core::mem::take(&mut self.leave) {
             return Ok(Progress::Leave);
@@ -155,8 +156,8 @@ impl Shell {
         &mut self,
         mut reading: Reading,
         control: &mut Control,
-        host: &mut impl Host,
-        out: &mut impl Write,
+        host: &mut dyn Host,
+        out: &mut dyn Write,
     ) -> Result<Progress, fmt::Error> {
         let part = match control.call(host, Call::Console { vm: reading.vm.clone(), from: reading.from }) {
             Ok(Answer::Console(part)) => part,
@@ -192,6 +193,7 @@ fn go_on(call: &Call, from: u64) -> Option<Call> {
     Some(match call {
         Call::List { .. } => Call::List { from: short },
         Call::Vcpus { vm, .. } => Call::Vcpus { vm: vm.clone(), from: short },
+        Call::Devices { vm, .. } => Call::Devices { vm: vm.clone(), from: short },
         Call::Pcpus { .. } => Call::Pcpus { from: short },
         Call::Groups { .. } => Call::Groups { from: short },
         Call::Objects { .. } => Call::Objects { from: short },

@@ -9,7 +9,9 @@ use alloc::vec;
 use alloc::vec::Vec;
 use config::image::Raw;
 use config::setting::Setting;
-use config::spec::{GroupSpec, PayloadKind, PayloadRef, VmSpec};
+use config::spec::{
+    CpuSpec, DiskSource, DiskSpec, GroupSpec, Mac, NetSpec, PassthroughSpec, PayloadKind, PayloadRef, PowerKey, VmSpec,
+};
 use proptest::prelude::*;
 use proto::*;
 use sha2::{Digest, Sha256};
@@ -143,6 +145,9 @@ impl Host for Fake {
             exits: vec![ExitRow { reason: "x".repeat(20), count: u64::MAX, ticks: vec![u32::MAX; 32] }; 5],
             spans: Vec::new(),
         })
+    }
+    fn device(&self, _: VmNumber, slot: u32) -> Option<DeviceCounts> {
+        (slot == 1).then(|| DeviceCounts { reads: 3, read_bytes: self.now / 10, errors: 2, ..DeviceCounts::default() })
     }
     fn pcpu(&self, number: u32) -> Option<PcpuRow> {
         Some(PcpuRow { number, mpidr: 0, running: None, ready: 0, busy_ns: 0, steals: 0 })
@@ -738,4 +743,59 @@ proptest! {
         let (out, _) = typed(&mut control(), &mut Fake::default(), &line);
         prop_assert!(out.is_empty() || out.ends_with('\n'));
     }
+}
+
+/// A VM with all kinds of devices.
+fn equipped(name: &str) -> VmSpec {
+    let image = PayloadRef { name: "root.img".into(), kind: PayloadKind::Disk, size: 512, ..boot_payload() };
+    let disk = |readonly| DiskSpec { source: DiskSource::Image(image.clone()), readonly, serial: None };
+    let mac = Some(Mac([0x52, 0x54, 0, 0, 0, 1]));
+    VmSpec {
+        rng: true,
+        disks: vec![disk(false), disk(true)],
+        nets: vec![NetSpec { switch: "lan".into(), mac, mtu: 1500, isolated: false }],
+        ..plain(name)
+    }
+}
+
+/// A VM as `new_vm` describes it.
+fn plain(name: &str) -> VmSpec {
+    VmSpec {
+        name: name.into(),
+        kernel: boot_payload(),
+        raw: Raw::default(),
+        initrd: None,
+        cmdline: String::new(),
+        memory: 64 << 20,
+        vcpus: 1,
+        cpu: CpuSpec::default(),
+        memory_max: None,
+        group: None,
+        power_key: PowerKey::default(),
+        gic: None,
+        passthrough: PassthroughSpec::default(),
+        rng: false,
+        disks: Vec::new(),
+        nets: Vec::new(),
+    }
+}
+
+#[test]
+fn a_vm_s_devices_have_rows() {
+    let (mut c, mut h) = (control(), Fake { now: 50, ..Fake::default() });
+    c.boot(&mut h, equipped("web")).unwrap();
+    let devices = |c: &mut Control, h: &mut Fake, from| match c.call(h, Call::Devices { vm: vm("web"), from }) {
+        Ok(Answer::Devices(page)) => page.rows,
+        other => panic!("{other:?}"),
+    };
+    let rows = devices(&mut c, &mut h, 0);
+    let told: Vec<String> = rows.iter().map(|row| format!("{}: {}", row.name, row.what)).collect();
+    assert_eq!(told, ["rng: ", "disk0: root.img", "disk1: root.img, read-only", "net0: lan, 52:54:00:00:00:01"]);
+    // The machine knows of slot 1 only.
+    let counts = DeviceCounts { reads: 3, read_bytes: 5, errors: 2, ..DeviceCounts::default() };
+    assert_eq!(rows.iter().map(|row| row.counts == counts).collect::<Vec<_>>(), [false, true, false, false]);
+    assert_eq!(devices(&mut c, &mut h, 3), rows[3..]);
+    let Ok(Answer::Info(row)) = c.call(&mut h, Call::Info { vm: vm("web") }) else { panic!() };
+    assert_eq!(row.devices, 4, "its power key is none of them");
+    assert_eq!(c.call(&mut h, Call::Devices { vm: vm("db"), from: 0 }), Err(Refusal::NoSuchVm("db".into())));
 }

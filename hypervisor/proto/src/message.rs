@@ -1,8 +1,8 @@
 //! What is asked and answered.
 
 use crate::rows::{
-    Bytes, ConsolePart, EventRow, GroupRow, Hash, LogRow, MachineRow, ObjectRow, PcpuRow, TraceRow, VcpuRow, VmRow,
-    VmState,
+    Bytes, ConsolePart, DeviceRow, EventRow, GroupRow, Hash, LogRow, MachineRow, ObjectRow, PcpuRow, TraceRow, VcpuRow,
+    VmRow, VmState,
 };
 use crate::{MAX_CHUNK, MAX_MESSAGE, VERSION};
 use alloc::string::String;
@@ -27,6 +27,13 @@ pub enum Call {
     },
     /// A VM's vCPUs from the `from`-th on.
     Vcpus {
+        /// The VM's name.
+        vm: String,
+        /// How many to pass over.
+        from: u32,
+    },
+    /// A VM's disks, network cards and its source of random numbers from the `from`-th on.
+    Devices {
         /// The VM's name.
         vm: String,
         /// How many to pass over.
@@ -164,6 +171,7 @@ impl Call {
             | Self::List { .. }
             | Self::Info { .. }
             | Self::Vcpus { .. }
+            | Self::Devices { .. }
             | Self::Pcpus { .. }
             | Self::Groups { .. }
             | Self::Objects { .. }
@@ -257,6 +265,8 @@ pub enum Answer {
     Info(VmRow),
     /// To [`Call::Vcpus`].
     Vcpus(Page<VcpuRow>),
+    /// To [`Call::Devices`].
+    Devices(Page<DeviceRow>),
     /// To [`Call::Pcpus`].
     Pcpus(Page<PcpuRow>),
     /// To [`Call::Groups`].

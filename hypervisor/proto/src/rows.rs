@@ -167,6 +167,45 @@ pub struct VmRow {
     pub resets: u32,
     /// Bytes that it has written to its console.
     pub console: u64,
+    /// Devices that [`crate::Call::Devices`] lists.
+    pub devices: u32,
+}
+
+/// Why frames of a card's were lost, in the order of [`DeviceCounts::lost`]: those of `host::port::Loss`, whose words these are.
+pub const LOSSES: [&str; 8] = ["spoofed", "size", "local", "isolated", "unknown", "closed", "full", "flood"];
+
+/// What a device has done since its VM was made: zeroes where there is no VM in memory.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct DeviceCounts {
+    /// What has come to the guest: reads that were done, frames, buffers of random bytes.
+    pub reads: u64,
+    /// Bytes in them.
+    pub read_bytes: u64,
+    /// What has come from the guest: writes that were done, frames.
+    pub writes: u64,
+    /// Bytes in them.
+    pub written_bytes: u64,
+    /// Requests without bytes that were done: flushes, discards, write-zeroes.
+    pub others: u64,
+    /// Requests that were answered with an error, frames to or from the guest that were lost, rings that its driver broke.
+    pub errors: u64,
+    /// Of the guest's own frames those that were lost, by [`LOSSES`].
+    pub lost: [u64; LOSSES.len()],
+    /// Requests on their way, frames that wait for the guest.
+    pub depth: u64,
+    /// At most so far; 0 for devices that do not keep it.
+    pub deepest: u64,
+}
+
+/// A virtio device of a VM's: the source of random numbers, a disk or a network card.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct DeviceRow {
+    /// `rng`; `disk` or `net` and its number among the VM's, from 0.
+    pub name: String,
+    /// What it is, in words: a disk's image or place, a card's switch and address.
+    pub what: String,
+    /// What it has done.
+    pub counts: DeviceCounts,
 }
 
 /// What a vCPU does.

@@ -57,7 +57,7 @@ fn rows() -> Vec<Reply> {
     let vm = VmRow {
         name: "web".into(), number: 1, group: Some("g".into()), state: VmState::Stopped(StopKind::Failed), vcpus: 2, memory: 3,
         memory_used: 4, memory_max: Some(5), weight: 6, cpu_max: Some((7, 8)), class: "fair".into(), ran_ns: 9, waited_ns: 10,
-        throttled_ns: 11, exits: 12, resets: 13, console: 14,
+        throttled_ns: 11, exits: 12, resets: 13, console: 14, devices: 15,
     };
     #[rustfmt::skip]
     let answers = vec![
@@ -70,6 +70,14 @@ fn rows() -> Vec<Reply> {
         Answer::Vcpus(page(vec![VcpuRow {
             index: 1, state: VcpuState::Stopped, pcpu: 2, ran_ns: 3, waited_ns: 4, blocked_ns: 5, throttled_ns: 6, wake_max_ns: 7,
             switches: 8, moves: 9, interrupts: 10, exits: exits("wfi"), spans: exits("guest"),
+        }])),
+        Answer::Devices(page(vec![DeviceRow {
+            name: "net0".into(),
+            what: "lan".into(),
+            counts: DeviceCounts {
+                reads: 1, read_bytes: 2, writes: 3, written_bytes: 4, others: 5, errors: 6, lost: [7, 8, 9, 10, 11, 12, 13, 14], depth: 15,
+                deepest: 16,
+            },
         }])),
         Answer::Pcpus(page(vec![PcpuRow {
             number: 1, mpidr: 2, running: Some(("web".into(), 3)), ready: 4, busy_ns: 5, steals: 6,
@@ -118,7 +126,7 @@ fn the_messages_of_this_version_have_these_bytes() {
     let messages: Vec<u8> = frames(&stream).into_iter().flat_map(|frame| frame.unwrap().message).collect();
     assert_eq!(
         (VERSION, messages.len(), crc32fast::hash(&messages)),
-        (3, 389, 2_901_050_306),
+        (4, 423, 3_537_924_236),
         "raise VERSION with what changes them"
     );
 }

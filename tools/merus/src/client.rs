@@ -3,8 +3,8 @@
 use crate::error::Error;
 use crate::wire::Wire;
 use proto::{
-    Answer, Call, ConsolePart, Decoder, EventRow, FrameError, GroupRow, LogRow, MachineRow, ObjectRow, Page, PcpuRow,
-    Refusal, Reply, TraceRow, VcpuRow, VmRow, encode,
+    Answer, Call, ConsolePart, Decoder, DeviceRow, EventRow, FrameError, GroupRow, LogRow, MachineRow, ObjectRow, Page,
+    PcpuRow, Refusal, Reply, TraceRow, VcpuRow, VmRow, encode,
 };
 use std::collections::VecDeque;
 use std::io;
@@ -237,6 +237,11 @@ impl Client {
         self.pages(|from| Call::Vcpus { vm: vm.into(), from }, answer!(Vcpus)).collect()
     }
 
+    /// A VM's disks, network cards and source of random numbers.
+    pub fn devices(&mut self, vm: &str) -> Result<Vec<DeviceRow>, Error> {
+        self.pages(|from| Call::Devices { vm: vm.into(), from }, answer!(Devices)).collect()
+    }
+
     /// All pCPUs.
     pub fn pcpus(&mut self) -> Result<Vec<PcpuRow>, Error> {
         self.pages(|from| Call::Pcpus { from }, answer!(Pcpus)).collect()
@@ -296,6 +301,7 @@ pub fn name(call: &Call) -> &'static str {
         Call::List { .. } => "list",
         Call::Info { .. } => "info",
         Call::Vcpus { .. } => "vcpus",
+        Call::Devices { .. } => "devices",
         Call::Pcpus { .. } => "pcpus",
         Call::Groups { .. } => "groups",
         Call::Objects { .. } => "objects",

@@ -350,3 +350,66 @@ fn help_says_what_the_exit_statuses_mean() {
         assert!(good(&server, &[command, "--help"]).contains("--connect"), "{command}");
     }
 }
+
+/// Its source of random numbers, a disk and a network card.
+fn equipped(server: &Server) {
+    use config::spec::{DiskSource, DiskSpec, NetSpec, PayloadKind, PayloadRef};
+    let image = |name: &str, kind| PayloadRef {
+        image: "0".into(),
+        name: name.into(),
+        kind,
+        offset: 4096,
+        size: 512,
+        crc32: 0,
+        sha256: None,
+    };
+    let disk = DiskSource::Image(image("root.img", PayloadKind::Disk));
+    let spec = config::spec::VmSpec {
+        name: "web".into(),
+        kernel: image("vmlinuz", PayloadKind::Kernel),
+        raw: Raw::default(),
+        initrd: None,
+        cmdline: String::new(),
+        memory: 64 << 20,
+        vcpus: 1,
+        cpu: Default::default(),
+        memory_max: None,
+        group: None,
+        power_key: Default::default(),
+        gic: None,
+        passthrough: Default::default(),
+        rng: true,
+        disks: vec![DiskSpec { source: disk, readonly: true, serial: None }],
+        nets: vec![NetSpec { switch: "lan".into(), mac: None, mtu: 1500, isolated: false }],
+    };
+    server.with(|m| m.control.boot(&mut m.machine, spec).unwrap());
+}
+
+#[test]
+fn what_devices_have_done_is_shown() {
+    let server = Server::start();
+    equipped(&server);
+    let info = good(&server, &["info", "web"]);
+    let lines: Vec<Vec<&str>> = info.lines().map(|line| line.split_whitespace().collect()).collect();
+    let line = |name: &str| lines.iter().find(|line| line.first() == Some(&name)).unwrap_or_else(|| panic!("{info}"));
+    assert_eq!(line("DEVICE")[5..], ["OTHERS", "ERRORS", "DEPTH", "DEEPEST", "WHAT"]);
+    assert_eq!(line("rng")[1..], ["0", "0", "B", "0", "0", "B", "0", "0", "0", "0"]);
+    let disk = line("disk0");
+    assert_eq!(disk[4..], ["7", "64", "KiB", "1", "3", "4", "32", "root.img,", "read-only"]);
+    assert_eq!(line("net0")[11..], ["lan,", "22:0b:8d:11:9d:c3"]);
+    assert!(info.contains("\nnet0: lost full 3\n") && !info.contains("disk0: lost"), "{info}");
+    let info = json(&server, &["info", "web"]);
+    assert_eq!((&info["devices"], info["device"].as_array().unwrap().len()), (&3.into(), 3));
+    let (disk, net) = (&info["device"][1], &info["device"][2]);
+    assert_eq!((&disk["name"], &disk["written_bytes"], &disk["deepest"]), (&"disk0".into(), &65536.into(), &32.into()));
+    assert_eq!((&net["lost"]["full"], &net["lost"]["spoofed"]), (&3.into(), &0.into()));
+    let top = json(&server, &["top", "--once", "--interval", "0.1"]);
+    let rates = &top["devices"][1];
+    // A thousand reads a second of its time, a thousand bytes in each.
+    assert_eq!((&rates["vm"], &rates["name"], &rates["depth"]), (&"web".into(), &"disk0".into(), &4.into()));
+    let rate = rates["requests_per_s"].as_f64().unwrap();
+    assert!((900.0..1100.0).contains(&rate), "{top}");
+    assert_eq!(rates["errors_per_s"], 0.0);
+    let top = good(&server, &["top", "--once", "--interval", "0.1"]);
+    assert!(top.contains("\nVM   DEVICE  ") && top.contains("lan, 22:0b:8d:11:9d:c3\n"), "{top}");
+}

@@ -54,6 +54,7 @@ fn call(word: &str, rest: &str) -> Result<Call, ShellError> {
         "log" => bare(Call::Log { from: 0 }, "log")?,
         "info" => Call::Info { vm: vm("info VM")? },
         "vcpus" => Call::Vcpus { vm: vm("vcpus VM")?, from: 0 },
+        "devices" => Call::Devices { vm: vm("devices VM")?, from: 0 },
         "start" => Call::Start { vm: vm("start VM")? },
         "pause" => Call::Pause { vm: vm("pause VM")? },
         "resume" => Call::Resume { vm: vm("resume VM")? },

@@ -1,10 +1,10 @@
 //! Answers as lines of text.
 
 use core::fmt::{self, Write};
-use proto::{Answer, EventKind, EventRow, Page, VmRow, VmState};
+use proto::{Answer, DeviceRow, EventKind, EventRow, Page, VmRow, VmState};
 
 /// Prints an answer. `Some`: the `from` of the next page.
-pub fn show(answer: &Answer, out: &mut impl Write) -> Result<Option<u64>, fmt::Error> {
+pub fn show(answer: &Answer, out: &mut dyn Write) -> Result<Option<u64>, fmt::Error> {
     match answer {
         Answer::Done => writeln!(out, "ok")?,
         Answer::Machine(m) => {
@@ -30,6 +30,7 @@ pub fn show(answer: &Answer, out: &mut impl Write) -> Result<Option<u64>, fmt::E
                 writeln!(out, "vCPU {} {:?} on pCPU {}, ran {ran} ms, steal {waited} ms", v.index, v.state, v.pcpu)
             });
         }
+        Answer::Devices(page) => return rows(page, out, device),
         Answer::Pcpus(page) => {
             return rows(page, out, |p, out| match &p.running {
                 Some((vm, vcpu)) => writeln!(out, "pCPU {}: vm {vm} vCPU {vcpu}, {} wait", p.number, p.ready),
@@ -63,10 +64,10 @@ pub fn show(answer: &Answer, out: &mut impl Write) -> Result<Option<u64>, fmt::E
     Ok(None)
 }
 
-fn rows<T, W: Write>(
+fn rows<T>(
     page: &Page<T>,
-    out: &mut W,
-    print: impl Fn(&T, &mut W) -> fmt::Result,
+    out: &mut dyn Write,
+    print: impl Fn(&T, &mut dyn Write) -> fmt::Result,
 ) -> Result<Option<u64>, fmt::Error> {
     page.rows.iter().try_for_each(|row| print(row, out))?;
     Ok(page.more.then_some(page.next))
@@ -84,7 +85,7 @@ impl fmt::Display for Cap {
     }
 }
 
-fn vm(row: &VmRow, out: &mut impl Write) -> fmt::Result {
+fn vm(row: &VmRow, out: &mut dyn Write) -> fmt::Result {
     let (memory, ran) = (row.memory >> 20, row.ran_ns / 1_000_000);
     writeln!(
         out,
@@ -93,7 +94,23 @@ fn vm(row: &VmRow, out: &mut impl Write) -> fmt::Result {
     )
 }
 
-fn event(row: &EventRow, out: &mut impl Write) -> fmt::Result {
+fn device(row: &DeviceRow, out: &mut dyn Write) -> fmt::Result {
+    let (c, what) = (&row.counts, &row.what);
+    writeln!(
+        out,
+        "{:<6} {what}: {} in ({} KiB), {} out ({} KiB), {} others, {} errors, {} on their way",
+        row.name,
+        c.reads,
+        c.read_bytes >> 10,
+        c.writes,
+        c.written_bytes >> 10,
+        c.others,
+        c.errors,
+        c.depth
+    )
+}
+
+fn event(row: &EventRow, out: &mut dyn Write) -> fmt::Result {
     write!(out, "{:>10} ms vm {}: ", row.at_ns / 1_000_000, row.vm)?;
     match &row.kind {
         EventKind::Created => out.write_str("created")?,
@@ -112,7 +129,7 @@ fn event(row: &EventRow, out: &mut impl Write) -> fmt::Result {
 }
 
 /// A VM's output, each line behind the VM's name. Bytes that are no printable ASCII are shown as `?`: they could write over the name.
-pub fn output(vm: &str, bytes: &[u8], within: &mut bool, out: &mut impl Write) -> fmt::Result {
+pub fn output(vm: &str, bytes: &[u8], within: &mut bool, out: &mut dyn Write) -> fmt::Result {
     for byte in bytes {
         match byte {
             // It is before the line's end, and Merus' own lines have theirs.

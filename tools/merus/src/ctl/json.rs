@@ -1,6 +1,6 @@
 //! Rows as JSON: the protocol's field names, hashes as hex, states and events as words.
 
-use proto::{EventKind, EventRow, GroupRow, Hash, ObjectRow, StopKind, VcpuRow, VmRow, VmState};
+use proto::{DeviceRow, EventKind, EventRow, GroupRow, Hash, LOSSES, ObjectRow, StopKind, VcpuRow, VmRow, VmState};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -45,6 +45,15 @@ pub fn vm(row: &VmRow) -> Value {
 pub fn vcpu(row: &VcpuRow) -> Value {
     let mut value = plain(row);
     value["state"] = format!("{:?}", row.state).to_lowercase().into();
+    value
+}
+
+/// The counts beside the name; `lost` by reason.
+pub fn device(row: &DeviceRow) -> Value {
+    let mut value = plain(&row.counts);
+    let lost = LOSSES.iter().zip(row.counts.lost).map(|(why, count)| ((*why).to_owned(), count.into()));
+    value["lost"] = Value::Object(lost.collect());
+    (value["name"], value["what"]) = (row.name.as_str().into(), row.what.as_str().into());
     value
 }
 

@@ -10,6 +10,7 @@ mod soak;
 mod table;
 mod top;
 mod top_detail;
+mod top_devices;
 mod top_screen;
 mod traced;
 
@@ -61,7 +62,7 @@ pub struct Ctl {
 enum Command {
     /// List the VMs
     List,
-    /// Show a VM with its vCPUs and its exits by reason
+    /// Show a VM with its vCPUs, its devices and its exits by reason
     Info {
         /// The VM
         vm: String,

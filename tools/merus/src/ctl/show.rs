@@ -3,7 +3,7 @@
 use super::table::{bytes, cpu_max, stamp, table, time};
 use super::{Session, json};
 use merus_client::Error;
-use proto::{VcpuRow, VmRow};
+use proto::{DeviceRow, LOSSES, VcpuRow, VmRow};
 use std::collections::BTreeMap;
 
 pub fn list(s: &mut Session) -> Result<(), Error> {
@@ -33,13 +33,15 @@ fn lines(rows: &[(&str, String)]) -> String {
 pub fn info(s: &mut Session, vm: &str) -> Result<(), Error> {
     let row = s.client.info(vm)?;
     let vcpus = s.client.vcpus(vm)?;
+    let devices = if row.devices == 0 { Vec::new() } else { s.client.devices(vm)? };
     let value = || {
         let mut value = json::vm(&row);
         value["vcpu"] = json::rows(&vcpus, json::vcpu);
+        value["device"] = json::rows(&devices, json::device);
         value["exits_by_reason"] = json::any(&by_reason(&vcpus));
         value
     };
-    s.print(value, || describe(&row, &vcpus));
+    s.print(value, || describe(&row, &vcpus, &devices));
     Ok(())
 }
 
@@ -52,7 +54,29 @@ fn by_reason(vcpus: &[VcpuRow]) -> BTreeMap<&str, u64> {
     sums
 }
 
-fn describe(vm: &VmRow, vcpus: &[VcpuRow]) -> String {
+/// Devices, and why frames of the guest's were lost.
+fn of_devices(devices: &[DeviceRow]) -> String {
+    let row = |d: &DeviceRow| {
+        let c = &d.counts;
+        let mut row = vec![d.name.clone(), c.reads.to_string(), bytes(c.read_bytes), c.writes.to_string()];
+        row.push(bytes(c.written_bytes));
+        row.extend([c.others, c.errors, c.depth, c.deepest].map(|n| n.to_string()));
+        row.push(d.what.clone());
+        row
+    };
+    let header = ["DEVICE", "READS", "READ", "WRITES", "WRITTEN", "OTHERS", "ERRORS", "DEPTH", "DEEPEST", "WHAT"];
+    let mut text = table("<>>>>>>>><", &header, &devices.iter().map(row).collect::<Vec<_>>());
+    for device in devices {
+        let lost = LOSSES.iter().zip(device.counts.lost).filter(|(_, count)| *count != 0);
+        let lost: Vec<String> = lost.map(|(why, count)| format!("{why} {count}")).collect();
+        if !lost.is_empty() {
+            text += &format!("{}: lost {}\n", device.name, lost.join(", "));
+        }
+    }
+    text
+}
+
+fn describe(vm: &VmRow, vcpus: &[VcpuRow], devices: &[DeviceRow]) -> String {
     let mut text = lines(&[
         ("name", vm.name.clone()),
         ("state", vm.state.to_string()),
@@ -84,6 +108,10 @@ fn describe(vm: &VmRow, vcpus: &[VcpuRow]) -> String {
             ["VCPU", "STATE", "PCPU", "RAN", "STEAL", "BLOCKED", "THROTTLED", "WAKE MAX", "SWITCHES", "MOVES", "IRQS"];
         text += "\n";
         text += &table("><>>>>>>>>>", &header, &vcpus.iter().map(row).collect::<Vec<_>>());
+    }
+    if !devices.is_empty() {
+        text += "\n";
+        text += &of_devices(devices);
     }
     let mut exits: Vec<_> = by_reason(vcpus).into_iter().collect();
     if !exits.is_empty() {

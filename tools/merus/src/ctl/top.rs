@@ -2,9 +2,10 @@
 
 use super::Session;
 use super::table::{bytes, table};
+use super::top_devices::{self, DeviceLine};
 use clap::ValueEnum;
 use merus_client::{Client, Error};
-use proto::{MachineRow, PcpuRow, VmRow};
+use proto::{DeviceRow, MachineRow, PcpuRow, VmRow};
 use serde_json::{Value, json};
 use std::cmp::Reverse;
 use std::time::Duration;
@@ -27,6 +28,11 @@ pub struct Sample {
 }
 
 impl Sample {
+    /// The VM of this name.
+    pub fn vm(&self, name: &str) -> Option<&VmRow> {
+        self.vms.iter().find(|vm| vm.name == name)
+    }
+
     /// When it was taken, in ns since Merus started.
     pub fn at_ns(&self) -> u64 {
         self.machine.now_ns
@@ -146,14 +152,15 @@ impl Frame {
         format!("{}\n\n{p}\n{v}", self.title)
     }
 
-    fn json(&self) -> Value {
+    fn json(&self, devices: &[(String, Vec<DeviceLine>)]) -> Value {
         let pcpu = |p: &PcpuLine| json!({ "number": p.number, "load": p.load, "running": p.running, "ready": p.ready, "steals_per_s": p.steals });
         let vm = |v: &VmLine| {
             json!({ "name": v.name, "weight": v.weight, "group": v.group, "state": v.state, "vcpus": v.vcpus, "cpu": v.cpu, "steal": v.steal,
                 "throttled": v.throttled, "memory": v.memory, "exits_per_s": v.exits })
         };
         let (pcpus, vms): (Vec<_>, Vec<_>) = (self.pcpus.iter().map(pcpu).collect(), self.vms.iter().map(vm).collect());
-        json!({ "interval_ns": self.interval_ns, "pcpus": pcpus, "vms": vms })
+        let devices = top_devices::values(devices);
+        json!({ "interval_ns": self.interval_ns, "pcpus": pcpus, "vms": vms, "devices": devices })
     }
 }
 
@@ -178,11 +185,29 @@ impl VmLine {
 
 /// One frame as text, after one interval.
 pub fn once(s: &mut Session, interval: Duration, sort: Sort) -> Result<(), Error> {
-    let old = Sample::take(&mut s.client)?;
+    let (old, was) = look(&mut s.client)?;
     std::thread::sleep(interval);
-    let frame = Frame::between(&old, &Sample::take(&mut s.client)?, sort);
-    s.print(|| frame.json(), || frame.text());
+    let (new, now) = look(&mut s.client)?;
+    let frame = Frame::between(&old, &new, sort);
+    let devices = |(vm, now): (String, Vec<DeviceRow>)| {
+        let was = was.iter().find(|(name, _)| *name == vm).map_or(&[][..], |(_, devices)| devices);
+        let lines = top_devices::between(was, &now, frame.interval_ns);
+        (vm, lines)
+    };
+    let devices: Vec<_> = now.into_iter().map(devices).collect();
+    s.print(|| frame.json(&devices), || frame.text() + &top_devices::text(&devices));
     Ok(())
+}
+
+/// The devices of each VM, by its name.
+type Devices = Vec<(String, Vec<DeviceRow>)>;
+
+/// A look at all there is, the devices of all VMs included.
+fn look(client: &mut Client) -> Result<(Sample, Devices), Error> {
+    let sample = Sample::take(client)?;
+    let devices = sample.vms.iter().map(|vm| Ok((vm.name.clone(), top_devices::take(client, vm)?)));
+    let devices = devices.collect::<Result<_, Error>>()?;
+    Ok((sample, devices))
 }
 
 #[cfg(test)]
@@ -209,6 +234,7 @@ pub mod tests {
             exits,
             resets: 0,
             console: 0,
+            devices: 0,
         }
     }
 

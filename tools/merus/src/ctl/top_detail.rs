@@ -1,21 +1,23 @@
-//! One VM of `merus ctl top` more closely: its vCPUs, and why they leave the guest.
+//! One VM of `merus ctl top` more closely: its vCPUs, why they leave the guest, and its devices.
 
+use super::top_devices::{self, DeviceLine};
 use merus_client::{Client, Error};
-use proto::{Refusal, VcpuRow};
+use proto::{DeviceRow, Refusal, VcpuRow, VmRow};
 use std::collections::BTreeMap;
 
-/// A look at the vCPUs of one VM.
+/// A look at the vCPUs and devices of one VM.
 pub struct Look {
     vm: String,
     at_ns: u64,
     vcpus: Vec<VcpuRow>,
+    devices: Vec<DeviceRow>,
 }
 
 impl Look {
     /// Takes one at this time of Merus'; none of a VM that has gone meanwhile.
-    pub fn take(client: &mut Client, vm: &str, at_ns: u64) -> Result<Option<Self>, Error> {
-        match client.vcpus(vm) {
-            Ok(vcpus) => Ok(Some(Self { vm: vm.into(), at_ns, vcpus })),
+    pub fn take(client: &mut Client, vm: &VmRow, at_ns: u64) -> Result<Option<Self>, Error> {
+        match client.vcpus(&vm.name) {
+            Ok(vcpus) => Ok(Some(Self { vm: vm.name.clone(), at_ns, vcpus, devices: top_devices::take(client, vm)? })),
             Err(Error::Refused(Refusal::NoSuchVm(_))) => Ok(None),
             Err(error) => Err(error),
         }
@@ -56,6 +58,7 @@ pub struct Detail {
     pub vcpus: Vec<VcpuLine>,
     /// Exits a second by reason, the most first.
     pub exits: Vec<(String, f64)>,
+    pub devices: Vec<DeviceLine>,
 }
 
 impl Detail {
@@ -88,7 +91,8 @@ impl Detail {
         }
         let mut exits: Vec<_> = exits.into_iter().map(|(reason, n)| (reason.to_owned(), n)).collect();
         exits.sort_by(|a, b| b.1.total_cmp(&a.1));
-        Self { vm: new.vm.clone(), vcpus, exits }
+        let devices = top_devices::between(old.map_or(&[], |old| &old.devices), &new.devices, interval as u64);
+        Self { vm: new.vm.clone(), vcpus, exits, devices }
     }
 }
 
@@ -114,11 +118,12 @@ pub mod tests {
             spans: Vec::new(),
             exits: vec![exit("irq", 10), exit("call", calls)],
         };
-        Look { vm: vm.into(), at_ns: seconds * 1_000_000_000, vcpus: vec![vcpu] }
+        Look { vm: vm.into(), at_ns: seconds * 1_000_000_000, vcpus: vec![vcpu], devices: Vec::new() }
     }
 
     pub fn detail() -> Detail {
-        Detail::between(Some(&look("web", 1, 1_000_000_000, 100)), &look("web", 3, 2_000_000_000, 300))
+        let of = Detail::between(Some(&look("web", 1, 1_000_000_000, 100)), &look("web", 3, 2_000_000_000, 300));
+        Detail { devices: top_devices::tests::lines(), ..of }
     }
 
     #[test]

@@ -1,9 +1,10 @@
-//! `merus ctl top` on a terminal: the machine, its pCPUs, the VMs, and one of them with its vCPUs and its exits by reason.
+//! `merus ctl top` on a terminal: the machine, its pCPUs, the VMs, and one of them with its vCPUs, its exits by reason and its devices.
 
 use super::Session;
 use super::table::bytes;
 use super::top::{self, Frame, PCPU_HEADER, Sample, Sort, VmLine};
 use super::top_detail::{Detail, Look, VCPU_HEADER};
+use super::top_devices::DEVICE_HEADER;
 use merus_client::Error;
 use ratatui::crossterm::event::{Event, KeyCode, KeyEventKind, KeyModifiers, poll, read};
 use ratatui::layout::{Alignment, Constraint, Layout, Rect};
@@ -92,7 +93,8 @@ impl Screen {
         // Of what the title and the keys leave: no table takes all of it from those below.
         let pcpus = lines(frame.pcpus.len()).saturating_add(2).min((area.height / 3).max(4));
         let rest = area.height.saturating_sub(pcpus.saturating_add(4));
-        let closer = detail.map_or(0, |d| lines(d.vcpus.len().max(d.exits.len())).saturating_add(3));
+        let closer = detail
+            .map_or(0, |d| lines(d.vcpus.len().max(d.exits.len())).saturating_add(3).saturating_add(device_lines(d)));
         let vms = lines(frame.vms.len()).saturating_add(2).min(rest.saturating_sub(closer.min(rest / 2)));
         let rows = [Constraint::Length(3), Constraint::Length(pcpus), Constraint::Length(vms)];
         let rows = [&rows[..], &[Constraint::Fill(1), Constraint::Length(1)]].concat();
@@ -167,15 +169,26 @@ fn draw_pcpus(frame: &Frame, to: &mut ratatui::Frame<'_>, area: Rect) {
     to.render_widget(Table::new(frame.pcpus.iter().map(row), widths).header(figures(header, &texts).style(BOLD)), area);
 }
 
-/// The vCPUs to the left, the exits to the right.
+/// Lines that a VM's devices take, an empty one before them.
+fn device_lines(detail: &Detail) -> u16 {
+    let count = u16::try_from(detail.devices.len()).unwrap_or(u16::MAX);
+    if count == 0 { 0 } else { count.saturating_add(2) }
+}
+
+/// The devices above, the vCPUs to the left, the exits to the right.
 fn draw_detail(detail: &Detail, to: &mut ratatui::Frame<'_>, area: Rect) {
-    let [head, tables] = Layout::vertical([Constraint::Length(1), Constraint::Fill(1)]).areas(area);
+    let devices = device_lines(detail).min(area.height / 2);
+    let rows = [Constraint::Length(1), Constraint::Length(devices), Constraint::Fill(1)];
+    let [head, devices, tables] = Layout::vertical(rows).areas(area);
     let left = [Constraint::Length(56), Constraint::Length(2), Constraint::Length(22)];
     let [vcpus, _, exits] = Layout::horizontal(left).areas(tables);
     to.render_widget(Line::styled(format!("vm \"{}\"", detail.vm), BOLD.fg(Color::Cyan)), head);
     let header = |names: &[&str], texts: &[usize]| {
         figures(names.iter().map(|name| (*name).to_owned()).collect(), texts).style(BOLD)
     };
+    let rows = detail.devices.iter().map(|device| figures(device.cells(), &[0, 6]));
+    let widths = [6, 8, 9, 6, 8, 5, 32].map(Constraint::Length);
+    to.render_widget(Table::new(rows, widths).header(header(&DEVICE_HEADER, &[0, 6])), devices);
     let widths = [4, 9, 4, 5, 6, 6, 8, 7].map(Constraint::Length);
     let rows = detail.vcpus.iter().map(|vcpu| figures(vcpu.cells(), &[1]));
     to.render_widget(Table::new(rows, widths).header(header(&VCPU_HEADER, &[1])), vcpus);
@@ -210,7 +223,7 @@ fn show(
 ) -> Result<(), Error> {
     let mut screen = Screen { sort, selected: None };
     let mut frame = Frame::between(&first, &first, sort);
-    let mut look = closer(s, &screen, &frame, first.at_ns())?;
+    let mut look = closer(s, &screen, &frame, &first)?;
     let mut detail = look.as_ref().map(|look| Detail::between(None, look));
     let mut old = first;
     loop {
@@ -236,22 +249,22 @@ fn show(
             }
             let wanted = frame.vms.get(screen.index(&frame.vms)).map(|vm| &vm.name);
             if wanted != detail.as_ref().map(|detail| &detail.vm) {
-                look = closer(s, &screen, &frame, old.at_ns())?;
+                look = closer(s, &screen, &frame, &old)?;
                 detail = look.as_ref().map(|look| Detail::between(None, look));
             }
         }
         let new = Sample::take(&mut s.client)?;
         frame = Frame::between(&old, &new, screen.sort);
-        let now = closer(s, &screen, &frame, new.at_ns())?;
+        let now = closer(s, &screen, &frame, &new)?;
         detail = now.as_ref().map(|now| Detail::between(look.as_ref(), now));
         (look, old) = (now, new);
     }
 }
 
 /// A look at the VM that is chosen.
-fn closer(s: &mut Session, screen: &Screen, frame: &Frame, at_ns: u64) -> Result<Option<Look>, Error> {
-    match frame.vms.get(screen.index(&frame.vms)) {
-        Some(vm) => Look::take(&mut s.client, &vm.name, at_ns),
+fn closer(s: &mut Session, screen: &Screen, frame: &Frame, sample: &Sample) -> Result<Option<Look>, Error> {
+    match frame.vms.get(screen.index(&frame.vms)).and_then(|vm| sample.vm(&vm.name)) {
+        Some(vm) => Look::take(&mut s.client, vm, sample.at_ns()),
         None => Ok(None),
     }
 }
@@ -291,6 +304,10 @@ mod tests {
                 "old          running    100     2    0.0    0.0    0.0  130 MiB       0 -",
                 "",
                 "vm \"web\"",
+                "DEVICE   READ/S WRITTEN/S REQS/S ERRORS/S DEPTH WHAT",
+                "disk0  1600 KiB   200 KiB    600        4     3 root.img",
+                "disk1       0 B       0 B      0        0     3 root.img",
+                "",
                 "VCPU STATE     PCPU  CPU% STEAL% SLEEP% SWITCH/S MOVES/S  EXIT           EXITS/S",
                 "   0 ready        1  50.0   25.0    0.0      200       0  call               100",
                 "                                                          irq                  0",
