@@ -12,6 +12,7 @@ mod ctx;
 mod disk;
 mod e2h_scan;
 mod fp_scan;
+mod fuzz;
 mod image;
 mod initramfs;
 mod lint;
@@ -61,6 +62,8 @@ enum Command {
     Bench(bench::Args),
     /// Run the pure rooms' tests under Miri
     Miri(miri::Args),
+    /// Fuzz the virtio devices: hostile guests, found by coverage
+    Fuzz(fuzz::Args),
 }
 
 fn main() -> ExitCode {
@@ -76,6 +79,7 @@ fn main() -> ExitCode {
         Command::Symbolize(args) => symbolize::main(&ctx, args),
         Command::Bench(args) => bench::main(&ctx, args),
         Command::Miri(args) => miri::main(&ctx, args),
+        Command::Fuzz(args) => fuzz::main(&ctx, args),
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -8,6 +8,7 @@ mod rows;
 
 use crate::bench::{self, runs::Board};
 use crate::ctx::{Ctx, Step};
+use crate::fuzz;
 use crate::lint;
 use crate::setup;
 use anyhow::{Result, anyhow};
@@ -44,6 +45,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<()> {
     if !args.vhe {
         lint::run(&lint::Env { ctx, target: &target }, &mut tally);
         host_tests(ctx, &mut tally);
+        tally.check("fuzz", |step| fuzz::check(ctx, step));
     }
     if let Err(error) = rows::run(ctx, target.as_ref().ok(), args.all, args.vhe, &mut tally) {
         tally.failed("set-up of the QEMU table", Duration::ZERO, &format!("{error:#}"));
