@@ -8,6 +8,7 @@ extern crate alloc;
 
 pub mod bcm2835_mailbox;
 pub mod bcm2835_pm;
+#[cfg(target_arch = "aarch64")]
 pub mod firmware;
 pub mod gic;
 pub mod gicv2;
@@ -16,6 +17,7 @@ pub mod mini_uart;
 pub mod mmio;
 pub mod pl011;
 pub mod uart;
+pub mod virtio;
 
 use addr::{Pa, Span};
 

@@ -8,7 +8,7 @@
 //! `arm,arch_timer`, `arm/cpus`, `psci`, `pl011`, `brcm,bcm2835-aux-uart`, `chosen`, `reserved-memory`).
 //!
 //! # Not modelled
-//! ITS, SMMU, PCIe, clocks (a boot loader's serial port is taken as it is), CPU idle states.
+//! ITS, SMMU, PCIe beyond what [`virtio`] reads, clocks (a boot loader's serial port is taken as it is), CPU idle states.
 
 mod chosen;
 mod cpus;
@@ -17,6 +17,7 @@ mod memory;
 mod monitor;
 mod nodes;
 mod pass;
+mod virtio;
 
 use crate::seed::Seed;
 use crate::tree;
@@ -26,6 +27,7 @@ use alloc::vec::Vec;
 use core::ops::Range;
 use nodes::Nodes;
 pub use pass::{Clock, Device, Line, PassError, Why, devices};
+pub use virtio::{PciHost, VirtioMmio, VirtioPlaces, virtio};
 use thiserror::Error;
 
 /// What the board's tree says.

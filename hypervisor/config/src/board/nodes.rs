@@ -34,6 +34,11 @@ impl<'a> Nodes<'a> {
         Self { root, on }
     }
 
+    /// All of them.
+    pub(super) fn all(&self) -> &[Place<'a>] {
+        &self.on
+    }
+
     /// The first that `wanted` accepts.
     pub(super) fn search(&self, wanted: &dyn Fn(&Place<'a>) -> bool) -> Option<Place<'a>> {
         self.on.iter().find(|place| wanted(place)).cloned()
