@@ -7,6 +7,7 @@
 //! | CNTHP's PPI | Merus | a slice is over, a deadline has passed |
 //! | CNTV's PPI | the resident vCPU | its virtual timer, handed on by a hardware-linked list register |
 //! | the UART's | Merus | console input, or room for output |
+//! | a device's that Merus drives | Merus | it has something to say ([`crate::onboard`]) |
 //! | a device's that was passed through | its VM | handed on by a hardware-linked list register |
 //!
 //! The numbers are the board's ([`Cpu::ppis`]); a guest sees its timer as PPI 27 whatever the board has.
@@ -133,6 +134,7 @@ fn serve<G: Controller>(cpu: &mut Cpu, taken: u32) {
         }
         _ if intid == cpu.ppis.hyp_timer => timer(cpu),
         _ if [cpu.machine.uart_intid, cpu.machine.line_intid].contains(&Some(intid)) => serial(cpu, intid),
+        _ if crate::onboard::taken(intid) => {}
         // A device's that was passed through: its guest ends it.
         _ if crate::passthrough::taken(cpu.machine, intid) => return,
         // Nothing else is switched on. (A maintenance interrupt that was on its way when the guest was left is gone: no list

@@ -8,6 +8,7 @@
 //! | [`run`] | one pCPU's life |
 //! | [`interrupts`] | physical interrupts |
 //! | [`observe`], [`report`] | what is noted while tracing is on; what is said of it |
+//! | [`onboard`] | the board's own devices that Merus drives |
 //! | [`stolen`] | the memory in which a VM reads for how long its vCPUs waited |
 //! | [`hw`], [`guest`] | the pCPU as `vm` sees it; a VM as the kernel sees it |
 //! | [`console`], [`time`], [`fatal`] | the UART, the counter, the end |
@@ -34,6 +35,8 @@ mod manage;
 mod monitor;
 mod moves;
 mod observe;
+#[allow(dead_code)] // Until something that a manifest can ask for uses it.
+mod onboard;
 mod passthrough;
 mod placing;
 mod power;

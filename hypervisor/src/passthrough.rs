@@ -198,10 +198,16 @@ pub fn taken(machine: &Machine, pintid: u32) -> bool {
 
 /// Whether one of `specs` asks for the registers that `span` begins with: then Merus leaves them alone.
 pub fn is_asked_for(fdt: Pa, specs: &[VmSpec], span: Span<Pa>) -> bool {
-    let asked = |spec: &&VmSpec| !spec.passthrough.devices.is_empty();
-    specs.iter().filter(asked).any(|spec| {
+    asked_for(fdt, specs).iter().any(|other| other.overlaps(&span))
+}
+
+/// The registers that `specs` ask for.
+pub fn asked_for(fdt: Pa, specs: &[VmSpec]) -> Vec<Span<Pa>> {
+    let mut registers = Vec::new();
+    for spec in specs.iter().filter(|spec| !spec.passthrough.devices.is_empty()) {
         let read = |tree: &[u8]| board::devices(tree, &spec.passthrough.devices, true);
         let devices = boot::with_tree(fdt, read).and_then(Result::ok).unwrap_or_default();
-        devices.iter().flat_map(|device| &device.registers).any(|other| other.overlaps(&span))
-    })
+        registers.extend(devices.into_iter().flat_map(|device| device.registers));
+    }
+    registers
 }

@@ -7,6 +7,7 @@
 //! | [`Plan::claim`] | what of it is somebody's: the tree, the bundle, reservations, the firmware | |
 //! | [`Plan::device`] | registers that Merus itself uses | where to map them |
 //! | [`Plan::settle`] | nothing is claimed any more | the [`FreeRam`] that [`Frames`](crate::Frames) may lend, and a [`Space`] |
+//! | [`Space::own`] | registers that Merus turns out to use | where to map them |
 //! | [`Space::lend`] | registers for a VM | a [`Window`], the only thing that a VM's stage 2 maps as a device |
 //!
 //! # Invariants (checked by the random tests here and, over random trees, in room `config`)
@@ -219,6 +220,21 @@ impl Space {
         }
     }
 
+    /// Registers that Merus uses from now on: the same span, to be mapped. Those that are Merus' already stay so.
+    ///
+    /// # Errors
+    /// They share a page with RAM, with something that was claimed, or with registers of a VM's.
+    pub fn own(&mut self, registers: Span<Pa>) -> Result<Span<Pa>, Overlap> {
+        let pages = self.no_ram(registers, Use::Own)?;
+        if let Some(with) = self.lent.iter().find(|with| with.overlaps(&pages)) {
+            return Err(Overlap { span: registers, of: Use::Own, with: *with, and: Use::Lent });
+        }
+        if !self.own.iter().any(|own| own.encloses(&pages)) {
+            self.own.push(pages);
+        }
+        Ok(registers)
+    }
+
     /// The VM does not have it any more: nothing maps it.
     pub fn take_back(&mut self, window: Window) {
         self.lent.retain(|lent| *lent != window.0);
@@ -312,8 +328,16 @@ mod tests {
         let window = space.lend(span(129 * MIB + 0x40, 0x1000)).unwrap();
         assert_eq!(window.span(), span(129 * MIB, 0x2000));
         assert_eq!(space.lend(span(129 * MIB + 0x1fff, 1)).unwrap_err().and, Use::Lent);
+        assert_eq!(space.own(span(129 * MIB + 0x1fff, 1)).unwrap_err().and, Use::Lent);
         space.take_back(window);
         assert!(space.lend(span(129 * MIB + 0x1fff, 1)).is_ok());
+        // Merus takes more later: twice is once, and then no VM has it.
+        assert_eq!(space.own(span(63 * MIB, 4)).unwrap_err().and, Use::Ram);
+        for _ in 0..2 {
+            assert_eq!(space.own(span(130 * MIB + 0x200, 16)), Ok(span(130 * MIB + 0x200, 16)));
+        }
+        assert_eq!(space.lend(span(130 * MIB + 0xfff, 1)).unwrap_err().and, Use::Own);
+        assert!(space.lend(span(130 * MIB + 0x1000, 1)).is_ok());
     }
 
     /// Somewhere in 64 MiB, any size, mostly not aligned.

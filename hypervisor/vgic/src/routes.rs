@@ -69,6 +69,16 @@ impl<P: Clone> Routes<P> {
         Ok(())
     }
 
+    /// Makes one Merus' own; it may be that already.
+    pub fn keep(&mut self, pintid: u32) -> Result<(), Taken> {
+        match self.is_free(pintid) {
+            Ok(()) => self.own.push(pintid),
+            Err(Taken::Own(_)) => {}
+            Err(taken) => return Err(taken),
+        }
+        Ok(())
+    }
+
     /// Makes interrupts `owner`'s: (INTID, physical INTID). All of them or, if one cannot be had, none.
     pub fn lend(&mut self, owner: u32, pairs: &[(u32, u32)]) -> Result<(), Taken> {
         let before = self.lent.len();
@@ -125,6 +135,16 @@ mod tests {
         for pintid in [0, 27, 31, 256, 1023, u32::MAX] {
             assert_eq!(routes.lend(0, &[(40, pintid)]), Err(Taken::Absent(pintid)));
         }
+    }
+
+    #[test]
+    fn merus_keeps_what_no_vm_has() {
+        let mut routes = routes();
+        routes.lend(0, &[(40, 96)]).unwrap();
+        assert_eq!((routes.keep(96), routes.keep(256)), (Err(Taken::Lent(96)), Err(Taken::Absent(256))));
+        assert_eq!((routes.keep(97), routes.keep(97), routes.keep(153)), (Ok(()), Ok(()), Ok(())));
+        assert_eq!(routes.lend(0, &[(41, 97)]), Err(Taken::Own(97)));
+        assert_eq!(routes.find(96), None, "it stays what it was");
     }
 
     #[test]

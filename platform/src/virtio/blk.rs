@@ -1,11 +1,12 @@
-//! A virtio disk of the board's ("Block Device") as a [`Disk`]: each request is copied through a buffer of its own, and ends when the
+//! A virtio disk of the board's ("Block Device") as a [`Drive`]: each request is copied through a buffer of its own, and ends when the
 //! device's interrupt has come.
 //!
 //! | slot (one a [`Tag`]) | leaves it |
 //! |---|---|
-//! | free | by [`Disk::submit`] |
-//! | flying: the device has it | when the device has used it, or by [`HostBlk::reset`] |
-//! | ended | by [`Disk::finish`] |
+//! | free | by [`Drive::submit`] |
+//! | flying: the device has it | when the device has used it; by [`HostBlk::reset`]; by [`Drive::give_up`] to the requester, but not to the device |
+//! | ended | by [`Drive::finish`] |
+//! | lost: given up and finished, the device has it still | when the device has used it, or by a reset; until then its tag is answered with errors |
 //!
 //! | request | is |
 //! |---|---|
@@ -19,10 +20,9 @@
 
 use super::{Fault, Pages, begin, finish, reset};
 use alloc::boxed::Box;
-use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::sync::atomic::{Ordering, fence};
-use host::disk::{Data, Disk, DiskError, DiskShape, Progress, Request, SECTOR, SERIAL, Tag};
+use host::disk::{Data, DiskError, DiskShape, Drive, Progress, Request, SECTOR, SERIAL, Tag};
 use virtio_drivers::Hal;
 use virtio_drivers::queue::VirtQueue;
 use virtio_drivers::transport::Transport;
@@ -84,6 +84,12 @@ enum Slot {
         rest: u64,
     },
     Ended(Request, Result<(), DiskError>),
+    /// The requester has given it up, and whether that is done with: the device has it.
+    Lost {
+        entry: u16,
+        request: Request,
+        finished: bool,
+    },
 }
 
 /// The disk.
@@ -91,11 +97,10 @@ pub struct HostBlk<T: Transport, H: Hal> {
     // The order of the fields is that in which they are dropped: the device is reset before its memory goes.
     transport: T,
     queue: Option<Box<VirtQueue<H, ENTRIES>>>,
-    buffers: Pages<H>,
+    /// One a slot: pieces that the heap has sooner than one large one.
+    buffers: Vec<Pages<H>>,
     heads: Pages<H>,
     slots: Vec<Slot>,
-    /// Those that have ended, in that order.
-    order: VecDeque<u16>,
     shape: DiskShape,
     ranges: Ranges,
     broken: bool,
@@ -111,7 +116,7 @@ struct Ranges {
 
 impl<T: Transport, H: Hal> HostBlk<T, H> {
     /// The disk behind `transport`, which is reset and in use from here on. `wait` is asked while it does not answer whether to wait on.
-    /// Allocates (some [`HostBlk::memory`] bytes).
+    /// Allocates [`HostBlk::memory`].
     ///
     /// # Errors
     /// Why it cannot be used; it is reset then.
@@ -119,10 +124,9 @@ impl<T: Transport, H: Hal> HostBlk<T, H> {
         let mut disk = Self {
             transport,
             queue: None,
-            buffers: Pages::new(usize::from(DEPTH) * LARGEST as usize)?,
+            buffers: (0..DEPTH).map(|_| Pages::new(LARGEST as usize)).collect::<Result<_, _>>()?,
             heads: Pages::new(usize::from(DEPTH) * HEADS)?,
             slots: alloc::vec![Slot::Free; DEPTH.into()],
-            order: VecDeque::with_capacity(DEPTH.into()),
             shape: DiskShape {
                 sectors: 0,
                 read_only: false,
@@ -187,7 +191,8 @@ impl<T: Transport, H: Hal> HostBlk<T, H> {
         let discard = has & DISCARD != 0 && has & WRITE_ZEROES != 0;
         if discard {
             // Whole blocks, one or more.
-            let most = |sectors: u32| (u64::from(sectors) & !(u64::from(block) / SECTOR - 1)).max(u64::from(block) / SECTOR);
+            let most =
+                |sectors: u32| (u64::from(sectors) & !(u64::from(block) / SECTOR - 1)).max(u64::from(block) / SECTOR);
             self.ranges = Ranges {
                 discard: most(word(config::MAX_DISCARD_SECTORS)?),
                 zero: most(word(config::MAX_WRITE_ZEROES_SECTORS)?),
@@ -217,7 +222,7 @@ impl<T: Transport, H: Hal> HostBlk<T, H> {
                     self.free(0);
                     let mut serial = [0; SERIAL];
                     if got.is_ok() {
-                        serial = core::array::from_fn(|n| self.buffers.byte(n));
+                        serial = core::array::from_fn(|n| self.buffers.first().map_or(0, |buffer| buffer.byte(n)));
                     }
                     return Ok(serial);
                 }
@@ -233,13 +238,6 @@ impl<T: Transport, H: Hal> HostBlk<T, H> {
         self.broken
     }
 
-    /// The device's interrupt, or the suspicion that one was missed: `true` where a request has ended.
-    pub fn interrupt(&mut self) -> bool {
-        self.transport.ack_interrupt();
-        self.collect();
-        !self.order.is_empty()
-    }
-
     /// Resets the device. What it had on its way ends with an error (some of it may have happened). Allocates.
     ///
     /// # Errors
@@ -250,8 +248,12 @@ impl<T: Transport, H: Hal> HostBlk<T, H> {
         // A device that cannot be reset may still write to the buffers: no request will use them again.
         let done = reset(&mut self.transport);
         for number in 0..self.slots.len() {
-            if let Some(&Slot::Flying { request, .. }) = self.slots.get(number) {
-                self.end(number, request, Err(DiskError::Io));
+            match self.slots.get(number) {
+                Some(&(Slot::Flying { request, .. } | Slot::Lost { request, finished: false, .. })) => {
+                    self.end(number, request, Err(DiskError::Io));
+                }
+                Some(Slot::Lost { .. }) => self.free(number),
+                _ => {}
             }
         }
         done?;
@@ -276,18 +278,20 @@ impl<T: Transport, H: Hal> HostBlk<T, H> {
         rest: u64,
         (data, written): (usize, bool),
     ) -> Result<(), DiskError> {
-        let (head, buffer) = (number * HEADS, number * LARGEST as usize);
+        let head = number * HEADS;
         let mut bytes = [0; HEAD + 1];
         bytes[..4].copy_from_slice(&kind.to_le_bytes());
         bytes[8..HEAD].copy_from_slice(&sector.to_le_bytes());
         bytes[HEAD] = NO_STATUS;
         self.heads.write(head, &bytes);
-        let Some(queue) = &mut self.queue else { return Err(DiskError::Io) };
+        let (Some(queue), Some(buffer)) = (&mut self.queue, self.buffers.get(number)) else {
+            return Err(DiskError::Io);
+        };
         // SAFETY: the slot is not flying, so the device knows of none of its bytes, and nobody else has slices of them; none is looked at
         // again before the device has used them. Each part is the slot's own.
         let added = unsafe {
             let (head, status) = (self.heads.slice(head, HEAD), self.heads.slice(head + HEAD, 1));
-            let data = (data != 0).then(|| self.buffers.slice(buffer, data));
+            let data = (data != 0).then(|| buffer.slice(0, data));
             match (data, written) {
                 (None, _) => queue.add(&[head], &mut [status]),
                 (Some(data), true) => queue.add(&[head], &mut [data, status]),
@@ -319,7 +323,9 @@ impl<T: Transport, H: Hal> HostBlk<T, H> {
         range[..8].copy_from_slice(&(at / SECTOR).to_le_bytes());
         range[8..12].copy_from_slice(&(sectors as u32).to_le_bytes());
         range[12..].copy_from_slice(&u32::to_le_bytes(flags));
-        self.buffers.write(number * LARGEST as usize, &range);
+        if let Some(buffer) = self.buffers.get_mut(number) {
+            buffer.write(0, &range);
+        }
         self.launch(number, kind, 0, request, size - sectors * SECTOR, (RANGE, false))
     }
 
@@ -328,7 +334,8 @@ impl<T: Transport, H: Hal> HostBlk<T, H> {
         for _ in 0..2 * DEPTH {
             let Some(queue) = self.queue.as_mut().filter(|_| !self.broken) else { return };
             let Some(used) = queue.peek_used() else { return };
-            let flying = |slot: &Slot| matches!(slot, Slot::Flying { entry, .. } if *entry == used);
+            let flying =
+                |slot: &Slot| matches!(slot, Slot::Flying { entry, .. } | Slot::Lost { entry, .. } if *entry == used);
             let Some(number) = self.slots.iter().position(flying) else {
                 self.broken = true;
                 return;
@@ -339,24 +346,32 @@ impl<T: Transport, H: Hal> HostBlk<T, H> {
 
     /// The device has used what slot `number` had.
     fn land(&mut self, number: usize) {
-        let (Some(&Slot::Flying { entry, request, rest }), Some(queue)) = (self.slots.get(number), &mut self.queue) else {
-            return;
+        let (Some(queue), Some(buffer)) = (&mut self.queue, self.buffers.get(number)) else { return };
+        let (entry, request, rest, lost) = match self.slots.get(number) {
+            Some(&Slot::Flying { entry, request, rest }) => (entry, request, rest, None),
+            Some(&Slot::Lost { entry, request, finished }) => (entry, request, 0, Some(finished)),
+            _ => return,
         };
-        let (head, buffer) = (number * HEADS, number * LARGEST as usize);
+        let head = number * HEADS;
         let size = request.range().1 as usize;
         // SAFETY: the parts that `launch` added, as large as then; the device has used them.
         let popped = unsafe {
             let (head, status) = (self.heads.slice(head, HEAD), self.heads.slice(head + HEAD, 1));
             match request {
                 Request::Flush => queue.pop_used(entry, &[head], &mut [status]),
-                Request::Read { .. } => queue.pop_used(entry, &[head], &mut [self.buffers.slice(buffer, size), status]),
-                Request::Write { .. } => queue.pop_used(entry, &[head, self.buffers.slice(buffer, size)], &mut [status]),
-                _ => queue.pop_used(entry, &[head, self.buffers.slice(buffer, RANGE)], &mut [status]),
+                Request::Read { .. } => queue.pop_used(entry, &[head], &mut [buffer.slice(0, size), status]),
+                Request::Write { .. } => queue.pop_used(entry, &[head, buffer.slice(0, size)], &mut [status]),
+                _ => queue.pop_used(entry, &[head, buffer.slice(0, RANGE)], &mut [status]),
             }
         };
         if popped.is_err() {
             self.broken = true;
             return;
+        }
+        match lost {
+            None => {}
+            Some(true) => return self.free(number),
+            Some(false) => return self.end(number, request, Err(DiskError::Io)),
         }
         let result = match self.heads.byte(head + HEAD) {
             S_OK => Ok(()),
@@ -378,8 +393,6 @@ impl<T: Transport, H: Hal> HostBlk<T, H> {
     fn end(&mut self, number: usize, request: Request, result: Result<(), DiskError>) {
         if let Some(slot) = self.slots.get_mut(number) {
             *slot = Slot::Ended(request, result);
-            // There is room for all slots.
-            self.order.push_back(number as u16);
         }
     }
 
@@ -387,13 +400,13 @@ impl<T: Transport, H: Hal> HostBlk<T, H> {
         if let Some(slot) = self.slots.get_mut(number) {
             *slot = Slot::Free;
         }
-        self.order.retain(|ended| usize::from(*ended) != number);
     }
 
     /// Copies between the requester's bytes and slot `number`'s buffer.
     fn copy(&mut self, number: usize, size: u64, data: &mut dyn Data, to_buffer: bool) -> Result<(), DiskError> {
+        let buffer = self.buffers.get(number).ok_or(DiskError::Io)?;
         // SAFETY: the slot is not flying, and nobody else has a slice of its buffer.
-        let buffer = unsafe { self.buffers.slice(number * LARGEST as usize, size as usize) };
+        let buffer = unsafe { buffer.slice(0, size as usize) };
         match to_buffer {
             true => data.load(0, buffer)?,
             false => data.store(0, buffer)?,
@@ -402,7 +415,7 @@ impl<T: Transport, H: Hal> HostBlk<T, H> {
     }
 }
 
-impl<T: Transport + Send, H: Hal> Disk for HostBlk<T, H> {
+impl<T: Transport + Send, H: Hal> Drive for HostBlk<T, H> {
     fn shape(&self) -> DiskShape {
         self.shape
     }
@@ -413,8 +426,10 @@ impl<T: Transport + Send, H: Hal> Disk for HostBlk<T, H> {
         if self.broken {
             return Err(DiskError::Io);
         }
-        if self.slots.get(number) != Some(&Slot::Free) {
-            return Err(DiskError::Later);
+        match self.slots.get(number) {
+            Some(Slot::Free) => {}
+            Some(Slot::Lost { .. }) | None => return Err(DiskError::Io),
+            Some(_) => return Err(DiskError::Later),
         }
         let (at, size) = request.range();
         let sector = at / SECTOR;
@@ -435,18 +450,37 @@ impl<T: Transport + Send, H: Hal> Disk for HostBlk<T, H> {
         Ok(Progress::Started)
     }
 
-    fn ended(&mut self) -> Option<Tag> {
+    fn attend(&mut self) {
+        self.transport.ack_interrupt();
         self.collect();
-        self.order.front().map(|number| Tag(*number))
+    }
+
+    fn has_ended(&self, tag: Tag) -> bool {
+        matches!(self.slots.get(usize::from(tag.0)), Some(Slot::Ended(..) | Slot::Lost { finished: false, .. }))
     }
 
     fn finish(&mut self, tag: Tag, data: Option<&mut dyn Data>) -> Result<(), DiskError> {
         let number = usize::from(tag.0);
-        let Some(&Slot::Ended(request, result)) = self.slots.get(number) else { return Err(DiskError::Io) };
+        let (request, result) = match self.slots.get_mut(number) {
+            Some(Slot::Ended(request, result)) => (*request, *result),
+            Some(Slot::Lost { finished, .. }) => {
+                *finished = true;
+                return Err(DiskError::Io);
+            }
+            _ => return Err(DiskError::Io),
+        };
         if let (Request::Read { size, .. }, Some(data), Ok(())) = (request, data, result) {
             self.copy(number, size, data, false)?;
         }
         self.free(number);
         result
+    }
+
+    fn give_up(&mut self, tag: Tag) {
+        if let Some(slot) = self.slots.get_mut(usize::from(tag.0))
+            && let Slot::Flying { entry, request, .. } = *slot
+        {
+            *slot = Slot::Lost { entry, request, finished: false };
+        }
     }
 }

@@ -1,11 +1,12 @@
 //! The target's side: where memory for devices comes from, and registers in memory.
 
 use super::Fault;
+use super::blk::HostBlk;
 use crate::mmio::Registers;
 use core::alloc::Layout;
 use core::ptr::NonNull;
-use virtio_drivers::transport::SomeTransport;
-use virtio_drivers::transport::mmio::{MmioError, MmioTransport, VirtIOHeader};
+use virtio_drivers::transport::mmio::{MmioTransport, VirtIOHeader};
+use virtio_drivers::transport::{DeviceType, SomeTransport};
 use virtio_drivers::{BufferDirection, Hal, PAGE_SIZE, PhysAddr};
 
 /// Merus' heap, whose addresses are the machine's.
@@ -42,20 +43,33 @@ unsafe impl Hal for Identity {
     unsafe fn unshare(_: PhysAddr, _: NonNull<[u8]>, _: BufferDirection) {}
 }
 
-/// The device behind `size` bytes of registers of the kind that the device trees call `virtio,mmio`, of either version of the interface;
-/// `None` where there is none.
+/// How a device of the board's is reached.
+pub type BoardTransport = SomeTransport<'static>;
+/// A disk of the board's.
+pub type BoardBlk = HostBlk<BoardTransport, Identity>;
+
+/// "MMIO Device Register Layout".
+const MAGIC_VALUE: u64 = 0x000;
+const DEVICE_ID: u64 = 0x008;
+const MAGIC: u32 = u32::from_le_bytes(*b"virt");
+
+/// What is behind registers of the kind that the device trees call `virtio,mmio`; `None` where nothing is, or nothing that is known. The
+/// device is left as it is.
+pub fn kind(registers: Registers) -> Option<DeviceType> {
+    if registers.read32(MAGIC_VALUE) != MAGIC {
+        return None;
+    }
+    DeviceType::try_from(registers.read32(DEVICE_ID)).ok()
+}
+
+/// The device behind `size` bytes of such registers, of either version of the interface. (Dropped, it is reset.)
 ///
 /// # Errors
 /// They are none of that kind.
-pub fn mmio(registers: Registers, size: u64) -> Result<Option<SomeTransport<'static>>, Fault> {
+pub fn mmio(registers: Registers, size: u64) -> Result<BoardTransport, Fault> {
     let header: *mut VirtIOHeader = core::ptr::with_exposed_provenance_mut(registers.base().as_u64() as usize);
     let header = NonNull::new(header).filter(|header| header.is_aligned()).ok_or(Fault::Registers)?;
     // SAFETY: `Registers` says that they are mapped as a device for good; the caller has `size` from the same place. The drivers here set
     // up no DMA but to `Pages`.
-    match unsafe { MmioTransport::new(header, size as usize) } {
-        Ok(transport) => Ok(Some(transport.into())),
-        // No device, or one that nobody knows.
-        Err(MmioError::InvalidDeviceID(_)) => Ok(None),
-        Err(_) => Err(Fault::Registers),
-    }
+    unsafe { MmioTransport::new(header, size as usize) }.map(SomeTransport::from).map_err(|_| Fault::Registers)
 }

@@ -15,14 +15,14 @@ pub mod blk;
 mod board;
 pub mod pci;
 #[cfg(target_os = "none")]
-pub use board::{Identity, mmio};
+pub use board::{BoardBlk, BoardTransport, Identity, kind, mmio};
 
 use core::fmt;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
+pub use virtio_drivers::transport::DeviceType;
 use virtio_drivers::transport::{DeviceStatus, Transport};
 use virtio_drivers::{BufferDirection, Error, Hal, PAGE_SIZE};
-pub use virtio_drivers::transport::DeviceType;
 
 /// How often a status register is read before its device counts as dead.
 const PATIENCE: u32 = 1_000_000;

@@ -27,8 +27,8 @@ use alloc::vec::Vec;
 use core::ops::Range;
 use nodes::Nodes;
 pub use pass::{Clock, Device, Line, PassError, Why, devices};
-pub use virtio::{PciHost, VirtioMmio, VirtioPlaces, virtio};
 use thiserror::Error;
+pub use virtio::{PciHost, VirtioMmio, VirtioPlaces, virtio};
 
 /// What the board's tree says.
 #[derive(Debug)]

@@ -61,7 +61,10 @@ impl PciHost {
     pub fn intid(&self, device: u8, function: u8, pin: u8) -> Option<u32> {
         let at = u32::from(self.bus) << 16 | u32::from(device) << 11 | u32::from(function) << 8;
         let (at, pin) = (at & self.mask.0, u32::from(pin) & self.mask.1);
-        self.map.iter().find(|(unit, wire, _)| (*unit & self.mask.0, *wire & self.mask.1) == (at, pin)).map(|found| found.2)
+        self.map
+            .iter()
+            .find(|(unit, wire, _)| (*unit & self.mask.0, *wire & self.mask.1) == (at, pin))
+            .map(|found| found.2)
     }
 }
 
@@ -112,7 +115,8 @@ fn windows(place: &Place<'_>) -> Option<Vec<Span<Pa>>> {
     for [kind, high, low, at_high, at_low, size_high, size_low] in entries {
         let (bus, at) = (wide(*high, *low), wide(*at_high, *at_low));
         let memory = matches!(kind & SPACE, MEMORY_32 | MEMORY_64);
-        let span = Span::new(Pa::new(at), wide(*size_high, *size_low)).filter(|span| memory && bus == at && !span.is_empty());
+        let span =
+            Span::new(Pa::new(at), wide(*size_high, *size_low)).filter(|span| memory && bus == at && !span.is_empty());
         found.extend(span.map(|span| (kind & (PREFETCHABLE | SPACE), span)));
     }
     // 32 bits before 64, prefetchable ones last.

@@ -24,7 +24,9 @@ fn virt_has_its_places() {
         assert_eq!((pci.config, pci.bus), (span(0x40_1000_0000, 1 << 20), 0));
         assert_eq!(pci.windows, [span(0x1000_0000, 0x2eff_0000), span(0x80_0000_0000, 1 << 39)]);
         // Wires turn with the device's number, and a device's functions have the same.
-        for (device, function, pin, intid) in [(0, 0, 1, 35), (1, 0, 1, 36), (1, 7, 4, 35), (3, 0, 2, 35), (31, 0, 1, 38)] {
+        for (device, function, pin, intid) in
+            [(0, 0, 1, 35), (1, 0, 1, 36), (1, 7, 4, 35), (3, 0, 2, 35), (31, 0, 1, 38)]
+        {
             assert_eq!(pci.intid(device, function, pin), Some(intid), "{device}.{function} {pin}");
         }
         assert_eq!((pci.intid(0, 0, 0), pci.intid(0, 0, 5)), (None, None));
