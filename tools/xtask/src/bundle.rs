@@ -53,6 +53,40 @@ pub fn many(ctx: &Ctx, built: &Built, guest: &Guest) -> Result<PathBuf> {
 /// The VMs of [`many`] and their weights.
 pub const MANY: [(&str, u32); 3] = [("small", 100), ("medium", 200), ("large", 400)];
 
+/// The addresses of [`net`]'s server and of its user, in the network that QEMU gives its user (`-netdev user`).
+pub const NET: [(&str, &str); 2] = [("web", "10.0.2.15"), ("user", "10.0.2.16")];
+
+/// Two Debian VMs at a switch, both with the root file system `root`: one serves by HTTP, the other one fetches. With `shell` each goes on to
+/// one.
+///
+/// # Errors
+/// When `merus pack` refuses.
+pub fn net(ctx: &Ctx, built: &Built, guest: &Guest, root: &Path, shell: bool) -> Result<PathBuf> {
+    let dir = ctx.merus_dir.join("net");
+    let path = |path: &Path| toml::Value::String(path.display().to_string()).to_string();
+    let mut manifest = String::from(
+        "# What `cargo xtask run --demo net` boots: two guests with one root file system, of which each has what it writes for itself.\n\
+         [[switch]]\nname = \"lan\"\n\n",
+    );
+    let [(_, server), _] = NET;
+    // The user has the console's focus, which is the first one's.
+    for (name, address) in NET.into_iter().rev() {
+        let shell = if shell { " merus.shell" } else { "" };
+        manifest += &format!(
+            "[[vm]]\nname = \"{name}\"\nkernel = {}\ninitrd = {}\n\
+             cmdline = \"console=ttyAMA0 quiet merus.root=vda merus.script={name} merus.tag={name} merus.address={address} merus.peer={server}{shell}\"\n\
+             memory = \"192M\"\nvcpus = 1\n\
+             [[vm.disk]]\nimage = {}\n\
+             [[vm.net]]\nswitch = \"lan\"\n\n",
+            path(&guest.kernel),
+            path(&guest.initrd),
+            path(root),
+        );
+    }
+    ctx::write_if_changed(&dir.join("merus.toml"), manifest.as_bytes())?;
+    pack(ctx, built, &dir)
+}
+
 /// Packs `<manifest_dir>/merus.toml` to `<manifest_dir>/bundle.merus` and returns that path.
 ///
 /// # Errors

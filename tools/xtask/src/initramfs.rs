@@ -6,11 +6,16 @@ use anyhow::{Context as _, Result, bail};
 use object::{Object as _, ObjectSection as _};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use tar::{EntryType, Header};
 
 /// The guest's `/init`.
 const INIT: &str = include_str!("initramfs/init.sh");
+
+/// What it does with disks and networks.
+const IO: &str = include_str!("initramfs/io.sh");
 
 /// What measures a guest's share of the CPUs.
 const SHARE: &str = include_str!("initramfs/share.awk");
@@ -37,8 +42,8 @@ const MODULES: [&str; 16] = [
 ];
 
 /// Names under which `/init` calls busybox before it could install them itself.
-const APPLETS: &str = "awk cat cmp dd dmesg grep hexdump httpd ifconfig mkdir modprobe mount nproc poweroff reboot rm seq setsid sh sha256sum sleep stat stty \
-                       sync tee uname wget";
+const APPLETS: &str = "arp awk cat cmp cut dd dmesg grep hexdump hostname httpd ifconfig mkdir modprobe mount nproc ping poweroff reboot rm seq setsid sh \
+                       sha256sum sleep stat stty switch_root sync tee uname wget";
 
 /// A kernel module as its `.modinfo` section describes it.
 struct Module {
@@ -55,8 +60,7 @@ struct Module {
 /// # Errors
 /// When busybox or a module that another needs is missing, or a module is no ELF file.
 pub fn make(tree: &Path, release: &str) -> Result<Vec<u8>> {
-    let busybox = ["bin/busybox", "usr/bin/busybox"].iter().find_map(|path| fs::read(tree.join(path)).ok());
-    let busybox = busybox.with_context(|| format!("no busybox in {}", tree.display()))?;
+    let busybox = fs::read(tree.join(busybox(tree)?))?;
     let modules = closure(&module_files(tree, release)?)?;
 
     let mut archive = Archive::new();
@@ -78,8 +82,90 @@ pub fn make(tree: &Path, release: &str) -> Result<Vec<u8>> {
     archive.file(&format!("{dir}/modules.alias"), 0o644, alias_file(&modules).as_bytes());
     archive.file(&format!("{dir}/modules.symbols"), 0o644, b"");
     archive.file("init", 0o755, INIT.as_bytes());
+    archive.file("io.sh", 0o644, IO.as_bytes());
     archive.file("share.awk", 0o644, SHARE.as_bytes());
     Ok(archive.finish())
+}
+
+/// Where busybox is in a tree of packages.
+fn busybox(tree: &Path) -> Result<&'static str> {
+    let found = ["bin/busybox", "usr/bin/busybox"].into_iter().find(|path| tree.join(path).is_file());
+    found.with_context(|| format!("no busybox in {}", tree.display()))
+}
+
+/// Makes a tar of a root file system that does what the initramfs does, from a tree of unpacked packages: all of it, busybox' names and the
+/// scripts. It is root's and of no time, and the same each time.
+///
+/// # Errors
+/// When busybox is missing, or the tree cannot be read.
+pub fn root(tree: &Path) -> Result<Vec<u8>> {
+    let busybox = Path::new(busybox(tree)?);
+    let bin = busybox.with_file_name("");
+    let mut archive = Root(tar::Builder::new(Vec::new()));
+    let missing = |name: &&Path| !tree.join(name).exists();
+    for dir in ["dev", "etc", "mnt", "proc", "srv", "sys", "tmp", "var"].map(Path::new).into_iter().filter(missing) {
+        archive.put(dir, EntryType::Directory, 0o755, &[])?;
+    }
+    archive.tree(tree, Path::new(""))?;
+    // Where all of it is below usr, these are links that come with no package.
+    for name in ["bin", "lib", "sbin"].map(Path::new).into_iter().filter(missing) {
+        archive.link(name, &Path::new("usr").join(name))?;
+    }
+    for applet in APPLETS.split(' ') {
+        archive.link(&bin.join(applet), Path::new("busybox"))?;
+    }
+    archive.put(&bin.join("init"), EntryType::Regular, 0o755, INIT.as_bytes())?;
+    archive.put(Path::new("io.sh"), EntryType::Regular, 0o644, IO.as_bytes())?;
+    archive.put(Path::new("share.awk"), EntryType::Regular, 0o644, SHARE.as_bytes())?;
+    Ok(archive.0.into_inner()?)
+}
+
+/// A tar being written.
+struct Root(tar::Builder<Vec<u8>>);
+
+impl Root {
+    /// What `at` leads to below `tree`.
+    fn tree(&mut self, tree: &Path, at: &Path) -> Result<()> {
+        let dir = tree.join(at);
+        let entries = fs::read_dir(&dir).with_context(|| format!("cannot read {}", dir.display()))?;
+        let mut names = entries.map(|entry| Ok(entry?.file_name())).collect::<Result<Vec<_>>>()?;
+        names.sort();
+        for name in names {
+            let (inner, path) = (at.join(&name), dir.join(&name));
+            let data = fs::symlink_metadata(&path)?;
+            let mode = data.permissions().mode() & 0o7777;
+            if data.is_dir() {
+                self.put(&inner, EntryType::Directory, mode, &[])?;
+                self.tree(tree, &inner)?;
+            } else if data.is_symlink() {
+                self.link(&inner, &fs::read_link(&path)?)?;
+            } else {
+                self.put(&inner, EntryType::Regular, mode, &fs::read(&path)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, name: &Path, kind: EntryType, mode: u32, content: &[u8]) -> Result<()> {
+        let mut header = Self::header(kind, mode);
+        header.set_size(content.len() as u64);
+        Ok(self.0.append_data(&mut header, name, content)?)
+    }
+
+    fn link(&mut self, name: &Path, to: &Path) -> Result<()> {
+        Ok(self.0.append_link(&mut Self::header(EntryType::Symlink, 0o777), name, to)?)
+    }
+
+    fn header(kind: EntryType, mode: u32) -> Header {
+        let mut header = Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_mode(mode);
+        header.set_uid(0);
+        header.set_gid(0);
+        header.set_mtime(0);
+        header.set_size(0);
+        header
+    }
 }
 
 /// `modules.dep`: each module with all that it needs, the nearest first. Packages hold none; Debian runs depmod after
@@ -222,6 +308,42 @@ mod tests {
         assert_eq!(alias_file(&modules), "alias virtio:d00000001v* virtio_net\n");
     }
 
+    #[test]
+    fn a_root_has_the_packages_and_what_calls_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        fs::create_dir_all(at("usr/bin")).unwrap();
+        fs::write(at("usr/bin/busybox"), b"BB").unwrap();
+        fs::set_permissions(at("usr/bin/busybox"), fs::Permissions::from_mode(0o755)).unwrap();
+        std::os::unix::fs::symlink("libx.so.1", at("usr/libx.so")).unwrap();
+        let bytes = root(dir.path()).unwrap();
+        assert!(bytes == root(dir.path()).unwrap(), "not the same again");
+        let mut found = BTreeMap::new();
+        for entry in tar::Archive::new(&*bytes).entries().unwrap() {
+            let entry = entry.unwrap();
+            let header = entry.header();
+            assert_eq!((header.uid().unwrap(), header.gid().unwrap(), header.mtime().unwrap()), (0, 0, 0));
+            let link = entry.link_name().unwrap().map(|link| link.display().to_string());
+            let name = entry.path().unwrap().display().to_string();
+            assert!(found.insert(name.trim_end_matches('/').to_owned(), (header.mode().unwrap(), link)).is_none());
+        }
+        let link = |to: &str| (0o777, Some(to.to_owned()));
+        assert_eq!(found["usr/bin/busybox"], (0o755, None));
+        assert_eq!(found["usr/bin/sh"], link("busybox"));
+        assert_eq!(found["usr/libx.so"], link("libx.so.1"));
+        assert_eq!([&found["bin"], &found["sbin"]], [&link("usr/bin"), &link("usr/sbin")]);
+        assert_eq!(found["usr/bin/init"], (0o755, None));
+        // A package that brings a directory of that name has it stay one.
+        fs::create_dir(at("bin")).unwrap();
+        fs::rename(at("usr/bin/busybox"), at("bin/busybox")).unwrap();
+        let bytes = root(dir.path()).unwrap();
+        let mut archive = tar::Archive::new(&*bytes);
+        let names = archive.entries().unwrap().map(|entry| entry.unwrap().path().unwrap().display().to_string());
+        let names: Vec<_> = names.filter(|name| name.contains("bin") && !name.starts_with("bin/s")).collect();
+        assert_eq!(names[..3].join(" ").replace("/ ", " "), "bin bin/busybox usr/bin");
+        assert!(names.contains(&"bin/init".to_owned()), "{names:?}");
+    }
+
     /// The script must not call what it has not: a missing applet shows only in the guest.
     #[test]
     fn init_calls_no_other_program_than_those_linked() {
@@ -271,8 +393,25 @@ mod tests {
             "fetch",
             "drawn",
             "random",
+            "leave",
+            "first",
+            "answers",
+            "between",
+            "many",
+            "poses_as",
+            "rules",
+            "churn",
+            "holds",
+            "crash",
+            "page",
+            "own_root",
+            "web",
+            "user",
+            // Those of a root's packages.
+            "e2fsck",
+            "mke2fs",
         ];
-        for line in INIT.lines().map(str::trim_start) {
+        for line in INIT.lines().chain(IO.lines()).map(str::trim_start) {
             let word: String = line.chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
             let rest = &line[word.len()..];
             // Patterns of `case`, functions, variables, comments, the ends of blocks.
@@ -285,7 +424,7 @@ mod tests {
             );
         }
         for applet in APPLETS.split(' ') {
-            assert!(INIT.contains(applet), "{applet} is linked for nothing");
+            assert!(INIT.contains(applet) || IO.contains(applet), "{applet} is linked for nothing");
         }
     }
 }

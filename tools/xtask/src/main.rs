@@ -19,6 +19,7 @@ mod lint;
 mod miri;
 mod qemu;
 mod raspi4b;
+mod rootfs;
 mod run;
 mod sdcard;
 mod setup;

@@ -8,6 +8,7 @@ use crate::bundle;
 use crate::ctx::{self, Ctx};
 use crate::qemu::control::{self, Control, Step};
 use crate::qemu::{self, End, Expect, Machine};
+use crate::rootfs;
 use crate::setup::{self, Guest, Qemu};
 use crate::symbolize::Symbols;
 use crate::table::{self, Files};
@@ -32,7 +33,8 @@ pub struct Args {
     /// A manifest to run instead of the Debian guest
     #[arg(conflicts_with_all = ["vcpus", "memory"])]
     pub manifest: Option<PathBuf>,
-    /// What to run instead of one Debian guest: `many` is three of different weights, watched by `merus ctl top`
+    /// What to run instead of one Debian guest: `many` is three of different weights, watched by `merus ctl top`; `net` is a server and
+    /// its user at a switch, with a root file system that both have
     #[arg(long, conflicts_with_all = ["manifest", "vcpus", "memory"])]
     pub demo: Option<Demo>,
     /// The Debian guest's vCPUs
@@ -60,6 +62,8 @@ pub struct Args {
 pub enum Demo {
     /// Three busy guests of different weights.
     Many,
+    /// Two guests with disks and network cards.
+    Net,
 }
 
 /// Runs the command.
@@ -79,15 +83,26 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<()> {
         memory: args.board_memory.clone(),
         kernel: built.img.clone(),
         initrd: Some(bundle_of(ctx, &args, &built, guest, scripted)?),
-        // Three guests are ended one by one, and the last one's end is to be seen as well.
-        append: (args.demo == Some(Demo::Many)).then(|| "merus.idle=stay".to_owned()),
+        // Guests are ended one by one, and the last one's end is to be seen as well.
+        append: stays(args.demo, scripted).then(|| "merus.idle=stay".to_owned()),
         control: control_line(ctx, &built),
         ..Machine::default()
     };
-    if args.demo == Some(Demo::Many) {
-        return if scripted { many_check(ctx, &qemu, &machine, &built) } else { many_live(&qemu, &machine, ctx) };
+    match args.demo {
+        Some(Demo::Many) if scripted => return many_check(ctx, &qemu, &machine, &built),
+        Some(Demo::Many) => return many_live(&qemu, &machine, ctx),
+        Some(Demo::Net) if scripted => return net_check(ctx, &qemu, &machine, &built),
+        Some(Demo::Net) => eprintln!(
+            "xtask: two guests boot, `user` with the focus (Ctrl-] 2 gives it to `web`); each one's `exit` ends it, the last one's the machine"
+        ),
+        None => {}
     }
     if scripted { check(ctx, &qemu, &machine, &built, args.manifest.is_none()) } else { interactive(&qemu, &machine) }
+}
+
+/// Whether the machine stays on when its last guest has ended.
+fn stays(demo: Option<Demo>, scripted: bool) -> bool {
+    demo == Some(Demo::Many) || demo == Some(Demo::Net) && scripted
 }
 
 /// The control line of the machine: `merus ctl` finds its socket by itself when it is called in the checkout.
@@ -100,8 +115,10 @@ fn control_line(ctx: &Ctx, built: &Built) -> Option<Control> {
 
 /// Packs what is to run.
 fn bundle_of(ctx: &Ctx, args: &Args, built: &Built, guest: Guest, scripted: bool) -> Result<PathBuf> {
-    if args.demo == Some(Demo::Many) {
-        return bundle::many(ctx, built, &guest);
+    match args.demo {
+        Some(Demo::Many) => return bundle::many(ctx, built, &guest),
+        Some(Demo::Net) => return bundle::net(ctx, built, &guest, &rootfs::make(ctx, &built.cli)?, !scripted),
+        None => {}
     }
     let dir = ctx.merus_dir.join("run");
     if let Some(manifest) = &args.manifest {
@@ -161,9 +178,9 @@ fn watch(ctx: &Ctx, qemu: &Qemu, machine: &Machine, built: &Built, expect: &Expe
     bail!("{why} (all of it: {})", log.display())
 }
 
-/// Three busy guests: all run, `merus ctl top` shows them, and each can be ended.
-fn many_check(ctx: &Ctx, qemu: &Qemu, machine: &Machine, built: &Built) -> Result<()> {
-    let step = |run: &str, expect: &[&str], tries| Step {
+/// A command on the control line, tried so often.
+fn step(run: &str, expect: &[&str], tries: u32) -> Step {
+    Step {
         after: None,
         noise: None,
         run: run.to_owned(),
@@ -172,7 +189,23 @@ fn many_check(ctx: &Ctx, qemu: &Qemu, machine: &Machine, built: &Built) -> Resul
         status: 0,
         times: 0,
         tries,
-    };
+    }
+}
+
+/// Two guests at a switch: the user has its page and its file from the server, which is then told to power off.
+fn net_check(ctx: &Ctx, qemu: &Qemu, machine: &Machine, built: &Built) -> Result<()> {
+    let steps = vec![
+        Step { after: Some("vm \"user\" ended: powered off".to_owned()), ..step("list", &["user*stopped"], 10) },
+        step("stop web --grace 60s", &["stopped (powered off)"], 1),
+    ];
+    let lines = ["web: up", "Hello from VM <b>web</b>", "demo: ok", "init: the power key"];
+    let lines = lines.map(str::to_owned).to_vec();
+    let expect = Expect { lines, control: steps, end: End::Control, ..expected(false) };
+    watch(ctx, qemu, machine, built, &expect)
+}
+
+/// Three busy guests: all run, `merus ctl top` shows them, and each can be ended.
+fn many_check(ctx: &Ctx, qemu: &Qemu, machine: &Machine, built: &Built) -> Result<()> {
     let up = |name: &str| step(&format!("console {name} --until 'busy: up nproc=2'"), &["busy: up"], 60);
     let mut steps: Vec<Step> = bundle::MANY.iter().map(|(name, _)| up(name)).collect();
     steps.push(step("top --once", &["small*running", "medium*running", "large*running"], 1));

@@ -10,6 +10,7 @@ mod guest;
 mod packages;
 mod qemu;
 mod raspi4b;
+mod root;
 pub mod rpi4;
 mod target;
 
@@ -130,6 +131,15 @@ pub fn ensure_qemu(ctx: &Ctx) -> Result<Qemu> {
 pub fn ensure_guest(ctx: &Ctx) -> Result<Guest> {
     let _lock = lock(ctx)?;
     guest::ensure(ctx)
+}
+
+/// Makes sure that the packages of a guest's root file system are there: the directory that they are unpacked in.
+///
+/// # Errors
+/// When they cannot be fetched.
+pub fn ensure_root(ctx: &Ctx) -> Result<PathBuf> {
+    let _lock = lock(ctx)?;
+    root::ensure(ctx)
 }
 
 /// Makes sure that a kernel for pages of 16 KiB is there.

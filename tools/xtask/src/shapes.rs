@@ -1,9 +1,10 @@
-//! Guests' files in other forms than they come in: kernels packed and wrapped, cut off, for other pages; an initrd of 100 MiB; a disk.
+//! Guests' files in other forms than they come in: kernels packed and wrapped, cut off, for other pages; an initrd of 100 MiB; disks.
 //!
 //! A row of the table names one by a placeholder, such as `{tests-gz}`; what no row names is not made.
 
 use crate::cpio::Archive;
 use crate::ctx::{self, Ctx};
+use crate::rootfs;
 use crate::setup::{self, Guest};
 use anyhow::{Context as _, Result, bail, ensure};
 use std::collections::BTreeMap;
@@ -64,12 +65,21 @@ const DISK: &str = "disk-base";
 /// 64 MiB.
 const DISK_PAGES: usize = 16384;
 
-/// Makes each that `named` says is wanted; the names are without their braces.
+/// 512 MiB of the same kind.
+const BIG_DISK: &str = "disk-big";
+const BIG_DISK_PAGES: usize = 131_072;
+/// A disk of 64 KiB with nothing on it.
+const SMALL_DISK: &str = "disk-small";
+/// A root file system.
+const ROOT: &str = "root";
+
+/// Makes each that `named` says is wanted; the names are without their braces. `cli` is the program `merus`.
 ///
 /// # Errors
 /// A program that packs is missing, or a file is not of the expected kind.
 pub fn make(
     ctx: &Ctx,
+    cli: &Path,
     guest: &Guest,
     tests: &Path,
     named: impl Fn(&str) -> bool,
@@ -88,10 +98,18 @@ pub fn make(
         big_initrd(&guest.initrd, &dir.join("big"), &path)?;
         made.insert(BIG_INITRD, path);
     }
-    if named(DISK) {
-        let path = dir.join(DISK);
-        ctx::write_if_changed(&path, &numbered_pages(DISK_PAGES))?;
-        made.insert(DISK, path);
+    for (name, pages) in [(DISK, DISK_PAGES), (BIG_DISK, BIG_DISK_PAGES)].into_iter().filter(|(name, _)| named(name)) {
+        let path = dir.join(name);
+        ctx::write_if_changed(&path, &numbered_pages(pages))?;
+        made.insert(name, path);
+    }
+    if named(SMALL_DISK) {
+        let path = dir.join(SMALL_DISK);
+        ctx::write_if_changed(&path, &[0; 64 << 10])?;
+        made.insert(SMALL_DISK, path);
+    }
+    if named(ROOT) {
+        made.insert(ROOT, rootfs::make(ctx, cli)?);
     }
     if named(KERNEL_16K) {
         made.insert(KERNEL_16K, setup::ensure_kernel_16k(ctx)?);

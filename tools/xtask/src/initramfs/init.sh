@@ -22,24 +22,38 @@
 #                         "disk: FAILED ...", then power off
 #   merus.script=serve    offer a file of merus.size KiB by HTTP at merus.address ("serve: up"), and wait for a power key
 #   merus.script=fetch    fetch it from merus.peer and hold it against its hash ("fetch: ok, N KiB" or "fetch: FAILED ..."), then power off
+#   merus.script=between  wait until merus.peer answers, then serve: who has the file knows that the third one is there as well
+#   merus.script=many     have answers from merus.peer, 50 at a time, merus.rounds each ("many: ok, N requests" or "many: FAILED ...")
+#   merus.script=rules    reach merus.peer, but not merus.other of the address merus.mac, and nobody under another address than one's own
+#                         ("rules: ok" or "rules: FAILED ...")
+#   merus.script=crash    of a root: write files to the second disk, say "crash: life N is at work", and go on; in the next life hold what
+#                         the third disk says was written before ("crash: life N holds M files"), until merus.rounds lives are over
+#                         ("crash: ok, N lives" or "crash: FAILED ..."), then power off
+#   merus.script=web, user
+#                         of a root: the two guests of `cargo xtask run --demo net`; with merus.shell, go on to a shell
 #   merus.script=random   read random bytes of the machine's device ("random: ok, NAME" or "random: FAILED ..."), then power off
 #   (none)                a shell; leaving it powers off
 #   merus.cpus=N          demo fails unless N CPUs are online
 #   merus.tag=T           what share and work call themselves
 #   merus.size=N          KiB, of disk, serve and fetch
+#   merus.rounds=N        of fetch, many and crash
+#   merus.root=DISK       go on with the root file system on that disk (vda), and the same script
 #   merus.address=A merus.peer=A
 #                         of serve and fetch: IPv4 addresses of one /24 network
 #   merus.from=S merus.to=S merus.until=S
 #                         the seconds of share
 # A power key that is pressed powers off in `key`, `busy` and the shell; the others end by themselves, or not at all.
-export PATH=/bin HOME=/ TERM=linux
-mkdir -p /proc /sys /dev /tmp
-mount -t proc proc /proc
-mount -t sysfs sysfs /sys
-# Without it there is no /dev/zero, and a hash of nothing would look like a result.
-mount -t devtmpfs devtmpfs /dev || echo "init: no devtmpfs"
+export PATH=/bin:/sbin:/usr/bin:/usr/sbin HOME=/ TERM=linux
+# From a disk's root: the initramfs has made all of this.
+if [ "$1" != root ]; then
+    mkdir -p /proc /sys /dev /tmp
+    mount -t proc proc /proc
+    mount -t sysfs sysfs /sys
+    # Without it there is no /dev/zero, and a hash of nothing would look like a result.
+    mount -t devtmpfs devtmpfs /dev || echo "init: no devtmpfs"
+fi
 
-script= cpus= tag=- from=2 to=4 until=4 address=10.0.0.1 peer=10.0.0.1 size=
+script= cpus= tag=- from=2 to=4 until=4 address=10.0.0.1 peer=10.0.0.1 other= mac= size= rounds=1 root= shell=
 for word in $(cat /proc/cmdline); do
     case $word in
         merus.script=*) script=${word#*=} ;;
@@ -50,7 +64,12 @@ for word in $(cat /proc/cmdline); do
         merus.until=*) until=${word#*=} ;;
         merus.address=*) address=${word#*=} ;;
         merus.peer=*) peer=${word#*=} ;;
+        merus.other=*) other=${word#*=} ;;
+        merus.mac=*) mac=${word#*=} ;;
         merus.size=*) size=${word#*=} ;;
+        merus.rounds=*) rounds=${word#*=} ;;
+        merus.root=*) root=${word#*=} ;;
+        merus.shell) shell=1 ;;
     esac
 done
 tty=$(cat /sys/class/tty/console/active 2>/dev/null)
@@ -111,6 +130,23 @@ keys() {
         watch <&3 &
     done
 }
+
+# Goes on from a disk, whose modules are here.
+leave() {
+    devices
+    modprobe evdev 2>/dev/null
+    mkdir -p /root
+    if mount -t ext4 "/dev/$root" /root; then
+        for dir in dev proc sys; do
+            mount -o move /$dir /root/$dir
+        done
+        mount -t tmpfs tmpfs /root/tmp
+        exec switch_root /root /bin/init root
+    fi
+    echo "init: $root is no root"
+    end poweroff
+}
+[ -z "$root" ] || [ "$1" = root ] || leave
 
 demo() {
     devices
@@ -363,28 +399,50 @@ serve() {
     echo "serve: up"
 }
 
-fetch() {
-    network || return
+# Waits for somebody who serves.
+first() {
     tries=0
     until sum=$(wget -q -O - "http://$peer/sum" 2>/dev/null); do
         tries=$((tries + 1))
         if [ $tries = 1000 ]; then
-            echo "fetch: FAILED nobody answers at $peer"
-            return
+            echo "$script: FAILED nobody answers at $peer"
+            return 1
         fi
         sleep 0.1
     done
-    wget -q -O /tmp/file "http://$peer/file"
-    now=$(hash_of </tmp/file)
-    if [ "$now" = "$sum" ]; then
-        echo "fetch: ok, $size KiB"
-    else
-        echo "fetch: FAILED $now instead of $sum"
-    fi
+}
+
+fetch() {
+    network || return
+    first || return
+    for round in $(seq "$rounds"); do
+        wget -q -O /tmp/file "http://$peer/file"
+        now=$(hash_of </tmp/file)
+        [ "$now" = "$sum" ] || echo "fetch: FAILED $now instead of $sum" | tee /tmp/failed
+    done
+    [ -e /tmp/failed ] || echo "fetch: ok, $((size * rounds)) KiB"
     grep eth0 /proc/net/dev
 }
 
+. /io.sh
 case $script in
+    many | rules | crash)
+        "$script"
+        end poweroff
+        ;;
+    between)
+        keys
+        between
+        while :; do sleep 60; done
+        ;;
+    web | user)
+        "$script"
+        if [ -z "$shell" ]; then
+            [ "$script" = web ] || end poweroff
+            keys
+            while :; do sleep 60; done
+        fi
+        ;;
     disk)
         disk
         end poweroff

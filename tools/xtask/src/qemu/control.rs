@@ -33,7 +33,7 @@ pub struct Step {
     pub expect: Vec<String>,
     /// The exit status it must end with.
     pub status: i32,
-    /// Run for each number below this one, which stands in for `{n}`; 0 is once, without a number.
+    /// Run for each number below this one, which stands in for `{n}`; 0 is once, without a number. Where `after` has a `{n}`, each waits.
     pub times: u32,
     /// How often it is run, until what is expected comes; a second lies between.
     pub tries: u32,
@@ -49,12 +49,14 @@ pub fn converse(
 ) -> Result<Vec<String>, String> {
     let mut said = Vec::new();
     for step in steps {
-        if let Some(pattern) = &step.after {
-            wait_for(pattern, lines)?;
-        }
         for n in 0..step.times.max(1) {
             let number = n.to_string();
             let fill = |text: &String| text.replace("{n}", &number);
+            // One pattern without a number is waited for once.
+            let again = step.after.as_ref().is_some_and(|pattern| pattern.contains("{n}"));
+            if let Some(pattern) = step.after.as_ref().filter(|_| n == 0 || again) {
+                wait_for(&fill(pattern), lines)?;
+            }
             let one = Step { run: fill(&step.run), expect: step.expect.iter().map(fill).collect(), ..step.clone() };
             let text = persist(control, &one, over).map_err(|why| format!("`merus ctl {}`: {why}", one.run))?;
             said.extend(text.lines().map(str::to_owned));
@@ -167,6 +169,11 @@ mod tests {
         let waits = Step { after: Some("up *".into()), ..step("list", &[], 0) };
         assert!(run(&[waits.clone(), waits.clone()], &["x", "up 1", "y", "up 2"]).is_ok());
         assert!(run(&[waits.clone(), waits], &["up 1"]).unwrap_err().contains("never printed `up *`"));
+        let each = Step { after: Some("up {n}".into()), times: 3, ..step("reset {n}", &["reset {n}"], 0) };
+        assert!(run(std::slice::from_ref(&each), &["up 0", "up 1", "x", "up 2"]).is_ok());
+        assert!(run(&[each], &["up 0", "up 2", "up 1"]).unwrap_err().contains("never printed `up 2`"));
+        let once = Step { after: Some("up".into()), times: 3, ..step("reset {n}", &[], 0) };
+        assert_eq!(run(&[once], &["up"]).unwrap().len(), 3);
     }
 
     #[test]

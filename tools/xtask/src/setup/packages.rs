@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 pub enum Package {
     /// The one of this name.
     Named(&'static str),
+    /// The one of this name and all that it depends on.
+    WithDepends(&'static str),
     /// The kernel that the one of this name depends on: the release's newest.
     KernelOf(&'static str),
     /// The same out of the release's backports.
@@ -116,7 +118,9 @@ impl Recipe {
         let security = format!("{}-security", apt.codename);
         // Newer versions are there; apt takes the newest of both.
         apt.accept_configured(step, &security);
-        let names: Vec<String> = self.packages.iter().map(|package| name_of(&apt, package)).collect::<Result<_>>()?;
+        let names: Vec<Vec<String>> =
+            self.packages.iter().map(|package| names_of(&apt, package)).collect::<Result<_>>()?;
+        let names = names.concat();
         ctx::replace_dir(dir, |temporary| {
             let unpacked = Unpacked { dir: temporary.join("packages"), names };
             apt.unpack(ctx, step, &unpacked.names, &unpacked.dir)?;
@@ -128,12 +132,14 @@ impl Recipe {
     }
 }
 
-fn name_of(apt: &Apt, package: &Package) -> Result<String> {
+fn names_of(apt: &Apt, package: &Package) -> Result<Vec<String>> {
     match package {
-        Package::Named(name) => Ok((*name).to_owned()),
+        Package::Named(name) => Ok(vec![(*name).to_owned()]),
+        Package::WithDepends(name) => Ok(apt.solve(name, None)?.iter().map(super::apt::Package::spec).collect()),
         Package::KernelOf(name) | Package::BackportedKernelOf(name) => {
             let depends = apt.field(name, "Depends")?;
-            parse_depends(&depends).with_context(|| format!("{name} depends on no kernel, but on: {depends}"))
+            let kernel = parse_depends(&depends);
+            Ok(vec![kernel.with_context(|| format!("{name} depends on no kernel, but on: {depends}"))?])
         }
     }
 }

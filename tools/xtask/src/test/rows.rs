@@ -113,7 +113,8 @@ fn prepare<'a>(ctx: &'a Ctx, kind: Option<&TargetKind>, boots: &[Boot], refusals
         fs::remove_dir_all(&bundles).with_context(|| format!("cannot remove {}", bundles.display()))?;
     }
     let refused = |name: &str| refusals.iter().any(|refusal| refusal.manifest.contains(&format!("{{{name}}}")));
-    let shapes = shapes::make(ctx, &guest, &tests, |name| boots.iter().any(|boot| boot.names(name)) || refused(name))?;
+    let named = |name: &str| boots.iter().any(|boot| boot.names(name)) || refused(name);
+    let shapes = shapes::make(ctx, &built.cli, &guest, &tests, named)?;
     let files = Files { kernel: guest.kernel, initrd: guest.initrd, tests, text: ctx.root.join("deny.toml"), shapes };
     Ok(Env { ctx, built, qemu, files, debug_fp, dirty, raspi4b, packed: Mutex::default() })
 }
