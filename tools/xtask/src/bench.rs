@@ -5,6 +5,7 @@
 //! fast this machine is. `hypervisor/docs/performance.md` says what each row is.
 
 mod baseline;
+mod devices;
 mod image;
 mod many;
 mod rows;

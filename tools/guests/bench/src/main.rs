@@ -24,13 +24,17 @@
 //! | `wake` | as `wfi-blocked`, for use beside `spinners` |
 //! | `spinners` | nothing: `cpus` CPUs that never sleep |
 //! | `load` | nothing: spins and sleeps by turns for ever |
+//! | `disk-4k`, `disk-4k-32` | a random read of 4 KiB from a virtio disk, alone and as one of 32: what Merus executes; `-own`: what this driver does |
+//! | `disk-mib` | a MiB in reads of 128 KiB, 8 at a time, likewise |
 //! | `trace` | nothing: a few events of each kind, for a trace of what is executed |
 #![no_std]
 #![no_main]
 
+mod disk;
 mod events;
 mod report;
 mod sleepers;
+mod virtio;
 
 use core::sync::atomic::{AtomicU64, Ordering};
 use events::{LOOP, after};
@@ -101,6 +105,7 @@ fn main() {
             }
             "load" => load(),
             "trace" => trace(),
+            _ if disk::row(row) => {}
             _ => println!("bench: FAILED: there is no row {row}"),
         }
     }

@@ -1,9 +1,9 @@
 //! The machines that are booted for the rows, and what they print.
 
 use super::image;
-use super::many;
 use super::rows::{ROWS, Row, TRACED, Unit};
 use super::trace::{self, Kinds};
+use super::{devices, many};
 use crate::build::Built;
 use crate::bundle;
 use crate::ctx::{self, Ctx, Step};
@@ -64,9 +64,10 @@ impl Board {
         }
     }
 
-    /// Whether a row is measured there: the crowds use a GICv3's redistributors, and what they show is the scheduler's.
+    /// Whether a row is measured there: the crowds use a GICv3's redistributors, and what they show is the scheduler's; virtio devices work
+    /// alike on both.
     pub fn has(self, row: &str) -> bool {
-        self == Self::GicV3 || !many::is_crowd(row)
+        self == Self::GicV3 || !(many::is_crowd(row) || devices::has(row))
     }
 }
 
@@ -221,6 +222,7 @@ pub fn all(env: &Env<'_>, step: &Step, wanted: &dyn Fn(&str) -> bool) -> Result<
         }
     }
     many::all(env, step, &mut measured, wanted)?;
+    devices::all(env, step, &mut measured, wanted)?;
     if wanted("start-debian") {
         step.say("start-debian");
         debian(env, &mut measured)?;
