@@ -47,7 +47,7 @@ impl Device {
     pub fn new(id: u32, own: u64, queues: u64) -> Option<Self> {
         let mut but = 0;
         let tree = fdt::address();
-        assert!(tree < RINGS || tree >= RINGS + ROOM, "the tree is where the rings are to be");
+        assert!(!(RINGS..RINGS + ROOM).contains(&tree), "the tree is where the rings are to be");
         let found = loop {
             let device = fdt::device("virtio,mmio", but)?;
             if read32(device.at + 8) == id {
