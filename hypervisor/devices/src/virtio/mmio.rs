@@ -105,13 +105,12 @@ impl<D: Device, I: IrqLine> Mmio<D, I> {
         self.step().is_err()
     }
 
-    /// Pages that were absent have come: queues that met one are served, one step each.
+    /// Pages that were absent have come: queues that met one are due, and a step is done.
     pub fn run_waiting(&mut self) {
-        for number in 0..self.queues.len() {
-            if self.queues.get_mut(number).is_some_and(|queue| core::mem::take(&mut queue.stalled)) {
-                self.poke(number);
-            }
+        for queue in &mut self.queues {
+            queue.due |= core::mem::take(&mut queue.stalled);
         }
+        self.run_due();
     }
 
     /// The device has changed its configuration by itself.
