@@ -6,6 +6,8 @@
 //! Microsoft, "FAT: General Overview of On-Disk Format" (which type a volume has goes by its number of clusters); UEFI Specification,
 //! "Legacy Master Boot Record (MBR)".
 
+pub mod gpt;
+
 use anyhow::{Context as _, Result, ensure};
 use fatfs::{Dir, FileSystem, FormatVolumeOptions, FsOptions};
 use std::fs::{self, File};

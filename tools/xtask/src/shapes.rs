@@ -4,6 +4,7 @@
 
 use crate::cpio::Archive;
 use crate::ctx::{self, Ctx};
+use crate::disk::gpt;
 use crate::rootfs;
 use crate::setup::{self, Guest};
 use anyhow::{Context as _, Result, bail, ensure};
@@ -70,6 +71,9 @@ const BIG_DISK: &str = "disk-big";
 const BIG_DISK_PAGES: usize = 131_072;
 /// A disk of 64 KiB with nothing on it.
 const SMALL_DISK: &str = "disk-small";
+/// A disk of 64 MiB with a GUID partition table and [`PARTITIONS`], with nothing in them.
+const GPT_DISK: &str = "disk-gpt";
+const PARTITIONS: [(&str, usize); 3] = [("data", 40 << 20), ("witness", 1 << 20), ("web", 16 << 20)];
 /// A root file system.
 const ROOT: &str = "root";
 
@@ -107,6 +111,11 @@ pub fn make(
         let path = dir.join(SMALL_DISK);
         ctx::write_if_changed(&path, &[0; 64 << 10])?;
         made.insert(SMALL_DISK, path);
+    }
+    if named(GPT_DISK) {
+        let path = dir.join(GPT_DISK);
+        ctx::write_if_changed(&path, &gpt::disk(64 << 20, &PARTITIONS)?)?;
+        made.insert(GPT_DISK, path);
     }
     if named(ROOT) {
         made.insert(ROOT, rootfs::make(ctx, cli)?);

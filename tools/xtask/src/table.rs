@@ -112,6 +112,9 @@ pub struct Row {
     icount: bool,
     /// With `icount`: microseconds in which each CPU has had a turn.
     turns: Option<u32>,
+    /// Further arguments of QEMU.
+    #[serde(default)]
+    qemu: Vec<String>,
     /// Seconds.
     timeout: Option<u64>,
     #[serde(default)]
@@ -422,7 +425,7 @@ impl Row {
                 second: self.mini_uart,
                 append: self.append.clone(),
                 two_ports: self.two_ports,
-                extra: if self.icount { counted(self.turns) } else { Vec::new() },
+                extra: [if self.icount { counted(self.turns) } else { Vec::new() }, self.qemu.clone()].concat(),
                 ..Machine::default()
             },
             preload: self.preload,
@@ -531,7 +534,7 @@ impl Boot {
         let manifest = self.bundle.as_ref().map(|bundle| &bundle.manifest);
         let control = self.expect.control.iter().map(|step| &step.run);
         let typed = self.expect.script.iter().map(|send| &send.text);
-        manifest.into_iter().chain(control).chain(typed).any(|text| text.contains(&place))
+        manifest.into_iter().chain(control).chain(typed).chain(&self.machine.extra).any(|text| text.contains(&place))
     }
 }
 

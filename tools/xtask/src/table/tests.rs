@@ -140,6 +140,9 @@ fn placeholders_become_paths() {
     let rows = "[[product]]\nhow = ['gz', 'zst']\nrow = { name = 'x-{how}', manifest = 'kernel = \"{tests-{how}}\"' }";
     let table = parse(rows).unwrap();
     assert_eq!([&table.boots[0], &table.boots[1]].map(|boot| boot.names("tests-gz")), [true, false]);
+    let table = parse("[[row]]\nname = 'x'\nno_bundle = true\nqemu = ['-drive', 'file={tests-gz}']").unwrap();
+    assert_eq!(table.boots[0].machine.extra, ["-drive", "file={tests-gz}"]);
+    assert!(table.boots[0].names("tests-gz") && !table.boots[0].names("gz"));
 }
 
 #[test]

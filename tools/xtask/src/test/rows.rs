@@ -159,6 +159,9 @@ fn boot_one(env: &Env<'_>, boot: &Boot) -> Result<Outcome> {
     if let Some(firmware) = boot.firmware {
         start_by(env, boot, firmware, &mut machine)?;
     }
+    for arg in &mut machine.extra {
+        *arg = env.files.plain(arg);
+    }
     let mut expect = boot.expect.clone();
     for step in &mut expect.control {
         step.run = env.files.plain(&step.run);
