@@ -1,4 +1,5 @@
-//! An input: a row of records, one for each act, so that changes of the row are changes of acts. Text: a line of hexadecimal digits a record.
+//! An input: a byte that says which shape the target has, and a row of records, one for each act, so that changes of the row are changes of
+//! acts. Text: a line of hexadecimal digits for the byte and for each record.
 
 /// Bytes of a record.
 pub const RECORD: usize = 16;
@@ -36,7 +37,8 @@ impl<'a> Input<'a> {
 /// An input as text.
 pub fn to_text(bytes: &[u8]) -> String {
     let line = |record: &[u8]| record.iter().map(|byte| format!("{byte:02x}")).collect::<String>() + "\n";
-    bytes.chunks(RECORD).map(line).collect()
+    let (first, records) = bytes.split_at(bytes.len().min(1));
+    line(first) + &records.chunks(RECORD).map(line).collect::<String>()
 }
 
 /// The other way round; `#` begins a comment.
@@ -56,7 +58,7 @@ mod tests {
     fn an_input_comes_back_from_its_text() {
         let bytes: Vec<u8> = (0..=40).collect();
         let text = to_text(&bytes);
-        assert_eq!(text.lines().count(), 3);
+        assert_eq!((text.lines().count(), text.lines().nth(1)), (4, Some("0102030405060708090a0b0c0d0e0f10")));
         assert_eq!(from_text(&format!("# what it is\n{text}")), Some(bytes));
         assert_eq!((from_text("0"), from_text("0g")), (None, None));
     }

@@ -26,6 +26,8 @@
 //! | `load` | nothing: spins and sleeps by turns for ever |
 //! | `disk-4k`, `disk-4k-32` | a random read of 4 KiB from a virtio disk, alone and as one of 32: what Merus executes; `-own`: what this driver does |
 //! | `disk-mib` | a MiB in reads of 128 KiB, 8 at a time, likewise |
+//! | `udp` | a datagram to another VM and back, all that happens; `udp-own`: what this driver does |
+//! | `udp-echo` | sends each datagram back: what this driver does |
 //! | `trace` | nothing: a few events of each kind, for a trace of what is executed |
 #![no_std]
 #![no_main]
@@ -34,6 +36,7 @@ mod disk;
 mod events;
 mod report;
 mod sleepers;
+mod udp;
 mod virtio;
 
 use core::sync::atomic::{AtomicU64, Ordering};
@@ -105,7 +108,7 @@ fn main() {
             }
             "load" => load(),
             "trace" => trace(),
-            _ if disk::row(row) => {}
+            _ if disk::row(row) || udp::row(row) => {}
             _ => println!("bench: FAILED: there is no row {row}"),
         }
     }
