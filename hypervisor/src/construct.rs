@@ -158,8 +158,8 @@ fn copy(
         },
     };
     let source = match payload {
-        Payload::Kernel => guest.kernel,
-        Payload::Initrd => guest.initrd,
+        Payload::Kernel => guest.payloads.kernel,
+        Payload::Initrd => guest.payloads.initrd,
     };
     let left = what.size as usize - done;
     if left != 0 {
@@ -195,7 +195,9 @@ fn check_image(
     (disk, done, crc): (usize, usize, u32),
 ) -> Result<Stage, String> {
     let Some(described) = guest.spec.disks.get(disk) else { return Ok(Stage::Tree(memory)) };
-    let unchecked = |what: &&PayloadRef| !machine.checked_images.lock().contains(&what.offset);
+    // One that was uploaded was held against its hash then.
+    let boot = guest.payloads.disks.get(disk) == Some(&Source::Boot);
+    let unchecked = |what: &&PayloadRef| boot && !machine.checked_images.lock().contains(&what.offset);
     if let Some(what) = described.image().filter(unchecked) {
         let left = what.size as usize - done;
         if left != 0 {

@@ -14,7 +14,7 @@ use alloc::vec::Vec;
 use bus::{Absent, GuestMemory};
 use config::image::GuestLayout;
 use config::spec::VmSpec;
-use control::{Source, Usage, VmNumber};
+use control::{Payloads, Usage, VmNumber};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use devices::pl011::Pl011;
 use devices::pl031::WallClock;
@@ -44,10 +44,8 @@ pub struct Guest {
     pub spec: VmSpec,
     /// Its number.
     pub number: VmNumber,
-    /// Where its kernel comes from.
-    pub kernel: Source,
-    /// Where its initrd comes from.
-    pub initrd: Source,
+    /// Where its payloads come from.
+    pub payloads: Payloads,
     /// Bytes of Merus' own records of it, charged to it.
     pub records: u64,
     /// Where its parts go.

@@ -10,6 +10,7 @@
 //! takes no device's lock.
 
 use crate::machine::Machine;
+use crate::uploads::Uploaded;
 use addr::{Ipa, PAGE_SIZE, Pa, Span};
 use alloc::boxed::Box;
 use alloc::format;
@@ -81,8 +82,37 @@ impl Frames for OwnFrames {
     }
 }
 
-/// An image of the bundle's and what its VM wrote.
-type Image = Cow<&'static [u8], OwnFrames>;
+/// What a disk begins as.
+enum Base {
+    /// An image of the bundle's.
+    Boot(&'static [u8]),
+    /// One that was uploaded.
+    Upload(Uploaded),
+}
+
+impl store::Image for Base {
+    fn size(&self) -> u64 {
+        match self {
+            Self::Boot(bytes) => bytes.len() as u64,
+            Self::Upload(upload) => upload.size,
+        }
+    }
+    fn whole(&self) -> Option<&[u8]> {
+        match self {
+            Self::Boot(bytes) => Some(bytes),
+            Self::Upload(_) => None,
+        }
+    }
+    fn read(&self, at: u64, into: &mut [u8]) {
+        match self {
+            Self::Boot(bytes) => store::Image::read(bytes, at, into),
+            Self::Upload(upload) => upload.read(at, into),
+        }
+    }
+}
+
+/// An image and what its VM wrote.
+type Image = Cow<Base, OwnFrames>;
 
 /// Frames that a disk is given in a step.
 const FRAMES: usize = 16;
@@ -299,13 +329,13 @@ pub struct Io {
 }
 
 impl Io {
-    /// Makes them; `memory` is the guest's.
+    /// Makes them; `disks`: where the images of its disks are; `memory` is the guest's.
     ///
     /// # Errors
     /// Why one cannot be made.
     pub fn new(
         machine: &Machine,
-        spec: &VmSpec,
+        (spec, disks): (&VmSpec, &[control::Source]),
         vgic: &Arc<VgicPort>,
         memory: &Arc<dyn GuestMemory>,
     ) -> Result<Self, String> {
@@ -317,7 +347,8 @@ impl Io {
                 VirtioDevice::Rng => Kind::Rng(device(random(machine)?, line, memory)),
                 VirtioDevice::Disk(number) => {
                     let frames = OwnFrames { calls: calls.clone(), slot };
-                    Kind::Image(device(image(machine, spec, number, frames)?, line, memory))
+                    let source = disks.get(number).copied().unwrap_or(control::Source::Boot);
+                    Kind::Image(device(image(machine, (spec, number), source, frames)?, line, memory))
                 }
                 VirtioDevice::Net(number) => {
                     let ring = Ring { calls: calls.clone(), slot };
@@ -408,17 +439,30 @@ fn random(machine: &Machine) -> Result<Rng<OwnRandom>, String> {
     Ok(Rng::new(OwnRandom(own)))
 }
 
-fn image(machine: &Machine, spec: &VmSpec, number: usize, frames: OwnFrames) -> Result<Blk<Image>, String> {
+fn image(
+    machine: &Machine,
+    (spec, number): (&VmSpec, usize),
+    source: control::Source,
+    frames: OwnFrames,
+) -> Result<Blk<Image>, String> {
     let disk = spec.disks.get(number).ok_or("a disk that is not described")?;
     let DiskSource::Image(image) = &disk.source else {
         return Err(format!("disk {number}: host disks are not available yet; give an image"));
     };
-    let from = image.offset as usize;
-    let bytes = machine.bundle.get(from..from.saturating_add(image.size as usize));
-    let bytes = bytes.ok_or_else(|| format!("disk {number}: its image is not in the bundle"))?;
+    let base = match source {
+        control::Source::Boot => {
+            let from = image.offset as usize;
+            machine.bundle.get(from..from.saturating_add(image.size as usize)).map(Base::Boot)
+        }
+        control::Source::Object(region) => {
+            let uploads = machine.uploads.lock();
+            uploads.extents(region).map(|extents| Base::Upload(Uploaded { extents: extents.into(), size: image.size }))
+        }
+    };
+    let base = base.ok_or_else(|| format!("disk {number}: its image is not there"))?;
     let mut serial = [0; SERIAL];
     serial.iter_mut().zip(spec.serial(number).bytes()).for_each(|(to, byte)| *to = byte);
-    let store = Cow::new(bytes, frames, image.size / SECTOR, disk.readonly, serial);
+    let store = Cow::new(base, frames, image.size / SECTOR, disk.readonly, serial);
     Ok(Blk::new(store.ok_or_else(|| format!("disk {number}: it is larger than {} GiB", store::LARGEST >> 30))?))
 }
 

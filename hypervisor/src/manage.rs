@@ -14,7 +14,7 @@ use alloc::string::String;
 use alloc::vec;
 use config::setting::Setting;
 use config::spec::{GroupSpec, VmSpec};
-use control::{Channel, Control, Host, Region, Source, Usage, VmNumber};
+use control::{Channel, Control, Host, Payloads, Region, Usage, VmNumber};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use proto::{
     Bytes, ConsolePart, DeviceCounts, LogRow, MAX_CHUNK, MachineRow, Page, PcpuRow, Refusal, StopKind, TraceRow,
@@ -224,15 +224,8 @@ impl Host for Machinery<'_> {
         let machine = Machinery::machine(self);
         machine.uploads.lock().give(&mut machine.memory.lock(), region);
     }
-    fn create(
-        &mut self,
-        vm: VmNumber,
-        spec: &VmSpec,
-        group: Option<usize>,
-        kernel: Source,
-        initrd: Source,
-    ) -> Result<(), Refusal> {
-        let request = construct::Request { spec, number: vm, group, kernel, initrd };
+    fn create(&mut self, vm: VmNumber, spec: &VmSpec, group: Option<usize>, payloads: Payloads) -> Result<(), Refusal> {
+        let request = construct::Request { spec, number: vm, group, payloads: &payloads };
         let work = construct::begin(Machinery::machine(self), &request)?;
         Machinery::machine(self).alive.fetch_add(1, Ordering::AcqRel);
         self.cpu.work.insert(0, Work::Construct(work));

@@ -273,7 +273,7 @@ fn assemble(
     let words = |w: &str| board.bootargs.split_whitespace().any(|arg| arg == w);
     let shares = Arc::new(Shares::new(common.mpidrs.len(), MAX_VMS as u16, MAX_GROUPS as u16));
     let payloads = Bundle::parse(bundle).map(|bundle| bundle.payloads().to_vec()).unwrap_or_default();
-    let control = Control::new(payloads, common.mpidrs.len() as u32);
+    let control = Control::new(payloads, switches.to_vec(), common.mpidrs.len() as u32);
     let uart_intid = board.uart.and_then(|uart| uart.intid);
     let line_intid = board.control.and_then(|uart| uart.intid);
     let routes = Routes::new(gic::shared().intids(), [uart_intid, line_intid].into_iter().flatten());

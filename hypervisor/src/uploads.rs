@@ -2,6 +2,7 @@
 
 use crate::machine::Memory;
 use addr::{BLOCK_SIZE, Pa, Span};
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use control::Region;
 use memory::{AccountId, MemoryError, Reach};
@@ -50,22 +51,52 @@ impl Uploads {
         });
     }
 
-    fn each(&self, region: Region, offset: u64, len: usize, mut part: impl FnMut(Pa, core::ops::Range<usize>)) {
-        let Some(Some(extents)) = self.regions.get(region.0 as usize) else { return };
-        let (mut skip, mut done) = (offset, 0);
-        for extent in extents {
-            if skip >= extent.size() {
-                skip -= extent.size();
-                continue;
-            }
-            let here = ((extent.size() - skip) as usize).min(len - done);
-            if here == 0 {
-                return;
-            }
-            part(Pa::new(extent.start().as_u64() + skip), done..done + here);
-            done += here;
-            skip = 0;
+    /// Where a region's bytes are.
+    pub fn extents(&self, region: Region) -> Option<&[Span<Pa>]> {
+        self.regions.get(region.0 as usize)?.as_deref()
+    }
+
+    fn each(&self, region: Region, offset: u64, len: usize, part: impl FnMut(Pa, core::ops::Range<usize>)) {
+        if let Some(extents) = self.extents(region) {
+            each(extents, offset, len, part);
         }
+    }
+}
+
+/// The parts of `len` bytes at `offset` of what lies in these extents, one after the other.
+fn each(extents: &[Span<Pa>], offset: u64, len: usize, mut part: impl FnMut(Pa, core::ops::Range<usize>)) {
+    let (mut skip, mut done) = (offset, 0);
+    for extent in extents {
+        if skip >= extent.size() {
+            skip -= extent.size();
+            continue;
+        }
+        let here = ((extent.size() - skip) as usize).min(len - done);
+        if here == 0 {
+            return;
+        }
+        part(Pa::new(extent.start().as_u64() + skip), done..done + here);
+        done += here;
+        skip = 0;
+    }
+}
+
+/// An upload as a disk's image: no one gives its region up while there is a VM in the books that has it.
+pub struct Uploaded {
+    /// Where it is.
+    pub extents: Box<[Span<Pa>]>,
+    /// How many bytes of that.
+    pub size: u64,
+}
+
+impl Uploaded {
+    /// Fills `into` with the bytes from `at` on.
+    pub fn read(&self, at: u64, into: &mut [u8]) {
+        each(&self.extents, at, into.len(), |at, part| {
+            if let Some(into) = into.get_mut(part) {
+                el2::ram::read(at, into);
+            }
+        });
     }
 }
 

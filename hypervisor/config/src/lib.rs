@@ -6,6 +6,7 @@
 //! | [`board`] | the device tree that the firmware hands over | [`board::Board`] |
 //! | [`bundle`] | the bundle, packed by the host program `merus` | [`bundle::Bundle`], its payloads, [`spec::VmSpec`] |
 //! | [`image`] | the header of a guest's kernel | [`image::ImageHeader`], [`image::GuestLayout`] |
+//! | [`device`] | a device in one word | what a VM that does not run gets or loses |
 //! | [`disk_image`] | a disk's first sectors | how long its partition table says it is |
 //! | [`guest_tree`] | a `VmSpec` and its layout | the guest's device tree |
 //! | [`map`] | nothing | the addresses and interrupts that every guest sees |
@@ -33,6 +34,7 @@ extern crate std;
 pub mod board;
 pub mod bundle;
 pub mod cpu_model;
+pub mod device;
 pub mod disk_image;
 pub mod guest_tree;
 pub mod image;

@@ -401,7 +401,7 @@ pub fn faults_by_place(vms: &[VmSpec], groups: &[GroupSpec], switches: &[SwitchS
             found.push((Place::Vm(index), vm.error(key::PASSTHROUGH, fault)));
         }
         for (disk, spec) in vm.disks.iter().enumerate() {
-            let faults = spec.check().chain(disk::beside(vms, index, disk));
+            let faults = spec.check().chain(disk::beside(vm, disk, vms.iter().take(index)));
             let place = Place::Disk { vm: index, disk };
             found.extend(faults.map(|(key, fault)| (place, vm.error_of_disk(disk, key, fault))));
         }
@@ -414,6 +414,28 @@ pub fn faults_by_place(vms: &[VmSpec], groups: &[GroupSpec], switches: &[SwitchS
     net::switches(switches, &mut found);
     net::ports(vms, switches, &mut found);
     found
+}
+
+/// What is wrong first with a VM's disks and network cards beside those of `others`, on a machine with these switches.
+pub fn beside<'a>(
+    vm: &'a VmSpec,
+    others: impl Iterator<Item = &'a VmSpec> + Clone,
+    switches: &'a [SwitchSpec],
+) -> Option<SpecError> {
+    let disk = |disk| disk::beside(vm, disk, others.clone()).map(|(key, fault)| vm.error_of_disk(disk, key, fault));
+    if let Some(error) = (0..vm.disks.len()).find_map(disk) {
+        return Some(error);
+    }
+    if vm.nets.is_empty() {
+        return None;
+    }
+    let (mut taken, mut first) = (net::Taken::new(switches), None);
+    // Theirs was told when they came.
+    others.for_each(|other| taken.add(other, |_, _| {}));
+    taken.add(vm, |_, error| {
+        first.get_or_insert(error);
+    });
+    first
 }
 
 /// What VMs share on one machine.

@@ -3,16 +3,17 @@
 use crate::events::Events;
 use crate::host::{Host, VmNumber};
 use crate::objects::{Object, Objects};
-use crate::registry::{MAX_VMS, Origin, Record, Registry};
+use crate::registry::{MAX_VMS, Origin, Origins, Record, Registry};
 use crate::rows::{device_rows, row};
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
+use config::device::NewDevice;
 use config::image::Raw;
 use config::setting::{self, Setting};
 use config::spec::{
     CpuSpec, DEFAULT_RNG, Fault, GIC_FORM, GuestGic, POWER_KEY_FORM, PassthroughSpec, PayloadKind, PayloadRef,
-    PowerKey, SpecError, UNSAFE_DMA_FORM, VmSpec, key,
+    PowerKey, SpecError, SwitchSpec, UNSAFE_DMA_FORM, VmSpec, key,
 };
 use proto::{Answer, Call, EventKind, NewVm, Page, Payload, Refusal, Reply, SpecFault, VmState};
 
@@ -23,6 +24,8 @@ pub struct Control {
     pub(crate) events: Events,
     /// The boot bundle's payloads.
     pub(crate) boot: Vec<PayloadRef>,
+    /// The machine's switches.
+    pub(crate) switches: Vec<SwitchSpec>,
     /// pCPUs of the machine.
     pcpus: u32,
     /// Frames that were no frames, over all channels.
@@ -41,13 +44,14 @@ pub(crate) fn fault(error: SpecError) -> Refusal {
 const KEY_HELD: u64 = 100_000_000;
 
 impl Control {
-    /// Nothing runs yet. `boot`: the bundle's payloads, which VMs can be made of; `pcpus`: how many are up.
-    pub fn new(boot: Vec<PayloadRef>, pcpus: u32) -> Self {
+    /// Nothing runs yet. `boot`: the bundle's payloads, which VMs can be made of; `switches`: the machine's; `pcpus`: how many are up.
+    pub fn new(boot: Vec<PayloadRef>, switches: Vec<SwitchSpec>, pcpus: u32) -> Self {
         Self {
             registry: Registry::default(),
             objects: Objects::default(),
             events: Events::new(),
             boot,
+            switches,
             pcpus,
             bad_frames: 0,
         }
@@ -94,7 +98,7 @@ impl Control {
             Call::Put { hash, size, name } => Answer::Uploaded(self.objects.put(host, hash, size, &name)?),
             Call::Chunk { hash, offset, bytes } => Answer::Uploaded(self.objects.chunk(host, &hash, offset, &bytes.0)?),
             Call::Forget { hash } => {
-                if let Some(user) = self.registry.iter().find(|r| uses(r, &hash)) {
+                if let Some(user) = self.registry.iter().find(|r| r.origins.has(&hash)) {
                     return Err(Refusal::InUse(format!("vm \"{}\"", user.spec.name)));
                 }
                 self.objects.forget(host, &hash)?;
@@ -120,6 +124,8 @@ impl Control {
             }
             Call::Stop { vm, grace_ms } => self.stop(host, &vm, grace_ms)?,
             Call::Destroy { vm } => self.destroy(host, &vm)?,
+            Call::Attach { vm, device } => self.attach(host, &vm, &device)?,
+            Call::Detach { vm, device } => self.detach(host, &vm, &device)?,
             Call::Set { target, key, value } => self.set(host, &target, &key, &value)?,
             Call::MakeGroup { group } => self.make_group(host, &group)?,
             Call::Console { vm, from } => {
@@ -147,7 +153,10 @@ impl Control {
 
     /// Puts the boot bundle's VM into the books, to run at once, and begins to make it. Its group has to be there.
     pub fn boot(&mut self, host: &mut dyn Host, spec: VmSpec) -> Result<(), Refusal> {
-        self.admit(host, spec, Origin::Boot, Origin::Boot, true)
+        {
+            let origins = Origins::boot(&spec);
+            self.admit(host, spec, origins, true)
+        }
     }
 
     /// How many VMs are not stopped.
@@ -208,7 +217,7 @@ impl Control {
     }
 
     fn create(&mut self, host: &mut dyn Host, new: NewVm) -> Result<Answer, Refusal> {
-        let (kernel, from) = self.payload(&new.kernel, PayloadKind::Kernel)?;
+        let (kernel, of_kernel) = self.payload(&new.kernel, PayloadKind::Kernel)?;
         let initrd = new.initrd.as_ref().map(|p| self.payload(p, PayloadKind::Ramdisk)).transpose()?;
         let mut spec = VmSpec {
             name: new.name,
@@ -228,6 +237,8 @@ impl Control {
             disks: Vec::new(),
             nets: Vec::new(),
         };
+        let of_initrd = initrd.map_or(Origin::Boot, |(_, from)| from);
+        let mut origins = Origins { kernel: of_kernel, initrd: of_initrd, disks: Vec::new() };
         for line in new.settings.lines().filter(|line| !line.trim().is_empty()) {
             let (key, value) =
                 line.split_once('=').ok_or_else(|| spec_fault(line.trim(), "has no value; write KEY=VALUE"))?;
@@ -258,21 +269,19 @@ impl Control {
                 }
                 _ => {}
             }
+            if let Some(device) = NewDevice::of(key.trim(), value.trim()) {
+                let device = device.map_err(|(key, fault)| spec_fault(key, fault))?;
+                self.equip(&mut spec, &mut origins.disks, device)?;
+                continue;
+            }
             let setting = Setting::parse(key.trim(), value).map_err(|f| spec_fault(key.trim(), f))?;
             setting.apply(&mut spec);
         }
-        self.admit(host, spec, from, initrd.map_or(Origin::Boot, |(_, from)| from), false)?;
+        self.admit(host, spec, origins, false)?;
         Ok(Answer::Done)
     }
 
-    fn admit(
-        &mut self,
-        host: &mut dyn Host,
-        spec: VmSpec,
-        kernel: Origin,
-        initrd: Origin,
-        run: bool,
-    ) -> Result<(), Refusal> {
+    fn admit(&mut self, host: &mut dyn Host, spec: VmSpec, origins: Origins, run: bool) -> Result<(), Refusal> {
         let now = host.now_ns();
         if let Some(error) = spec.faults().into_iter().next() {
             return Err(fault(error));
@@ -284,16 +293,16 @@ impl Control {
             return Err(Refusal::NoSuchGroup(group.clone()));
         }
         self.check_affinity(spec.cpu.affinity.as_deref())?;
+        self.check_devices(&spec)?;
         let limit = Refusal::Limit { what: "VMs; destroy one".into(), most: MAX_VMS as u64 };
         let number = self.registry.free_number().ok_or(limit)?;
-        host.create(number, &spec, self.registry.group_of(&spec), kernel.source(), initrd.source())?;
+        host.create(number, &spec, self.registry.group_of(&spec), origins.sources())?;
         let state = VmState::Creating;
         self.events.add(now, &spec.name, EventKind::Making);
         self.registry.add(Record {
             number,
             spec,
-            kernel,
-            initrd,
+            origins,
             state,
             run,
             resets: 0,
@@ -311,7 +320,7 @@ impl Control {
         }
     }
 
-    fn payload(&self, wanted: &Payload, kind: PayloadKind) -> Result<(PayloadRef, Origin), Refusal> {
+    pub(crate) fn payload(&self, wanted: &Payload, kind: PayloadKind) -> Result<(PayloadRef, Origin), Refusal> {
         match wanted {
             Payload::Boot(name) => {
                 let found = self.boot.iter().find(|p| p.name == *name && p.kind == kind);
@@ -337,7 +346,7 @@ impl Control {
             VmState::Stopped(_) => {
                 let group = self.registry.group_of(&record.spec);
                 let now = host.now_ns();
-                host.create(record.number, &record.spec, group, record.kernel.source(), record.initrd.source())?;
+                host.create(record.number, &record.spec, group, record.origins.sources())?;
                 let record = self.find_mut(vm)?;
                 record.state = VmState::Creating;
                 record.run = true;
@@ -384,10 +393,6 @@ impl Control {
         self.events.add(host.now_ns(), vm, EventKind::Destroyed);
         Ok(Answer::Done)
     }
-}
-
-fn uses(record: &Record, hash: &proto::Hash) -> bool {
-    [record.kernel, record.initrd].iter().any(|o| matches!(o, Origin::Object(h, _) if h == hash))
 }
 
 fn reference(object: &Object, kind: PayloadKind) -> PayloadRef {

@@ -1,5 +1,6 @@
 //! What management wants of the machine.
 
+use alloc::vec::Vec;
 use config::setting::Setting;
 use config::spec::{GroupSpec, VmSpec};
 use proto::{ConsolePart, DeviceCounts, LogRow, MachineRow, Page, PcpuRow, Refusal, TraceRow, VcpuRow};
@@ -19,6 +20,17 @@ pub enum Source {
     Boot,
     /// Uploaded: they begin at the region's beginning.
     Object(Region),
+}
+
+/// Where a VM's payloads are.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Payloads {
+    /// Its kernel.
+    pub kernel: Source,
+    /// Its initrd, if it has one.
+    pub initrd: Source,
+    /// Its disks' images, by the disk's number; of a disk that has none nothing is said.
+    pub disks: Vec<Source>,
 }
 
 /// What a VM has used.
@@ -53,14 +65,7 @@ pub trait Host {
     /// Takes the memory back.
     fn object_free(&mut self, region: Region);
     /// Begins to make a VM: its description has been checked, its group is there. The end is told by `made` or `failed`.
-    fn create(
-        &mut self,
-        vm: VmNumber,
-        spec: &VmSpec,
-        group: Option<usize>,
-        kernel: Source,
-        initrd: Source,
-    ) -> Result<(), Refusal>;
+    fn create(&mut self, vm: VmNumber, spec: &VmSpec, group: Option<usize>, payloads: Payloads) -> Result<(), Refusal>;
     /// Runs a VM that was made.
     fn start(&mut self, vm: VmNumber);
     /// Begins to take its vCPUs off the pCPUs; the end is told by `paused`.

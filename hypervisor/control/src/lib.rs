@@ -22,6 +22,7 @@
 //! | Running, Resetting, Paused, Created, Creating | `Stop` without | Stopping |
 //! | any with memory | ended | Stopped |
 //! | Stopped | `Start` | Creating, to start at once |
+//! | Stopped | `Attach`, `Detach` | Stopped, with other devices |
 //! | Created, Stopped | `Destroy` | (absent) |
 //!
 //! Every other call is refused with the state that the VM is in, and changes nothing. A VM that is Stopped has no memory any more;
@@ -49,6 +50,7 @@ extern crate std;
 
 mod calls;
 mod channel;
+mod devices;
 mod events;
 mod host;
 mod news;
@@ -63,6 +65,6 @@ mod tests;
 pub use calls::Control;
 pub use channel::Channel;
 pub use events::EVENTS;
-pub use host::{Host, Region, Source, Usage, VmNumber};
+pub use host::{Host, Payloads, Region, Source, Usage, VmNumber};
 pub use objects::MAX_OBJECTS;
 pub use registry::{MAX_GROUPS, MAX_VMS};

@@ -1,6 +1,6 @@
 //! The books: which VMs there are, and where each is in its life.
 
-use crate::host::{Source, VmNumber};
+use crate::host::{Payloads, Source, VmNumber};
 use alloc::string::String;
 use alloc::vec::Vec;
 use config::spec::{GroupSpec, VmSpec};
@@ -29,13 +29,39 @@ impl Origin {
     }
 }
 
+/// Where each of a VM's payloads comes from.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Origins {
+    pub kernel: Origin,
+    pub initrd: Origin,
+    /// By the disk's number; `Boot` for those that have no image.
+    pub disks: Vec<Origin>,
+}
+
+impl Origins {
+    /// All in the boot bundle.
+    pub fn boot(spec: &VmSpec) -> Self {
+        Self { kernel: Origin::Boot, initrd: Origin::Boot, disks: spec.disks.iter().map(|_| Origin::Boot).collect() }
+    }
+
+    pub fn sources(&self) -> Payloads {
+        let disks = self.disks.iter().map(|origin| origin.source()).collect();
+        Payloads { kernel: self.kernel.source(), initrd: self.initrd.source(), disks }
+    }
+
+    /// Whether the upload of this hash is one of them.
+    pub fn has(&self, hash: &Hash) -> bool {
+        let all = [&self.kernel, &self.initrd].into_iter().chain(&self.disks);
+        all.into_iter().any(|origin| matches!(origin, Origin::Object(h, _) if h == hash))
+    }
+}
+
 /// One VM.
 #[derive(Clone, Debug)]
 pub struct Record {
     pub number: VmNumber,
     pub spec: VmSpec,
-    pub kernel: Origin,
-    pub initrd: Origin,
+    pub origins: Origins,
     pub state: VmState,
     /// It runs as soon as it is made.
     pub run: bool,
@@ -71,7 +97,7 @@ impl Registry {
         self.vms.iter_mut().find(|r| r.number == number)
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = &Record> {
+    pub fn iter(&self) -> impl Iterator<Item = &Record> + Clone {
         self.vms.iter()
     }
 
@@ -100,8 +126,7 @@ impl Registry {
     }
 
     pub fn users(&self, hash: &Hash) -> u32 {
-        let uses = |o: Origin| matches!(o, Origin::Object(h, _) if h == *hash);
-        self.vms.iter().filter(|r| uses(r.kernel) || uses(r.initrd)).count() as u32
+        self.vms.iter().filter(|r| r.origins.has(hash)).count() as u32
     }
 
     /// A VM's group by its place.

@@ -21,9 +21,13 @@ impl Control {
 
     pub(crate) fn object_rows(&self) -> impl Iterator<Item = ObjectRow> {
         let users = |p: &PayloadRef| {
+            let same = |origin: Origin, image: Option<&PayloadRef>| {
+                origin == Origin::Boot && image.is_some_and(|i| i.image == p.image)
+            };
             let by = |r: &&Record| {
-                (r.kernel == Origin::Boot && r.spec.kernel.image == p.image)
-                    || (r.initrd == Origin::Boot && r.spec.initrd.as_ref().is_some_and(|i| i.image == p.image))
+                same(r.origins.kernel, Some(&r.spec.kernel))
+                    || same(r.origins.initrd, r.spec.initrd.as_ref())
+                    || r.origins.disks.iter().zip(&r.spec.disks).any(|(origin, disk)| same(*origin, disk.image()))
             };
             self.registry.iter().filter(by).count() as u32
         };
@@ -70,8 +74,8 @@ fn devices(spec: &VmSpec) -> impl Iterator<Item = (u32, VirtioDevice)> + '_ {
     spec.virtio_slots().filter(|(_, device)| *device != VirtioDevice::PowerKey)
 }
 
-/// What a VM's device is called, and what it is.
-fn words(spec: &VmSpec, device: VirtioDevice) -> (String, String) {
+/// What a VM's device is.
+fn words(spec: &VmSpec, device: VirtioDevice) -> String {
     match device {
         VirtioDevice::Disk(n) => {
             let what = spec.disks.get(n).map_or("", |disk| match &disk.source {
@@ -79,20 +83,20 @@ fn words(spec: &VmSpec, device: VirtioDevice) -> (String, String) {
                 DiskSource::Host(host) => host,
             });
             let readonly = spec.disks.get(n).is_some_and(|disk| disk.readonly);
-            (format!("disk{n}"), format!("{what}{}", if readonly { ", read-only" } else { "" }))
+            format!("{what}{}", if readonly { ", read-only" } else { "" })
         }
         VirtioDevice::Net(n) => {
             let switch = spec.nets.get(n).map_or("", |net| &net.switch);
-            (format!("net{n}"), format!("{switch}, {}", spec.mac(n)))
+            format!("{switch}, {}", spec.mac(n))
         }
-        VirtioDevice::Rng | VirtioDevice::PowerKey => (config::spec::key::RNG.into(), String::new()),
+        VirtioDevice::Rng | VirtioDevice::PowerKey => String::new(),
     }
 }
 
 /// The rows of a VM's devices.
 pub(crate) fn device_rows<'a>(host: &'a dyn Host, record: &'a Record) -> impl Iterator<Item = DeviceRow> + 'a {
     devices(&record.spec).map(|(slot, device)| {
-        let (name, what) = words(&record.spec, device);
+        let (name, what) = (device.name(), words(&record.spec, device));
         DeviceRow { name, what, counts: host.device(record.number, slot).unwrap_or_default() }
     })
 }

@@ -20,6 +20,8 @@ info VM | vcpus VM        one of them, its vCPUs
 devices VM                its disks and network cards
 pcpus | machine | groups  the machine
 objects                   payloads to make VMs of
+attach VM DEVICE          disk=boot:NAME[,readonly], net=SWITCH or rng, to a stopped VM
+detach VM DEVICE          such as disk0, from a stopped VM
 create VM kernel=NAME memory=SIZE [vcpus=N] [initrd=NAME] [group=G] [KEY=VALUE...] [cmdline=THE REST]
 start VM | pause VM | resume VM | reset VM
 stop VM [SECONDS]         asks the guest, then ends it (at once without SECONDS)

@@ -10,7 +10,8 @@ use alloc::vec::Vec;
 use config::image::Raw;
 use config::setting::Setting;
 use config::spec::{
-    CpuSpec, DiskSource, DiskSpec, GroupSpec, Mac, NetSpec, PassthroughSpec, PayloadKind, PayloadRef, PowerKey, VmSpec,
+    CpuSpec, DiskSource, DiskSpec, GroupSpec, Mac, NetSpec, PassthroughSpec, PayloadKind, PayloadRef, PowerKey,
+    SwitchSpec, VmSpec,
 };
 use proptest::prelude::*;
 use proto::*;
@@ -28,6 +29,8 @@ struct Fake {
     full: bool,
     /// Where the kernel of the VM made last goes.
     raw: Option<Raw>,
+    /// And where its payloads are.
+    payloads: Option<Payloads>,
     /// What each VM has printed.
     printed: Vec<u8>,
 }
@@ -67,20 +70,18 @@ impl Host for Fake {
     fn object_free(&mut self, region: Region) {
         self.regions.remove(&region.0).expect("freed once");
     }
-    fn create(
-        &mut self,
-        vm: VmNumber,
-        spec: &VmSpec,
-        _: Option<usize>,
-        kernel: Source,
-        _: Source,
-    ) -> Result<(), Refusal> {
+    fn create(&mut self, vm: VmNumber, spec: &VmSpec, _: Option<usize>, payloads: Payloads) -> Result<(), Refusal> {
         if self.full {
             return Err(Refusal::NoMemory { asked: spec.memory, left: 0, of: "the machine".into() });
         }
-        if let Source::Object(region) = kernel {
-            assert!(self.regions.contains_key(&region.0), "made of an object that is gone");
+        let Payloads { kernel, initrd, disks } = &payloads;
+        assert_eq!(disks.len(), spec.disks.len());
+        for source in [kernel, initrd].into_iter().chain(disks) {
+            if let Source::Object(region) = source {
+                assert!(self.regions.contains_key(&region.0), "made of an object that is gone");
+            }
         }
+        self.payloads = Some(payloads);
         let was = self.vms.insert(vm.0, "made");
         assert!(was.is_none_or(|was| was == "ended"), "{was:?} and made again");
         self.raw = Some(spec.raw);
@@ -183,7 +184,12 @@ fn boot_payload() -> PayloadRef {
 }
 
 fn control() -> Control {
-    Control::new(vec![boot_payload()], 2)
+    {
+        let mut image = PayloadRef { image: "1".into(), name: "root.img".into(), ..boot_payload() };
+        (image.kind, image.size) = (PayloadKind::Disk, 1024);
+        let lan = SwitchSpec { name: "lan".into(), uplink: false };
+        Control::new(vec![boot_payload(), image], vec![lan], 2)
+    }
 }
 
 fn new_vm(name: &str) -> NewVm {
@@ -798,4 +804,134 @@ fn a_vm_s_devices_have_rows() {
     let Ok(Answer::Info(row)) = c.call(&mut h, Call::Info { vm: vm("web") }) else { panic!() };
     assert_eq!(row.devices, 4, "its power key is none of them");
     assert_eq!(c.call(&mut h, Call::Devices { vm: vm("db"), from: 0 }), Err(Refusal::NoSuchVm("db".into())));
+}
+
+/// An image of this many bytes, uploaded.
+fn uploaded(c: &mut Control, h: &mut Fake, bytes: &[u8]) -> Hash {
+    let hash = Hash(Sha256::digest(bytes).into());
+    c.call(h, Call::Put { hash, size: bytes.len() as u64, name: "up.img".into() }).unwrap();
+    c.call(h, Call::Chunk { hash, offset: 0, bytes: Bytes(bytes.to_vec()) }).unwrap();
+    hash
+}
+
+fn names(c: &mut Control, h: &mut Fake, name: &str) -> Vec<String> {
+    match c.call(h, Call::Devices { vm: name.into(), from: 0 }) {
+        Ok(Answer::Devices(page)) => page.rows.iter().map(|row| format!("{} {}", row.name, row.what)).collect(),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn refused(reply: Reply) -> String {
+    reply.unwrap_err().to_string()
+}
+
+#[test]
+fn a_vm_is_created_with_devices() {
+    let (mut c, mut h) = (control(), Fake::default());
+    let hash = uploaded(&mut c, &mut h, &[7; 512]);
+    let settings = format!(
+        "rng=true\ndisk=boot:root.img,readonly\ncpu.weight=5\ndisk=sha256:{hash},serial=up\nnet=lan,mac=52:54:00:00:00:01\nnet=lan\n"
+    );
+    c.call(&mut h, Call::Create(NewVm { settings, ..new_vm("web") })).unwrap();
+    let own = Mac::derived("web", 1);
+    assert_eq!(
+        names(&mut c, &mut h, "web"),
+        [
+            "rng ",
+            "disk0 root.img, read-only",
+            "disk1 up.img",
+            "net0 lan, 52:54:00:00:00:01",
+            &format!("net1 lan, {own}")
+        ]
+    );
+    assert_eq!(h.payloads.as_ref().unwrap().disks, [Source::Boot, Source::Object(Region(1))]);
+    // Its image is in use as long as it is in the books, whatever has a hand in it.
+    assert_eq!(refused(c.call(&mut h, Call::Forget { hash })), "in use by vm \"web\"");
+    let Ok(Answer::Objects(page)) = c.call(&mut h, Call::Objects { from: 0 }) else { panic!() };
+    assert_eq!(
+        page.rows.iter().map(|row| (&*row.name, row.users)).collect::<Vec<_>>(),
+        [("vmlinuz", 1), ("root.img", 1), ("up.img", 1)]
+    );
+    let create = |c: &mut Control, h: &mut Fake, settings: &str| {
+        refused(c.call(h, Call::Create(NewVm { settings: settings.into(), ..new_vm("db") })))
+    };
+    let absent = format!("disk=sha256:{}", "0".repeat(64));
+    for (settings, message) in [
+        ("disk=boot:other.img", "there is no payload \"other.img\" in the boot bundle, or not all of it"),
+        (&absent, "there is no payload 0000"),
+        ("disk=boot:vmlinuz", "disk 0: key image: \"vmlinuz\" has 100 bytes, which is no multiple of 512"),
+        ("disk=root.img", "key disk: \"root.img\" is not right; write boot:NAME"),
+        ("disk=boot:root.img,serial=a b", "key serial: \"a b\" is no serial"),
+        ("disk=boot:root.img,serial=x\ndisk=boot:root.img,serial=x", "key serial: \"x\" is the serial of another"),
+        ("net=wan", "key switch: there is no switch \"wan\""),
+        ("net=lan,mac=52:54:00:00:00:01", "key mac: 52:54:00:00:00:01 is the address of a net of vm \"web\" already"),
+        ("net=lan,mac=01:00:00:00:00:00", "key mac: 01:00:00:00:00:00 is a multicast address"),
+        ("rng=true\nrng=true", "key rng: the VM has one"),
+        ("net=lan\nnet=lan\nnet=lan,mtu=1", "key mtu: 1 is out of range"),
+    ] {
+        let told = create(&mut c, &mut h, settings);
+        assert!(told.contains(message.strip_prefix("disk 0: ").unwrap_or(message)), "{settings}: {told}");
+    }
+    // A switch has so many ports, whoever has them.
+    let many = "net=lan\n".repeat(31);
+    for name in ["a", "b"] {
+        c.call(&mut h, Call::Create(NewVm { settings: many.clone(), ..new_vm(name) })).unwrap();
+    }
+    assert!(create(&mut c, &mut h, "net=lan").contains("\"lan\" has 64 ports already"));
+    c.made(0, c.number("b").unwrap());
+    c.call(&mut h, Call::Destroy { vm: vm("b") }).unwrap();
+    c.call(&mut h, Call::Create(NewVm { settings: "net=lan".into(), ..new_vm("db") })).unwrap();
+}
+
+#[test]
+fn a_stopped_vm_gets_and_loses_devices() {
+    let (mut c, mut h) = (control(), Fake::default());
+    let hash = uploaded(&mut c, &mut h, &[7; 512]);
+    c.boot(&mut h, equipped("web")).unwrap();
+    let n = VmNumber(0);
+    c.made(1, n);
+    let attach = |c: &mut Control, h: &mut Fake, device: &str| {
+        c.call(h, Call::Attach { vm: "web".into(), device: device.into() })
+    };
+    let detach = |c: &mut Control, h: &mut Fake, device: &str| {
+        c.call(h, Call::Detach { vm: "web".into(), device: device.into() })
+    };
+    for reply in [attach(&mut c, &mut h, "net=lan"), detach(&mut c, &mut h, "disk0")] {
+        assert_eq!(reply, Err(Refusal::State { is: VmState::Running }));
+    }
+    c.ended(2, n, StopKind::PoweredOff);
+    h.vms.insert(0, "ended");
+    assert_eq!(attach(&mut c, &mut h, &format!("disk=sha256:{hash}")), Ok(Answer::Done));
+    assert_eq!(detach(&mut c, &mut h, "disk0"), Ok(Answer::Done));
+    assert_eq!(detach(&mut c, &mut h, "rng"), Ok(Answer::Done));
+    assert_eq!(attach(&mut c, &mut h, "net=lan,isolated"), Ok(Answer::Done));
+    let own = Mac::derived("web", 1);
+    let now = ["disk0 root.img, read-only", "disk1 up.img", "net0 lan, 52:54:00:00:00:01", &format!("net1 lan, {own}")];
+    assert_eq!(names(&mut c, &mut h, "web"), now);
+    for (reply, message) in [
+        (detach(&mut c, &mut h, "disk2"), "key device: the VM has no \"disk2\", but disk0 disk1 net0 net1"),
+        (attach(&mut c, &mut h, "net=wan"), "key switch: there is no switch \"wan\""),
+        (attach(&mut c, &mut h, "disk=boot:root.img,serial=disk1"), "key serial: \"disk1\" is the serial of another"),
+        (attach(&mut c, &mut h, "disk=host:PARTLABEL="), "key host: "),
+        (attach(&mut c, &mut h, "cdrom"), "key device: \"cdrom\" is not right; write rng, disk=SOURCE or net=SWITCH"),
+        (c.call(&mut h, Call::Attach { vm: vm("db"), device: vm("rng") }), "there is no VM \"db\""),
+    ] {
+        let told = refused(reply);
+        assert!(told.contains(message), "{told}");
+    }
+    assert_eq!(names(&mut c, &mut h, "web"), now, "a refusal changes nothing");
+    assert_eq!(refused(c.call(&mut h, Call::Forget { hash })), "in use by vm \"web\"");
+    c.call(&mut h, Call::Start { vm: vm("web") }).unwrap();
+    assert_eq!(h.payloads.as_ref().unwrap().disks, [Source::Boot, Source::Object(Region(1))]);
+    c.ended(3, n, StopKind::PoweredOff);
+    assert_eq!(detach(&mut c, &mut h, "disk1"), Ok(Answer::Done));
+    assert_eq!(c.call(&mut h, Call::Forget { hash }), Ok(Answer::Done));
+    for device in ["disk0", "net0", "net0"] {
+        detach(&mut c, &mut h, device).unwrap();
+    }
+    assert!(refused(detach(&mut c, &mut h, "disk0")).contains("the VM has none; `attach` gives it one"));
+    let Ok(Answer::Events(page)) = c.call(&mut h, Call::Events { from: 0 }) else { panic!() };
+    let kinds: Vec<String> = page.rows.iter().map(|e| format!("{:?}", e.kind)).collect();
+    let expected = ["Attached(\"disk2\")", "Detached(\"disk0\")", "Detached(\"rng\")", "Attached(\"net1\")"];
+    assert_eq!(kinds[4..8], expected);
 }

@@ -111,6 +111,20 @@ pub enum Call {
         /// Its name.
         vm: String,
     },
+    /// Gives a stopped VM a device, in the words of the room `config`, such as `disk=boot:root.img,readonly` or `net=lan`.
+    Attach {
+        /// The VM's name.
+        vm: String,
+        /// The device.
+        device: String,
+    },
+    /// Takes a device from a stopped VM.
+    Detach {
+        /// The VM's name.
+        vm: String,
+        /// The device's name, as in [`DeviceRow`].
+        device: String,
+    },
     /// Changes a setting by its key in the manifest, such as `cpu.weight`.
     Set {
         /// Of what.
@@ -192,6 +206,8 @@ impl Call {
             | Self::Reset { .. }
             | Self::Stop { .. }
             | Self::Destroy { .. }
+            | Self::Attach { .. }
+            | Self::Detach { .. }
             | Self::Type { .. } => false,
         }
     }
@@ -232,7 +248,8 @@ pub struct NewVm {
     pub memory: u64,
     /// vCPUs.
     pub vcpus: u32,
-    /// Settings as for [`Call::Set`], a line each: a key of the manifest, `=`, its value without quotes.
+    /// Settings as for [`Call::Set`], a line each: a key of the manifest, `=`, its value without quotes; and devices as for
+    /// [`Call::Attach`].
     pub settings: String,
 }
 

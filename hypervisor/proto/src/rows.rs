@@ -365,6 +365,10 @@ pub enum EventKind {
     Refused(String),
     /// It was asked for, and its making has begun.
     Making,
+    /// It has been given the device of this name.
+    Attached(String),
+    /// The device of this name has been taken from it.
+    Detached(String),
 }
 
 /// An event.

@@ -94,6 +94,7 @@ fn rows() -> Vec<Reply> {
         Answer::Events(page(vec![
             EventRow { number: 1, at_ns: 2, vm: "web".into(), kind: EventKind::Set { key: "k".into(), value: "v".into() } },
             EventRow { number: 2, at_ns: 3, vm: "web".into(), kind: EventKind::Making },
+            EventRow { number: 3, at_ns: 4, vm: "web".into(), kind: EventKind::Detached("rng".into()) },
         ])),
         Answer::Log(page(vec![LogRow { number: 1, at_ns: 2, text: "t".into() }])),
         Answer::Trace(page(vec![TraceRow { tick: 1, kind: 2, which: 3, vm: 4, vcpu: 5, argument: 6 }])),
@@ -119,6 +120,7 @@ fn the_messages_of_this_version_have_these_bytes() {
         Call::Set { target: Target::Group("g".into()), key: "k".into(), value: "v".into() },
         chunk(vec![1, 2, 3]),
         Call::SetTrace { on: true },
+        Call::Detach { vm: "web".into(), device: "disk0".into() },
     ];
     let mut stream = Vec::new();
     calls.iter().for_each(|call| encode(0, call, &mut stream).unwrap());
@@ -126,7 +128,7 @@ fn the_messages_of_this_version_have_these_bytes() {
     let messages: Vec<u8> = frames(&stream).into_iter().flat_map(|frame| frame.unwrap().message).collect();
     assert_eq!(
         (VERSION, messages.len(), crc32fast::hash(&messages)),
-        (4, 423, 3_537_924_236),
+        (4, 445, 228_324_352),
         "raise VERSION with what changes them"
     );
 }

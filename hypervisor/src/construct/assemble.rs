@@ -148,7 +148,7 @@ fn devices(
     let rtc: Arc<SpinLock<dyn MmioDevice>> =
         Arc::new(SpinLock::new(Rank::Device, Pl031::new(SpiLine::new(port.clone(), map::PL031_INTID), Uptime)));
     let power = PowerKeys::new(spec.power_key, port, memory);
-    let io = Io::new(machine, spec, port, memory)?;
+    let io = Io::new(machine, (spec, &request.payloads.disks), port, memory)?;
     let devices: [(Ipa, u64, DeviceHandle); 2] =
         [(map::PL011_BASE, map::PL011_SIZE, uart.clone()), (map::PL031_BASE, map::PL031_SIZE, rtc)];
     for (base, size, device) in devices.into_iter().chain(power.devices()).chain(io.windows()) {
@@ -227,8 +227,7 @@ fn guest(
         reporting: AtomicBool::new(false),
         spec,
         number: request.number,
-        kernel: request.kernel,
-        initrd: request.initrd,
+        payloads: request.payloads.clone(),
         records: 0,
         layout,
         first,

@@ -17,7 +17,7 @@ use alloc::vec::Vec;
 use config::cpu_model::CpuModel;
 use config::image::GuestLayout;
 use config::spec::{PayloadRef, VmSpec, admit_one, admit_pages};
-use control::{Source, VmNumber};
+use control::{Payloads, Source, VmNumber};
 use memory::{AccountId, Dirty, HandOver, MemoryError, Reach};
 use proto::{Refusal, SpecFault};
 
@@ -36,17 +36,15 @@ pub struct Request<'a> {
     pub number: VmNumber,
     /// Its group's place.
     pub group: Option<usize>,
-    /// Where its kernel is.
-    pub kernel: Source,
-    /// Where its initrd is.
-    pub initrd: Source,
+    /// Where its payloads are.
+    pub payloads: &'a Payloads,
 }
 
 /// Puts a VM together, all but its memory's contents. On an error nothing is left behind.
 pub fn begin(machine: &'static Machine, request: &Request<'_>) -> Result<Construction, Refusal> {
     let spec = request.spec;
     let mut head = [0; config::image::HEADER_SIZE];
-    read_payload(machine, request.kernel, &spec.kernel, 0, &mut head)
+    read_payload(machine, request.payloads.kernel, &spec.kernel, 0, &mut head)
         .ok_or_else(|| Refusal::NoSuchObject(format!("\"{}\" in the bundle", spec.kernel.name)))?;
     let layout = spec.layout(&head).map_err(|e| refused_spec(e.key, e.fault))?;
     let shown_mmfr0 = CpuModel::mmfr0(&machine.ids, machine.geometry.ipa_bits() as u8);

@@ -14,6 +14,31 @@ const MOST: u32 = 128 << 10;
 /// Pages that a discard or a write of zeroes looks at before it is done in part.
 const STEP: u32 = 64;
 
+/// What a disk begins as: bytes that nobody changes.
+pub trait Image: Send {
+    /// How many.
+    fn size(&self) -> u64;
+    /// All of them, where they lie in one piece that can be looked at.
+    fn whole(&self) -> Option<&[u8]>;
+    /// Fills `into` with those from `at` on, all of which are there.
+    fn read(&self, at: u64, into: &mut [u8]);
+}
+
+impl<B: AsRef<[u8]> + Send> Image for B {
+    fn size(&self) -> u64 {
+        self.as_ref().len() as u64
+    }
+    fn whole(&self) -> Option<&[u8]> {
+        Some(self.as_ref())
+    }
+    fn read(&self, at: u64, into: &mut [u8]) {
+        let from = usize::try_from(at).ok().and_then(|at| self.as_ref().get(at..)?.get(..into.len()));
+        if let Some(from) = from {
+            into.copy_from_slice(from);
+        }
+    }
+}
+
 /// Frames that a disk has, in pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Usage {
@@ -60,7 +85,7 @@ fn piece(at: u64, size: u64) -> Piece {
     Piece { page: at / PAGE, from: from as usize, size: size as usize }
 }
 
-impl<B: AsRef<[u8]> + Send, F: Frames> Cow<B, F> {
+impl<B: Image, F: Frames> Cow<B, F> {
     /// A disk of `sectors` that reads as `image`, and as zeroes behind its end. `None`: it is larger than [`LARGEST`]. Allocates 4 KiB,
     /// and 4 bytes for each 4 MiB where it can be written to.
     pub fn new(image: B, frames: F, sectors: u64, read_only: bool, serial: [u8; SERIAL]) -> Option<Self> {
@@ -134,13 +159,17 @@ impl<B: AsRef<[u8]> + Send, F: Frames> Cow<B, F> {
 
     /// Hands `size` bytes of the image from `at` on to `data`, at byte `to` of the request.
     fn read_image(&mut self, at: u64, size: u64, to: u64, data: &mut dyn Data) -> Result<(), Gone> {
-        let image = self.image.as_ref();
-        let length = image.len() as u64;
+        let length = self.image.size();
         let there = if at < length { size.min(length.saturating_sub(at)) } else { 0 };
         if there != 0 {
-            let from = nospec::below(at, length) as usize;
-            let part = image.get(from..from.saturating_add(there as usize)).unwrap_or_default();
-            data.store(to, part)?;
+            let at = nospec::below(at, length);
+            match self.image.whole() {
+                Some(image) => {
+                    let from = at as usize;
+                    data.store(to, image.get(from..from.saturating_add(there as usize)).unwrap_or_default())?;
+                }
+                None => self.read_pieces(at, there, to, data)?,
+            }
         }
         // What is behind its end.
         let mut done = there;
@@ -149,6 +178,18 @@ impl<B: AsRef<[u8]> + Send, F: Frames> Cow<B, F> {
         }
         while done < size {
             let part = self.page.get(..size.saturating_sub(done).min(PAGE) as usize).unwrap_or_default();
+            data.store(to.saturating_add(done), part)?;
+            done = done.saturating_add(part.len() as u64);
+        }
+        Ok(())
+    }
+
+    /// The same of bytes that the image has, by way of a page.
+    fn read_pieces(&mut self, at: u64, size: u64, to: u64, data: &mut dyn Data) -> Result<(), Gone> {
+        let mut done = 0;
+        while done < size {
+            let part = self.page.get_mut(..size.saturating_sub(done).min(PAGE) as usize).unwrap_or_default();
+            self.image.read(at.saturating_add(done), part);
             data.store(to.saturating_add(done), part)?;
             done = done.saturating_add(part.len() as u64);
         }
@@ -194,11 +235,12 @@ impl<B: AsRef<[u8]> + Send, F: Frames> Cow<B, F> {
 
     /// Fills the page on its way with what the image has there.
     fn copy_image(&mut self, page: u64) {
-        let image = self.image.as_ref();
-        let at = usize::try_from(page.saturating_mul(PAGE)).unwrap_or(usize::MAX).min(image.len());
-        let part = image.get(at..image.len().min(at.saturating_add(PAGE as usize))).unwrap_or_default();
-        let (head, tail) = self.page.split_at_mut(part.len());
-        head.copy_from_slice(part);
+        let at = page.saturating_mul(PAGE);
+        let there = self.image.size().saturating_sub(at).min(PAGE);
+        let (head, tail) = self.page.split_at_mut(there as usize);
+        if there != 0 {
+            self.image.read(at, head);
+        }
         tail.fill(0);
     }
 
@@ -274,7 +316,7 @@ impl<B: AsRef<[u8]> + Send, F: Frames> Cow<B, F> {
 
     /// A piece reads as zeroes from now on.
     fn zero_piece(&mut self, piece: Piece, unmap: bool) -> Result<(), DiskError> {
-        let behind = piece.page.saturating_mul(PAGE) >= self.image.as_ref().len() as u64;
+        let behind = piece.page.saturating_mul(PAGE) >= self.image.size();
         match self.pages.get(piece.page) {
             Holder::Zeroes => return Ok(()),
             Holder::Image if behind => return Ok(()),
@@ -297,7 +339,7 @@ fn offset(frame: Pa, from: usize) -> Pa {
     Pa::new(frame.as_u64().wrapping_add(from as u64))
 }
 
-impl<B: AsRef<[u8]> + Send, F: Frames> Disk for Cow<B, F> {
+impl<B: Image, F: Frames> Disk for Cow<B, F> {
     fn shape(&self) -> DiskShape {
         self.shape
     }

@@ -3,6 +3,8 @@
 //! [`Cow`] is a [`host::disk::Disk`] that answers at once. Its image is read where it lies; what is written goes to frames of its own
 //! ([`Frames`]), which are charged to whoever the disk belongs to.
 //!
+//! An image that does not lie in one piece ([`Image::whole`]) is read by way of a page, one copy more.
+//!
 //! # Frames come from outside
 //! A write happens inside an exit, where nothing is allocated. So the disk has a reserve, and whoever looks after it keeps it filled:
 //!
@@ -36,5 +38,5 @@ mod pages;
 #[cfg(test)]
 mod tests;
 
-pub use cow::{Cow, LARGEST, Usage};
+pub use cow::{Cow, Image, LARGEST, Usage};
 pub use pages::{Frames, PAGE, RESERVE};

@@ -488,3 +488,50 @@ proptest! {
         prop_assert_eq!(r.read(0, length as u64 / 512 * 512), image(0, length / 512 * 512));
     }
 }
+
+/// An image that lies in pieces.
+struct Pieces(Vec<u8>);
+
+impl Image for Pieces {
+    fn size(&self) -> u64 {
+        self.0.len() as u64
+    }
+    fn whole(&self) -> Option<&[u8]> {
+        None
+    }
+    fn read(&self, at: u64, into: &mut [u8]) {
+        into.copy_from_slice(&self.0[at as usize..][..into.len()]);
+    }
+}
+
+#[test]
+fn an_image_in_pieces_is_as_good_as_a_whole_one() {
+    const SIZE: usize = 0x9200;
+    let mut whole = Rig::new(SIZE, 128);
+    let ram = Ram::default();
+    let mut pieces = Cow::new(Pieces(image(0, SIZE)), ram.clone(), 128, false, [0; 20]).unwrap();
+    whole.give(RESERVE);
+    for n in 0..RESERVE as u64 {
+        ram.lend(Pa::new(0x8000_0000 + n * PAGE));
+        pieces.give(Pa::new(0x8000_0000 + n * PAGE)).unwrap();
+    }
+    let mut both = |request: Request, bytes: Vec<u8>| {
+        let (mut one, mut other) = (Bytes::new(bytes.clone()), Bytes::new(bytes));
+        let done = whole.ask(request, &mut one);
+        let Ok(Progress::Done(count)) = pieces.submit(Tag(0), request, &mut other) else { panic!("{request:?}") };
+        assert_eq!((done, &one.bytes), (Ok(count), &other.bytes), "{request:?}");
+        one.bytes
+    };
+    // A page of its own, parts of pages that the image has, that it has in part, and that it has not; its end and what is behind.
+    let places =
+        [(0x1000, 0x1000), (0x3200, 0x400), (0x5e00, 0x800), (0x9000, 0x200), (0x9000, 0x1000), (0xc200, 0x200)];
+    for (at, size) in places {
+        both(Request::Write { at, size }, vec![at as u8; size as usize]);
+    }
+    both(Request::Zero { at: 0x7200, size: 0x200 }, Vec::new());
+    let all = both(Request::Read { at: 0, size: 0x1_0000 }, vec![0xaa; 0x1_0000]);
+    assert_eq!((&all[..0x1000], &all[0xe000..]), (&image(0, 0x1000)[..], &[0; 0x2000][..]));
+    for (at, size) in [(0x200, 0x2000), (0x8e00, 0x400), (0x9200, 0x200), (0, 0x200)] {
+        both(Request::Read { at, size }, vec![0xaa; size as usize]);
+    }
+}

@@ -315,6 +315,8 @@ pub fn name(call: &Call) -> &'static str {
         Call::Reset { .. } => "reset",
         Call::Stop { .. } => "stop",
         Call::Destroy { .. } => "destroy",
+        Call::Attach { .. } => "attach",
+        Call::Detach { .. } => "detach",
         Call::Set { .. } => "set",
         Call::MakeGroup { .. } => "group",
         Call::Console { .. } => "console",

@@ -58,7 +58,7 @@ enum Command {
     #[command(subcommand)]
     Image(images::Image),
     /// Manage a running Merus: its VMs, payloads, groups and consoles
-    Ctl(ctl::Ctl),
+    Ctl(Box<ctl::Ctl>),
 }
 
 fn main() -> ExitCode {

@@ -413,3 +413,76 @@ fn what_devices_have_done_is_shown() {
     let top = good(&server, &["top", "--once", "--interval", "0.1"]);
     assert!(top.contains("\nVM   DEVICE  ") && top.contains("lan, 22:0b:8d:11:9d:c3\n"), "{top}");
 }
+
+#[test]
+fn devices_come_and_go() {
+    let server = Server::start();
+    equipped(&server);
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path.to_str().unwrap().to_owned()
+    };
+    let image = file("data.img", &[7; 1024]);
+    assert_eq!(bad(&server, &["attach", "web", "--disk", &image]).0, 5, "it runs");
+    good(&server, &["stop", "web", "--force"]);
+    let attached = good(&server, &["attach", "web", "--disk", &format!("{image},readonly"), "--net", "lan,isolated"]);
+    let now = "web: rng; disk0 root.img, read-only; disk1 data.img, read-only; net0 lan, 22:0b:8d:11:9d:c3; net1 lan, 46:c9:86:a1:42:fd\n";
+    assert!(attached.contains("data.img: ") && attached.ends_with(now), "{attached}");
+    assert_eq!(good(&server, &["detach", "web", "rng"]), now.replace("rng; ", ""));
+    let left = json(&server, &["detach", "web", "disk0"]);
+    assert_eq!(
+        (&left["device"][0]["name"], &left["device"][0]["what"]),
+        (&"disk0".into(), &"data.img, read-only".into())
+    );
+    // At the making, by the beginning of the hash as well; what is there is not sent again.
+    let create =
+        ["create", "db", "--kernel", "boot:vmlinuz", "--memory", "64M", "--rng", "--net", "lan", "--disk", &image];
+    let made = good(&server, &[&create[..], &["--set", "cpu.weight=7"]].concat());
+    assert!(made.contains("nothing was sent") && made.ends_with("db: created\n"), "{made}");
+    let info = json(&server, &["info", "db"]);
+    let names = |info: &Value| -> Vec<String> {
+        info["device"].as_array().unwrap().iter().map(|device| device["name"].as_str().unwrap().into()).collect()
+    };
+    assert_eq!((names(&info), &info["weight"]), (["rng", "disk0", "net0"].map(String::from).into(), &7.into()));
+    good(&server, &["destroy", "db"]);
+    let cut = {
+        let mut head = vec![0; 1024];
+        // A partition of a whole MBR that ends behind the image.
+        head[446 + 4] = 0x83;
+        head[446 + 8] = 1;
+        head[446 + 12] = 100;
+        (head[510], head[511]) = (0x55, 0xaa);
+        file("cut.img", &head)
+    };
+    let uneven = file("uneven.img", &[7; 1000]);
+    for (arguments, code, part) in [
+        (vec!["attach", "web"], 2, "no device is given; write --disk, --net or --rng"),
+        (vec!["attach", "web", "--disk", "boot:"], 2, "\"boot:\" is no payload"),
+        (vec!["attach", "web", "--disk", "boot:a,serial=x,serial=y"], 2, "--disk boot:a,serial=x,serial=y: "),
+        (vec!["attach", "web", "--disk", "/nowhere"], 2, "/nowhere: "),
+        (vec!["attach", "web", "--disk", &cut], 2, "and its partition table (MBR) speaks of"),
+        (vec!["attach", "web", "--disk", &uneven], 2, "1000 bytes, which is no multiple of 512"),
+        (vec!["attach", "web", "--net", "lan,colour=red"], 2, "--net lan,colour=red: "),
+        (vec!["attach", "web", "--net", "wan"], 1, "key switch: there is no switch \"wan\""),
+        (
+            vec!["attach", "web", "--net", "lan,mac=22:0b:8d:11:9d:c3"],
+            1,
+            "is the address of a net of vm \"web\" already",
+        ),
+        (vec!["attach", "web", "--disk", "boot:other"], 4, "there is no payload \"other\""),
+        (vec!["attach", "db", "--rng"], 4, "there is no VM \"db\""),
+        (vec!["detach", "web", "disk7"], 1, "the VM has no \"disk7\", but disk0 net0 net1"),
+        (
+            vec!["create", "db", "--kernel", "boot:vmlinuz", "--memory", "64M", "--net", "lan,mtu=1"],
+            1,
+            "key mtu: 1 is out",
+        ),
+    ] {
+        let (got, message) = bad(&server, &arguments);
+        assert!(got == code && message.contains(part), "{arguments:?}: {got}: {message}");
+    }
+    let events = good(&server, &["events"]);
+    assert!(events.contains("web: attached disk1\n") && events.contains("web: detached disk0\n"), "{events}");
+}

@@ -65,7 +65,9 @@ const BIG: usize = 100 << 20;
 const DISK: &str = "disk-base";
 /// 64 MiB.
 const DISK_PAGES: usize = 16384;
-
+/// One that is soon uploaded: 256 KiB of the same.
+const SHORT_DISK: &str = "disk-short";
+const SHORT_DISK_PAGES: usize = 64;
 /// 512 MiB of the same kind.
 const BIG_DISK: &str = "disk-big";
 const BIG_DISK_PAGES: usize = 131_072;
@@ -102,7 +104,10 @@ pub fn make(
         big_initrd(&guest.initrd, &dir.join("big"), &path)?;
         made.insert(BIG_INITRD, path);
     }
-    for (name, pages) in [(DISK, DISK_PAGES), (BIG_DISK, BIG_DISK_PAGES)].into_iter().filter(|(name, _)| named(name)) {
+    for (name, pages) in [(DISK, DISK_PAGES), (SHORT_DISK, SHORT_DISK_PAGES), (BIG_DISK, BIG_DISK_PAGES)]
+        .into_iter()
+        .filter(|(name, _)| named(name))
+    {
         let path = dir.join(name);
         ctx::write_if_changed(&path, &numbered_pages(pages))?;
         made.insert(name, path);

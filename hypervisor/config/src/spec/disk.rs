@@ -115,16 +115,19 @@ impl VmSpec {
     }
 }
 
-/// What is wrong with disk `disk` of VM `vm` beside the ones before it.
-pub(super) fn beside(vms: &[VmSpec], vm: usize, disk: usize) -> Option<(&'static str, Fault)> {
-    let owner = vms.get(vm)?;
+/// What is wrong with disk `disk` of the VM `owner` beside the ones before it and those of `others`.
+pub(super) fn beside<'a>(
+    owner: &'a VmSpec,
+    disk: usize,
+    others: impl Iterator<Item = &'a VmSpec>,
+) -> Option<(&'static str, Fault)> {
     let this = owner.disks.get(disk)?;
     let serial = owner.serial(disk);
     if (0..disk).any(|other| owner.serial(other) == serial) {
         return Some((key::SERIAL, DeviceFault::SerialTaken { serial }.into()));
     }
     let host = this.writes()?;
-    let before = vms.iter().take(vm).flat_map(|other| other.disks.iter().map(move |disk| (other, disk)));
+    let before = others.flat_map(|other| other.disks.iter().map(move |disk| (other, disk)));
     let own = owner.disks.iter().take(disk).map(|disk| (owner, disk));
     let (other, _) =
         before.chain(own).find(|(_, other)| other.writes().is_some_and(|other| same_selector(host, other)))?;

@@ -42,6 +42,8 @@ pub const UNSAFE_DMA: &str = "unsafe-dma";
 pub const RNG: &str = "rng";
 /// Its disks: tables of their own.
 pub const DISK: &str = "disk";
+/// A device, as it is typed in one word.
+pub const DEVICE: &str = "device";
 /// Its network cards: tables of their own.
 pub const NET: &str = "net";
 /// A disk's file in the bundle.

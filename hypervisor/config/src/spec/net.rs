@@ -139,24 +139,39 @@ pub(super) fn switches(switches: &[SwitchSpec], found: &mut Vec<(Place, SpecErro
 
 /// All that is wrong with the ports of all VMs beside each other and the switches.
 pub(super) fn ports(vms: &[VmSpec], switches: &[SwitchSpec], found: &mut Vec<(Place, SpecError)>) {
-    let mut taken: Vec<(Mac, &str)> = Vec::new();
-    // Ports that are left of each switch.
-    let mut left: Vec<(&str, usize)> =
-        switches.iter().map(|switch| (&*switch.name, MAX_PORTS.saturating_sub(usize::from(switch.uplink)))).collect();
+    let mut taken = Taken::new(switches);
     for (vm, owner) in vms.iter().enumerate() {
+        taken.add(owner, |net, error| found.push((Place::Net { vm, net }, error)));
+    }
+}
+
+/// What ports have taken.
+pub(super) struct Taken<'a> {
+    macs: Vec<(Mac, &'a str)>,
+    /// Ports that are left of each switch.
+    left: Vec<(&'a str, usize)>,
+}
+
+impl<'a> Taken<'a> {
+    /// Nothing of `switches` yet.
+    pub fn new(switches: &'a [SwitchSpec]) -> Self {
+        let left = |switch: &SwitchSpec| MAX_PORTS.saturating_sub(usize::from(switch.uplink));
+        Self { macs: Vec::new(), left: switches.iter().map(|switch| (&*switch.name, left(switch))).collect() }
+    }
+
+    /// A VM takes what its network cards ask for; what it cannot have is told with the card's number.
+    pub fn add(&mut self, owner: &'a VmSpec, mut tell: impl FnMut(usize, SpecError)) {
         for (net, port) in owner.nets.iter().enumerate() {
-            let mut add = |key, fault: DeviceFault| {
-                found.push((Place::Net { vm, net }, owner.error_of_net(net, key, fault.into())));
-            };
-            match left.iter_mut().find(|(name, _)| *name == port.switch) {
+            let mut add = |key, fault: DeviceFault| tell(net, owner.error_of_net(net, key, fault.into()));
+            match self.left.iter_mut().find(|(name, _)| *name == port.switch) {
                 None => add(key::SWITCH, DeviceFault::SwitchAbsent { switch: port.switch.to_string() }),
                 Some((_, 0)) => add(key::SWITCH, DeviceFault::SwitchFull { switch: port.switch.to_string() }),
                 Some((_, left)) => *left = left.saturating_sub(1),
             }
             let mac = owner.mac(net);
-            match taken.iter().find(|(other, _)| *other == mac) {
+            match self.macs.iter().find(|(other, _)| *other == mac) {
                 Some((_, vm)) => add(key::MAC, DeviceFault::MacTaken { mac, vm: vm.to_string() }),
-                None => taken.push((mac, &owner.name)),
+                None => self.macs.push((mac, &owner.name)),
             }
         }
     }

@@ -9,6 +9,7 @@ use proto::{Call, NewVm, Payload, Target};
 
 const CREATE: &str =
     "create VM kernel=NAME memory=SIZE [vcpus=N] [initrd=NAME] [group=G] [KEY=VALUE...] [cmdline=THE REST]";
+const ATTACH: &str = "attach VM rng | disk=boot:NAME[,readonly][,serial=S] | net=SWITCH[,mac=M][,mtu=N][,isolated]";
 const GROUP: &str = "group GROUP [KEY=VALUE]";
 
 /// What a line asks for.
@@ -61,6 +62,12 @@ fn call(word: &str, rest: &str) -> Result<Call, ShellError> {
         "reset" => Call::Reset { vm: vm("reset VM")? },
         "destroy" => Call::Destroy { vm: vm("destroy VM")? },
         "stop" => stop(rest).ok_or(ShellError::Form("stop VM [SECONDS]"))?,
+        "attach" | "detach" => {
+            let form = if word == "attach" { ATTACH } else { "detach VM DEVICE" };
+            let (vm, device) = rest.split_once(char::is_whitespace).ok_or(ShellError::Form(form))?;
+            let (vm, device) = (vm.into(), device.trim().into());
+            if word == "attach" { Call::Attach { vm, device } } else { Call::Detach { vm, device } }
+        }
         "set" => {
             let set = || {
                 let (vm, setting) = rest.split_once(char::is_whitespace)?;

@@ -123,6 +123,8 @@ fn event(row: &EventRow, out: &mut dyn Write) -> fmt::Result {
         EventKind::Stopped(why) => write!(out, "{}", VmState::Stopped(*why))?,
         EventKind::Destroyed => out.write_str("destroyed")?,
         EventKind::Set { key, value } => write!(out, "{key} = {value}")?,
+        EventKind::Attached(device) => write!(out, "attached {device}")?,
+        EventKind::Detached(device) => write!(out, "detached {device}")?,
         EventKind::Refused(why) => write!(out, "refused: {why}")?,
     }
     writeln!(out)

@@ -1,7 +1,7 @@
 //! Commands that change something.
 
 use super::table::bytes;
-use super::{Create, OfVm, Session, json, say, setting};
+use super::{Create, OfVm, Session, equip, json, say, setting};
 use config::image::Raw;
 use config::spec::key;
 use merus_client::upload::{Payload as Upload, Uploaded};
@@ -102,7 +102,7 @@ pub fn forget(s: &mut Session, wanted: &str) -> Result<(), Error> {
     Ok(())
 }
 
-fn payload(s: &mut Session, source: &Source) -> Result<Payload, Error> {
+pub fn payload(s: &mut Session, source: &Source) -> Result<Payload, Error> {
     Ok(match source {
         Source::Boot(name) => Payload::Boot(name.clone()),
         Source::Hash(hash) => Payload::Object(object(s, hash, false)?),
@@ -153,6 +153,9 @@ pub fn new_vm(s: &mut Session, create: &Create) -> Result<NewVm, Error> {
         settings += &value.map_or(String::new(), |value| format!("{key}={value:#x}\n"));
     }
     let initrd = create.initrd.as_ref().map(|initrd| payload(s, initrd)).transpose()?;
+    for device in equip::words(s, &create.devices)? {
+        settings += &format!("{device}\n");
+    }
     Ok(NewVm {
         name: create.name.clone(),
         group: create.group.clone(),

@@ -52,6 +52,8 @@ fn line(row: &EventRow) -> String {
         EventKind::Stopped(kind) => proto::VmState::Stopped(*kind).to_string(),
         EventKind::Destroyed => "destroyed".into(),
         EventKind::Set { key, value } => format!("{key}={value}"),
+        EventKind::Attached(device) => format!("attached {device}"),
+        EventKind::Detached(device) => format!("detached {device}"),
         EventKind::Refused(why) => format!("could not be made: {why}"),
     };
     format!("{} {}: {what}\n", stamp(row.at_ns), row.vm)

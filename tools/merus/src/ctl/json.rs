@@ -73,18 +73,21 @@ pub fn object(row: &ObjectRow) -> Value {
     value
 }
 
-/// `event` is one word; `why`, `key` and `value` where it has them.
+/// `event` is one word; `why`, `key`, `value` and `device` where it has them.
 pub fn event(row: &EventRow) -> Value {
     let mut value = json!({ "number": row.number, "at_ns": row.at_ns, "vm": row.vm });
     value["event"] = match &row.kind {
         EventKind::Stopped(_) => "stopped".into(),
         EventKind::Set { .. } => "set".into(),
         EventKind::Refused(_) => "refused".into(),
+        EventKind::Attached(_) => "attached".into(),
+        EventKind::Detached(_) => "detached".into(),
         plain => format!("{plain:?}").to_lowercase().into(),
     };
     match &row.kind {
         EventKind::Stopped(kind) => value["why"] = why(*kind).into(),
         EventKind::Refused(text) => value["why"] = text.as_str().into(),
+        EventKind::Attached(name) | EventKind::Detached(name) => value["device"] = name.as_str().into(),
         EventKind::Set { key, value: to } => {
             value["key"] = key.as_str().into();
             value["value"] = to.as_str().into();

@@ -2,6 +2,7 @@
 
 mod act;
 mod console;
+mod equip;
 mod follow;
 mod json;
 mod ping;
@@ -139,6 +140,20 @@ enum Command {
         #[arg(long)]
         force: bool,
     },
+    /// Give a stopped VM a device: attach web --disk root.img
+    Attach {
+        /// The VM
+        vm: String,
+        #[command(flatten)]
+        devices: Devices,
+    },
+    /// Take a device from a stopped VM: detach web disk0
+    Detach {
+        /// The VM
+        vm: String,
+        /// The device, as `info` names it
+        device: String,
+    },
     /// Change settings of a VM or group: set web cpu.weight=200; set --group tenant cpu.max=50%
     Set {
         /// Of this group, not of a VM
@@ -186,6 +201,21 @@ struct OfVm {
     no_wait: bool,
 }
 
+/// Devices that a VM gets.
+#[derive(Args)]
+struct Devices {
+    /// A disk: boot:NAME, sha256:HASH (or its beginning), host:PARTLABEL=NAME (or as in a manifest), or an image's file, which is uploaded if
+    /// it is not there; behind it ",readonly" and ",serial=S" as needed
+    #[arg(long, value_name = "SOURCE[,OPTION...]")]
+    disk: Vec<String>,
+    /// A network card at this switch; behind it ",mac=52:54:00:00:00:01", ",mtu=1500" and ",isolated" as needed
+    #[arg(long, value_name = "SWITCH[,OPTION...]")]
+    net: Vec<String>,
+    /// A source of random numbers
+    #[arg(long)]
+    rng: bool,
+}
+
 #[derive(Args)]
 struct Create {
     /// Its name: 1 to 32 of a-z 0-9 - _
@@ -211,6 +241,8 @@ struct Create {
     /// A setting, such as cpu.weight=200
     #[arg(long, value_name = "KEY=VALUE", value_parser = setting)]
     set: Vec<(String, String)>,
+    #[command(flatten)]
+    devices: Devices,
     /// Run it, too
     #[arg(long)]
     start: bool,
@@ -277,6 +309,8 @@ pub fn run(ctl: &Ctl) -> ExitCode {
     // What is wrong with the words is told before anything is connected.
     let words = match &ctl.command {
         Command::Set { group, words } => act::settings(group.as_deref(), words).map(|_| ()),
+        Command::Attach { devices, .. } => equip::check(devices, true),
+        Command::Create(create) | Command::Soak { create, .. } => equip::check(&create.devices, false),
         _ => Ok(()),
     };
     match words.and_then(|()| connect(ctl)).and_then(|session| execute(session, &ctl.command)) {
@@ -331,6 +365,8 @@ fn execute(mut s: Session, command: &Command) -> Result<(), Error> {
             act::life(&mut s, of, &act::Step::Stop(if *force { Duration::ZERO } else { *grace }))
         }
         Command::Destroy { vm, force } => act::destroy(&mut s, vm, *force),
+        Command::Attach { vm, devices } => equip::attach(&mut s, vm, devices),
+        Command::Detach { vm, device } => equip::detach(&mut s, vm, device),
         Command::Set { group, words } => act::set(&mut s, group.as_deref(), words),
         Command::Console(console) => console::run(&mut s, console),
         Command::Top { once: true, interval, sort } => top::once(&mut s, *interval, *sort),

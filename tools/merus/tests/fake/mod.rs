@@ -3,8 +3,8 @@
 
 use config::image::Raw;
 use config::setting::Setting;
-use config::spec::{GroupSpec, PayloadKind, PayloadRef, VmSpec};
-use control::{Channel, Control, Host, Region, Source, Usage, VmNumber};
+use config::spec::{GroupSpec, PayloadKind, PayloadRef, SwitchSpec, VmSpec};
+use control::{Channel, Control, Host, Payloads, Region, Source, Usage, VmNumber};
 use proto::*;
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
@@ -98,15 +98,8 @@ impl Host for Machine {
     fn object_free(&mut self, region: Region) {
         self.regions.remove(&region.0).unwrap();
     }
-    fn create(
-        &mut self,
-        vm: VmNumber,
-        spec: &VmSpec,
-        _: Option<usize>,
-        kernel: Source,
-        _: Source,
-    ) -> Result<(), Refusal> {
-        let Source::Object(region) = kernel else { return self.make(vm, spec) };
+    fn create(&mut self, vm: VmNumber, spec: &VmSpec, _: Option<usize>, payloads: Payloads) -> Result<(), Refusal> {
+        let Source::Object(region) = payloads.kernel else { return self.make(vm, spec) };
         self.kernel = Some((self.regions.get(&region.0).cloned().unwrap_or_default(), spec.raw));
         self.make(vm, spec)
     }
@@ -238,7 +231,11 @@ impl Merus {
             crc32: 0,
             sha256: None,
         };
-        Self { control: Control::new(vec![boot], 2), machine: Machine { power_key: true, ..Machine::default() } }
+        let lan = SwitchSpec { name: "lan".into(), uplink: false };
+        Self {
+            control: Control::new(vec![boot], vec![lan], 2),
+            machine: Machine { power_key: true, ..Machine::default() },
+        }
     }
 
     /// Lets time pass, and ends what was begun.
