@@ -104,25 +104,12 @@ impl<D: Device> Rig<D> {
 
     /// Something is done to the device that is one step of it at most.
     pub fn step<T>(&mut self, act: impl FnOnce(&mut Mmio<D, Wire>) -> T) -> T {
-        self.steps(1, act)
-    }
-
-    /// Pages that were absent have come: a step for each queue.
-    pub fn pages_came(&mut self) {
-        let idle = !self.mmio.is_running();
-        self.steps(QUEUES, Mmio::run_waiting);
-        assert!(!idle || self.ram.step().accesses == 0, "a device that nobody uses is at the guest's memory");
-    }
-
-    /// Something that is so many steps at most.
-    fn steps<T>(&mut self, count: usize, act: impl FnOnce(&mut Mmio<D, Wire>) -> T) -> T {
         self.ram.begin();
         let done = act(&mut self.mmio);
         let step = self.ram.step();
         let Bound { accesses, bytes, descriptors } = self.bound;
         // Each descriptor's buffer is looked for, and the used ring once.
-        let few =
-            step.accesses <= count * accesses && step.bytes <= count * bytes && step.looks <= count * (descriptors + 1);
+        let few = step.accesses <= accesses && step.bytes <= bytes && step.looks <= descriptors + 1;
         assert!(few, "a step is too much work: {step:?}");
         let pending = self.mmio.read(INTERRUPT_STATUS, AccessSize::B4);
         assert_eq!(Ok(u64::from(self.wire.0.load(Relaxed))), pending.map(|bits| u64::from(bits != 0)), "the wire");

@@ -291,7 +291,7 @@ impl Target for Disks {
     fn outside(&mut self, rig: &mut Rig<Self::Device>, input: &mut Input<'_>) {
         let (what, more) = (input.u8() % 8, input.u8());
         match (what, rig.mmio.device_mut().disk_mut()) {
-            (0, _) => rig.pages_came(),
+            (0, _) => rig.act(|mmio| mmio.run_waiting()),
             (1, _) => rig.act(|mmio| mmio.poke(0)),
             (2, _) => drop(rig.step(|mmio| mmio.device_mut().settle())),
             (3, Either::Cow(disk)) => disk.refuse(),

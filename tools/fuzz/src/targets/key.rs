@@ -28,7 +28,7 @@ impl Target for Finger {
         match input.u8() % 3 {
             0 => drop(rig.act(|mmio| mmio.press())),
             1 => rig.act(|mmio| mmio.release()),
-            _ => rig.pages_came(),
+            _ => rig.act(|mmio| mmio.run_waiting()),
         }
     }
 

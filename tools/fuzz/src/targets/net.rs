@@ -161,7 +161,7 @@ impl Target for Network {
                 let up = input.u8() & 1 != 0;
                 rig.act(|mmio| mmio.set_link(up));
             }
-            7 => rig.pages_came(),
+            7 => rig.act(|mmio| mmio.run_waiting()),
             8 => drop(self.time.0.fetch_add(input.u16().into(), Relaxed)),
             _ => {
                 self.checksums ^= input.u8() & 1 != 0;

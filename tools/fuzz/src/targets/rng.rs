@@ -43,7 +43,7 @@ impl Target for Randomness {
         match input.u8() % 3 {
             0 => rig.mmio.device_mut().source_mut().0 = usize::from(input.u16()) % 2000,
             1 => rig.act(|mmio| mmio.poke(REQUESTQ)),
-            _ => rig.pages_came(),
+            _ => rig.act(|mmio| mmio.run_waiting()),
         }
     }
 

@@ -162,7 +162,7 @@ impl Target for Echo {
                 rig.act(|mmio| mmio.poke(1));
             }
             1 => rig.act(|mmio| mmio.config_changed()),
-            _ => rig.pages_came(),
+            _ => rig.act(|mmio| mmio.run_waiting()),
         }
     }
 
