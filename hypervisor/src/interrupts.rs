@@ -185,6 +185,7 @@ fn timer(cpu: &mut Cpu) {
         }
     }
     if now_ns >= crate::manage::deadline() {
+        crate::uplink::look();
         cpu.management_due();
     }
     if now_ns >= console::deadline() {

@@ -10,6 +10,7 @@
 //! takes no device's lock.
 
 use crate::machine::Machine;
+use crate::uplink::Uplink;
 use crate::uploads::Uploaded;
 use addr::{Ipa, PAGE_SIZE, Pa, Span};
 use alloc::boxed::Box;
@@ -31,6 +32,7 @@ use host::disk::{SECTOR, SERIAL};
 use host::port::{Bell, Incoming, Mac, Outgoing, Port, Sent, Stats};
 use memory::AccountId;
 use proto::DeviceCounts;
+use spin::Once;
 use store::{Cow, Frames};
 use switch::{Clock, PortConfig, Switch, SwitchPort};
 use sync::{Rank, SpinLock};
@@ -133,8 +135,8 @@ impl Bell for Ring {
     }
 }
 
-/// A VM's place at a switch, until the VM ends.
-struct Plug(Option<SwitchPort>);
+/// A VM's place at a switch, until the VM ends, and the way out of the machine from there.
+struct Plug(Option<SwitchPort>, Option<Arc<Uplink>>);
 
 impl Port for Plug {
     fn start(&mut self, checksums: bool) {
@@ -153,10 +155,12 @@ impl Port for Plug {
         most: usize,
         rest: impl FnMut(&mut [u8]) -> Result<(), E>,
     ) -> Result<Sent, E> {
-        match &mut self.0 {
-            Some(port) => port.send(frame, most, rest),
-            None => Ok(Sent { copied: 0, more: false }),
+        let Some(port) = &mut self.0 else { return Ok(Sent { copied: 0, more: false }) };
+        let sent = port.send(frame, most, rest);
+        if let Some(uplink) = &self.1 {
+            uplink.send_on();
         }
+        sent
     }
     fn receive<T>(&mut self, nth: usize, act: impl FnOnce(Incoming<'_>) -> T) -> Option<T> {
         self.0.as_mut()?.receive(nth, act)
@@ -179,18 +183,41 @@ impl Clock for Seconds {
     }
 }
 
-/// The machine's switches, by name. There are as many as the bundle describes.
+/// A switch by its name, and its uplink, if it has one.
+struct Named {
+    name: String,
+    switch: Arc<Switch>,
+    uplink: Once<Arc<Uplink>>,
+}
+
+/// The machine's switches. There are as many as the bundle describes.
 #[derive(Default)]
-pub struct Switches(Vec<(String, Arc<Switch>)>);
+pub struct Switches(Vec<Named>);
 
 impl Switches {
     /// Makes them. `seed`: as [`Switch::new`] asks for it, anew for each.
     pub fn new(specs: &[SwitchSpec], mut seed: impl FnMut() -> u64) -> Self {
-        Self(specs.iter().map(|spec| (spec.name.clone(), Switch::new(Box::new(Seconds), seed()))).collect())
+        let named = |spec: &SwitchSpec| {
+            let switch = Switch::new(Box::new(Seconds), seed());
+            Named { name: spec.name.clone(), switch, uplink: Once::new() }
+        };
+        Self(specs.iter().map(named).collect())
     }
 
-    fn get(&self, name: &str) -> Option<&Arc<Switch>> {
-        self.0.iter().find(|(known, _)| known == name).map(|(_, switch)| switch)
+    fn get(&self, name: &str) -> Option<&Named> {
+        self.0.iter().find(|named| named.name == name)
+    }
+
+    /// A port of the switch of this name.
+    pub fn attach(&self, name: &str, config: &PortConfig, bell: Box<dyn Bell>) -> Option<SwitchPort> {
+        self.get(name)?.switch.attach(config, bell).ok()
+    }
+
+    /// Makes this its uplink: before the first VM is made, which else has no way out.
+    pub fn set_uplink(&self, name: &str, uplink: Arc<Uplink>) {
+        if let Some(named) = self.get(name) {
+            named.uplink.call_once(|| uplink);
+        }
     }
 }
 
@@ -471,9 +498,9 @@ fn card(machine: &Machine, spec: &VmSpec, number: usize, ring: Ring) -> Result<N
     let switch = machine.switches.get(&net.switch);
     let switch = switch.ok_or_else(|| format!("net {number}: the machine has no switch \"{}\"", net.switch))?;
     let mac = Mac(spec.mac(number).0);
-    let port =
-        switch.attach(&port_config(net, mac), Box::new(ring)).map_err(|error| format!("net {number}: {error}"))?;
-    Ok(Net::new(Plug(Some(port)), net::Config { mac, mtu: net.mtu }))
+    let port = switch.switch.attach(&port_config(net, mac), Box::new(ring));
+    let port = port.map_err(|error| format!("net {number}: {error}"))?;
+    Ok(Net::new(Plug(Some(port), switch.uplink.get().cloned()), net::Config { mac, mtu: net.mtu }))
 }
 
 fn port_config(net: &NetSpec, mac: Mac) -> PortConfig {

@@ -9,6 +9,7 @@
 //! | [`interrupts`] | physical interrupts |
 //! | [`observe`], [`report`] | what is noted while tracing is on; what is said of it |
 //! | [`onboard`] | the board's own devices that Merus drives |
+//! | [`uplink`] | the machine's network at a switch |
 //! | [`stolen`] | the memory in which a VM reads for how long its vCPUs waited |
 //! | [`hw`], [`guest`] | the pCPU as `vm` sees it; a VM as the kernel sees it |
 //! | [`console`], [`time`], [`fatal`] | the UART, the counter, the end |
@@ -35,7 +36,7 @@ mod manage;
 mod monitor;
 mod moves;
 mod observe;
-#[allow(dead_code)] // Until something that a manifest can ask for uses it.
+#[allow(dead_code)] // Its disks, until `host` disks ask for them.
 mod onboard;
 mod passthrough;
 mod placing;
@@ -49,6 +50,7 @@ mod smp;
 mod start;
 mod stolen;
 mod time;
+mod uplink;
 mod uploads;
 
 #[allow(unsafe_code)] // The names that `boot` calls; no unsafe block.

@@ -5,10 +5,10 @@
 
 use crate::console;
 use crate::construct;
-use crate::machine::Machine;
+use crate::machine::{Machine, machine};
 use crate::run::{Cpu, Work};
 use crate::shell::Session;
-use crate::{line, placing, rows, uploads};
+use crate::{line, placing, rows, uplink, uploads};
 use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::vec;
@@ -42,10 +42,21 @@ impl Management {
 /// When [`Cpu::manage`] is due by itself, in ns.
 static DEADLINE: AtomicU64 = AtomicU64::new(u64::MAX);
 
-/// When a guest's grace is over, in ns.
+/// When a guest's grace, or an uplink's pause, is over, in ns.
 #[inline]
 pub fn deadline() -> u64 {
     DEADLINE.load(Ordering::Relaxed)
+}
+
+/// Has [`Cpu::manage`] be due at `at`, in ns, or before; on this pCPU, if that is sooner than it was. A lock may be held.
+pub fn remind(at: u64) {
+    if DEADLINE.fetch_min(at, Ordering::SeqCst) > at
+        && let Some(machine) = machine()
+        && let Some(pcpu) = machine.pcpus.get(el2::number())
+    {
+        pcpu.recheck.store(true, Ordering::SeqCst);
+        machine.kick_self();
+    }
 }
 
 /// What has come to its end and is not told yet.
@@ -126,7 +137,9 @@ impl Cpu {
         }
         self.tell_all(control);
         let more = session.step(control, &mut Machinery { cpu: self }) || answered == AT_ONCE;
-        DEADLINE.store(control.deadline().unwrap_or(u64::MAX), Ordering::Relaxed);
+        DEADLINE.store(control.deadline().unwrap_or(u64::MAX), Ordering::SeqCst);
+        // In this order: whoever is not seen here reminds it, behind the store.
+        DEADLINE.fetch_min(uplink::deadline(), Ordering::SeqCst);
         drop(management);
         self.shared.manage_due.store(more || self.machine.untold.any(), Ordering::SeqCst);
         self.timer_changed = true;

@@ -4,7 +4,7 @@
 //! | step | what |
 //! |---|---|
 //! | [`Onboard::look`] | where there are which, by the board's tree and their registers, but for what a VM of the bundle is given |
-//! | [`Onboard::disks`] | the disks, reset and in use; their registers and interrupts are Merus' from here on |
+//! | [`Onboard::disks`], [`Onboard::cards`] | the disks, the network cards, reset and in use; their registers and interrupts are Merus' from here on |
 //! | [`publish`] | their interrupts are taken from here on, on this pCPU |
 //! | [`taken`] | one was taken: whoever it is for looks after the device |
 //!
@@ -24,7 +24,7 @@ use config::board::{self, PciHost};
 use config::spec::VmSpec;
 use platform::mmio::Registers;
 use platform::virtio::pci::{Bus, Ecam, Function, Room};
-use platform::virtio::{BoardBlk, BoardTransport, DeviceType, Identity, kind, mmio};
+use platform::virtio::{BoardBlk, BoardNet, BoardTransport, DeviceType, Fault, Identity, kind, mmio};
 use spin::Once;
 
 /// How long a device has to answer at start, in ns.
@@ -64,6 +64,16 @@ pub fn taken(intid: u32) -> bool {
         found = true;
     }
     found
+}
+
+/// A network card of the board's.
+pub struct Card {
+    /// Where it is, for a person.
+    pub name: String,
+    /// Its interrupt.
+    pub intid: u32,
+    /// Its driver.
+    pub card: BoardNet,
 }
 
 /// A disk of the board's.
@@ -113,7 +123,7 @@ impl Onboard {
         let asked: Vec<Span<Pa>> = asked.iter().filter_map(|span| span.align_outwards(PAGE_SIZE)).collect();
         let free = |span: &Span<Pa>| !asked.iter().any(|other| other.overlaps(span));
         let mut memory: Vec<_> = places.mmio.iter().filter(|place| free(&place.registers)).collect();
-        memory.sort_by_key(|place| place.registers.start());
+        memory.sort_unstable_by_key(|place| place.registers.start());
         for place in memory {
             if let Some(kind) = board.map(place.registers).and_then(kind) {
                 let name = format!("the virtio device at {:#x}", place.registers.start().as_u64());
@@ -190,16 +200,27 @@ impl Onboard {
         taken
     }
 
+    /// The network cards that can be used, `most` at most.
+    pub fn cards(&mut self, most: usize) -> Vec<Card> {
+        let found = self.take(DeviceType::Network, most);
+        let mut cards = Vec::new();
+        for (Idle { name, intid, .. }, transport) in found {
+            let room = self.machine.heap_room(BoardNet::memory()).map_err(|_| Fault::Memory);
+            match room.and_then(|()| BoardNet::new(transport)) {
+                Ok(card) => cards.push(Card { name, intid, card }),
+                Err(fault) => say!("{name} is not used: {fault}"),
+            }
+        }
+        cards
+    }
+
     /// The disks that can be used.
     pub fn disks(&mut self) -> Vec<Disk> {
         let found = self.take(DeviceType::Block, usize::MAX);
         let mut disks = Vec::new();
         for (Idle { name, intid, .. }, transport) in found {
-            if let Err(error) = self.machine.heap_room(BoardBlk::memory()) {
-                say!("{name} is not used: {error:?}");
-                continue;
-            }
-            match BoardBlk::new(transport, &mut patience()) {
+            let room = self.machine.heap_room(BoardBlk::memory()).map_err(|_| Fault::Memory);
+            match room.and_then(|()| BoardBlk::new(transport, &mut patience())) {
                 Ok(drive) => disks.push(Disk { name, intid, drive }),
                 Err(fault) => say!("{name} is not used: {fault}"),
             }

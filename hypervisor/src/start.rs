@@ -9,7 +9,7 @@ use crate::manage::{Machinery, Management, Untold};
 use crate::run::Cpu;
 use crate::slots::{Entities, ROOM, Slots};
 use crate::uploads::Uploads;
-use crate::{gic, line, monitor, passthrough, smp, time};
+use crate::{gic, line, monitor, onboard, passthrough, smp, time, uplink};
 use addr::{PAGE_SIZE, Pa, Span};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -112,6 +112,7 @@ fn bring_up(info: BootInfo, mut map: Stage1) -> Box<Cpu> {
     for intid in [machine.uart_intid, machine.line_intid].into_iter().flatten() {
         gic::enable_spi(intid);
     }
+    onboard::publish(uplink::start(machine, &specs, &switches));
     smp::release();
     let mut cpu = Box::new(Cpu::new(machine, &machine.pcpus[0], own, own_gic));
     begin(&mut cpu, specs, groups);

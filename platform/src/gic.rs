@@ -48,6 +48,7 @@ const TYPER: u64 = 0x004;
 const IGROUPR: u64 = 0x080;
 const ISENABLER: u64 = 0x100;
 const ICENABLER: u64 = 0x180;
+const ISPENDR: u64 = 0x200;
 const ICPENDR: u64 = 0x280;
 const ISACTIVER: u64 = 0x300;
 const ICACTIVER: u64 = 0x380;
@@ -159,6 +160,10 @@ impl SharedInterrupts {
     /// Makes one inactive, whichever CPU has taken it.
     pub fn deactivate(&self, intid: u32) {
         self.write_bit(ICACTIVER, intid);
+    }
+    /// Makes one pending, whatever its line says: it is taken once more.
+    pub fn pend(&self, intid: u32) {
+        self.write_bit(ISPENDR, intid);
     }
     /// Makes one neither on nor pending (but for a line that is high) nor active.
     pub fn forget(&self, intid: u32) {

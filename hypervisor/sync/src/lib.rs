@@ -31,6 +31,8 @@ pub enum Rank {
     Vcpu,
     /// One device model.
     Device,
+    /// A network card of the host's, which is at a port of a switch.
+    Link,
     /// Host back ends of devices (a switch, a disk).
     Backend,
     /// A VM's interrupt controller.

@@ -18,7 +18,7 @@
 //! Several queues, EVENT_IDX (the crate's test for it fails when the ring's index wraps around), indirect descriptors (they would be
 //! allocated for each request), changes of the disk's size.
 
-use super::{Fault, Pages, begin, finish, reset};
+use super::{Fault, Pages, QUEUE_ENTRIES, Queue, begin, finish, reset};
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::sync::atomic::{Ordering, fence};
@@ -32,8 +32,8 @@ pub const DEPTH: u16 = 32;
 /// Bytes of the largest read or write.
 pub const LARGEST: u32 = 32 << 10;
 
-/// Entries of the queue: a request takes three.
-const ENTRIES: usize = 128;
+// A request takes three entries of the queue.
+const _: () = assert!(3 * DEPTH as usize <= QUEUE_ENTRIES);
 const QUEUE: u16 = 0;
 
 /// "Feature bits".
@@ -96,7 +96,7 @@ enum Slot {
 pub struct HostBlk<T: Transport, H: Hal> {
     // The order of the fields is that in which they are dropped: the device is reset before its memory goes.
     transport: T,
-    queue: Option<Box<VirtQueue<H, ENTRIES>>>,
+    queue: Option<Box<Queue<H>>>,
     /// One a slot: pieces that the heap has sooner than one large one.
     buffers: Vec<Pages<H>>,
     heads: Pages<H>,

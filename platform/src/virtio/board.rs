@@ -2,6 +2,7 @@
 
 use super::Fault;
 use super::blk::HostBlk;
+use super::net::HostNet;
 use crate::mmio::Registers;
 use core::alloc::Layout;
 use core::ptr::NonNull;
@@ -47,6 +48,8 @@ unsafe impl Hal for Identity {
 pub type BoardTransport = SomeTransport<'static>;
 /// A disk of the board's.
 pub type BoardBlk = HostBlk<BoardTransport, Identity>;
+/// A network card of the board's.
+pub type BoardNet = HostNet<BoardTransport, Identity>;
 
 /// "MMIO Device Register Layout".
 const MAGIC_VALUE: u64 = 0x000;

@@ -1,4 +1,4 @@
-//! Drivers of the board's virtio devices ("Virtual I/O Device (VIRTIO) Version 1.2"): disks ([`blk`]), and how a device is reached, by
+//! Drivers of the board's virtio devices ("Virtual I/O Device (VIRTIO) Version 1.2"): disks ([`blk`]), network cards ([`net`]), and how a device is reached, by
 //! registers in memory or as a function of PCI ([`pci`]). Rings and registers are those of the crate `virtio-drivers`.
 //!
 //! # Memory
@@ -13,16 +13,22 @@
 pub mod blk;
 #[cfg(target_os = "none")]
 mod board;
+pub mod net;
 pub mod pci;
 #[cfg(target_os = "none")]
-pub use board::{BoardBlk, BoardTransport, Identity, kind, mmio};
+pub use board::{BoardBlk, BoardNet, BoardTransport, Identity, kind, mmio};
 
 use core::fmt;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
+use virtio_drivers::queue::VirtQueue;
 pub use virtio_drivers::transport::DeviceType;
 use virtio_drivers::transport::{DeviceStatus, Transport};
 use virtio_drivers::{BufferDirection, Error, Hal, PAGE_SIZE};
+
+/// Entries of every queue, so that there is one kind of them.
+const QUEUE_ENTRIES: usize = 128;
+type Queue<H> = VirtQueue<H, QUEUE_ENTRIES>;
 
 /// How often a status register is read before its device counts as dead.
 const PATIENCE: u32 = 1_000_000;

@@ -664,8 +664,6 @@ fn each_fault_of_a_device_has_its_line() {
             "name = \"lan\"",
             "name = \"wan\"\nuplink = true",
             &[
-                ":3: switch \"wan\": key uplink: an uplink to the machine's network is not available yet; leave it out, or set it \
-                 to false",
                 ":17: vm \"web\": net 0: key switch: there is no switch \"lan\"; describe it in a [[switch]] table, or correct the \
                  name",
                 ":28: vm \"db\": net 0: key switch: there is no switch \"lan\"; describe it in a [[switch]] table, or correct the \

@@ -365,6 +365,7 @@ impl Row {
             name: fill(&self.name),
             machine: self.machine.as_ref().map(fill),
             manifest: self.manifest.as_ref().map(fill),
+            qemu: self.qemu.iter().map(fill).collect(),
             expect: self.expect.iter().map(fill).collect(),
             forbid: self.forbid.iter().map(fill).collect(),
             ..self.clone()

@@ -120,7 +120,7 @@ fn windows(place: &Place<'_>) -> Option<Vec<Span<Pa>>> {
         found.extend(span.map(|span| (kind & (PREFETCHABLE | SPACE), span)));
     }
     // 32 bits before 64, prefetchable ones last.
-    found.sort_by_key(|(kind, _)| *kind);
+    found.sort_unstable_by_key(|(kind, _)| *kind);
     Some(found.into_iter().map(|(_, span)| span).collect())
 }
 

@@ -59,8 +59,7 @@ fn switches(vms: &[VmSpec]) -> Vec<SwitchSpec> {
 
 /// What is refused for now, however well it is said.
 fn is_not_yet(error: &SpecError) -> bool {
-    use DeviceFault::{HostNotYet, UplinkNotYet};
-    matches!(error.fault, Fault::Device(HostNotYet | UplinkNotYet))
+    matches!(error.fault, Fault::Device(DeviceFault::HostNotYet))
 }
 
 /// One VM with kernel and initrd.

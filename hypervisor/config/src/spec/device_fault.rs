@@ -118,7 +118,4 @@ pub enum DeviceFault {
     /// There are more switches than [`MAX_SWITCHES`].
     #[error("there are more switches than the {MAX_SWITCHES} that one machine can have; leave some out")]
     TooManySwitches,
-    /// Uplinks are not there yet.
-    #[error("an uplink to the machine's network is not available yet; leave it out, or set it to false")]
-    UplinkNotYet,
 }

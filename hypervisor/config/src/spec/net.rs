@@ -131,9 +131,6 @@ pub(super) fn switches(switches: &[SwitchSpec], found: &mut Vec<(Place, SpecErro
         if switches.iter().take(index).any(|other| other.name == switch.name) {
             add(switch.error(key::NAME, DeviceFault::SwitchTaken));
         }
-        if switch.uplink {
-            add(switch.error(key::UPLINK, DeviceFault::UplinkNotYet));
-        }
     }
 }
 

@@ -39,7 +39,7 @@
 #   merus.rounds=N        of fetch, many and crash
 #   merus.root=DISK       go on with the root file system on that disk (vda), and the same script
 #   merus.address=A merus.peer=A
-#                         of serve and fetch: IPv4 addresses of one /24 network
+#                         of serve and fetch: IPv4 addresses of one /24 network; merus.address=dhcp asks for one, merus.peer may have a port
 #   merus.from=S merus.to=S merus.until=S
 #                         the seconds of share
 # A power key that is pressed powers off in `key`, `busy` and the shell; the others end by themselves, or not at all.
@@ -386,6 +386,15 @@ network() {
     if ! [ -d /sys/class/net/eth0 ]; then
         echo "$script: FAILED there is no eth0"
         return 1
+    fi
+    if [ "$address" = dhcp ]; then
+        printf '#!/bin/sh\n[ "$1" = bound ] && ifconfig "$interface" "$ip" netmask "$subnet"\n' >/tmp/bound
+        chmod 755 /tmp/bound
+        ifconfig eth0 up
+        udhcpc -n -q -f -i eth0 -t 20 -T 1 -s /tmp/bound >/dev/null 2>&1
+        address=$(ifconfig eth0 | sed -n 's/.*inet addr:\([0-9.]*\).*/\1/p')
+        echo "network: eth0 has $address by DHCP"
+        return
     fi
     ifconfig eth0 "$address" netmask 255.255.255.0 up
 }

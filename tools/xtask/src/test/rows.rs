@@ -19,6 +19,7 @@ use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -28,6 +29,9 @@ use std::time::Instant;
 
 /// Rows that run at once. Each QEMU has a thread for every pCPU, so more would only make them slower.
 const AT_ONCE: usize = 2;
+
+/// What stands for a free TCP port of this machine in a row's devices and in its manifest.
+const PORT: &str = "{port}";
 
 /// The check that all rows had the same image. (One that traps FP instructions in EL2 is built for some, and named by them.)
 const ONE_IMAGE: &str = "one-image";
@@ -155,7 +159,14 @@ fn boot_one(env: &Env<'_>, boot: &Boot) -> Result<Outcome> {
     if let Some(tree) = env.tree(boot) {
         machine.dtb = Some(raspi4b::write_tree(tree, &shape(boot), &env.dir_of(boot))?);
     }
-    machine.initrd = boot.bundle.as_ref().map(|bundle| env.bundle(bundle)).transpose()?;
+    let mut bundle = boot.bundle.clone();
+    if machine.extra.iter().any(|arg| arg.contains(PORT)) {
+        // Free now; whoever takes it in the meantime makes the row fail with QEMU's words about it.
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port().to_string();
+        machine.extra.iter_mut().for_each(|arg| *arg = arg.replace(PORT, &port));
+        bundle.iter_mut().for_each(|bundle| bundle.manifest = bundle.manifest.replace(PORT, &port));
+    }
+    machine.initrd = bundle.as_ref().map(|bundle| env.bundle(bundle)).transpose()?;
     if let Some(firmware) = boot.firmware {
         start_by(env, boot, firmware, &mut machine)?;
     }

@@ -111,7 +111,7 @@ fn a_part_of_the_machines_disks_has_one_writer() {
 fn each_fault_of_a_net_or_a_switch_is_told() {
     let mac = |text: &str| Some(Mac::parse(text).unwrap());
     let at = |vm, net| Place::Net { vm, net };
-    let cases: [(Vec<VmSpec>, Vec<SwitchSpec>, Place, &str); 9] = [
+    let cases: [(Vec<VmSpec>, Vec<SwitchSpec>, Place, &str); 8] = [
         (
             vec![with("a", &[], &[net("wan", None)])],
             vec![switch("lan")],
@@ -168,12 +168,6 @@ fn each_fault_of_a_net_or_a_switch_is_told() {
             vec![switch("lan"), switch("Lan")],
             Place::Switch(1),
             "switch \"Lan\": key name: the character 'L' is not allowed; use a-z, 0-9, - and _",
-        ),
-        (
-            vec![vm("a")],
-            vec![SwitchSpec { uplink: true, ..switch("lan") }],
-            Place::Switch(0),
-            "switch \"lan\": key uplink: an uplink to the machine's network is not available yet; leave it out, or set it to false",
         ),
     ];
     for (vms, switches, place, message) in cases {
