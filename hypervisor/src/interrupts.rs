@@ -100,18 +100,19 @@ pub fn poll(cpu: &mut Cpu) {
 fn poll_all<G: Controller>(cpu: &mut Cpu) {
     loop {
         let taken = G::acknowledge(&cpu.gic);
-        if G::intid(taken) >= SPURIOUS {
+        // A disk's may come as fast as it is served: guests are looked after in between.
+        if G::intid(taken) >= SPURIOUS || !serve::<G>(cpu, taken) {
             return;
         }
-        serve::<G>(cpu, taken);
     }
 }
 
+/// `false`: there may be the same one again at once.
 #[inline(never)]
-fn serve<G: Controller>(cpu: &mut Cpu, taken: u32) {
+fn serve<G: Controller>(cpu: &mut Cpu, taken: u32) -> bool {
     let intid = G::intid(taken);
     if intid >= SPURIOUS {
-        return;
+        return true;
     }
     cpu.machine.note(NOBODY, What::Taken, intid.into());
     G::drop_priority(&cpu.gic, taken);
@@ -130,18 +131,22 @@ fn serve<G: Controller>(cpu: &mut Cpu, taken: u32) {
                 }
                 cpu.machine.wake(*id);
             }
-            return;
+            return true;
         }
         _ if intid == cpu.ppis.hyp_timer => timer(cpu),
         _ if [cpu.machine.uart_intid, cpu.machine.line_intid].contains(&Some(intid)) => serial(cpu, intid),
-        _ if crate::onboard::taken(intid) => {}
+        _ if crate::onboard::taken(intid) => {
+            G::deactivate(&cpu.gic, taken);
+            return false;
+        }
         // A device's that was passed through: its guest ends it.
-        _ if crate::passthrough::taken(cpu.machine, intid) => return,
+        _ if crate::passthrough::taken(cpu.machine, intid) => return true,
         // Nothing else is switched on. (A maintenance interrupt that was on its way when the guest was left is gone: no list
         // registers are live while EL2 waits.)
         _ => looked_up(cpu),
     }
     G::deactivate(&cpu.gic, taken);
+    true
 }
 
 /// Whoever sends a kick has changed something before.

@@ -31,6 +31,7 @@ use guest_smccc::entropy::Drbg;
 use host::disk::{SECTOR, SERIAL};
 use host::port::{Bell, Incoming, Mac, Outgoing, Port, Sent, Stats};
 use memory::AccountId;
+use partition::shared::Share;
 use proto::DeviceCounts;
 use spin::Once;
 use store::{Cow, Frames};
@@ -227,6 +228,7 @@ type Handle<D> = Arc<SpinLock<Mmio<D, SpiLine>>>;
 enum Kind {
     Rng(Handle<Rng<OwnRandom>>),
     Image(Handle<Blk<Image>>),
+    Host(Handle<Blk<Share>>),
     Net(Handle<Net<Plug>>),
 }
 
@@ -235,6 +237,7 @@ impl Kind {
         match self {
             Self::Rng(device) => device.clone(),
             Self::Image(device) => device.clone(),
+            Self::Host(device) => device.clone(),
             Self::Net(device) => device.clone(),
         }
     }
@@ -255,21 +258,8 @@ impl Kind {
                     ..DeviceCounts::default()
                 }
             }
-            Self::Image(device) => {
-                let device = device.lock();
-                let stats = device.device().stats();
-                DeviceCounts {
-                    reads: stats.reads,
-                    read_bytes: stats.read_bytes,
-                    writes: stats.writes,
-                    written_bytes: stats.written_bytes,
-                    others: stats.flushes.saturating_add(stats.discards),
-                    errors: stats.errors.saturating_add(device.stats().broken),
-                    depth: stats.depth,
-                    deepest: stats.deepest,
-                    ..DeviceCounts::default()
-                }
-            }
+            Self::Image(device) => of_disk(device),
+            Self::Host(device) => of_disk(device),
             Self::Net(device) => {
                 let device = device.lock();
                 let (card, port) = (device.device().stats(), device.device().port().stats());
@@ -309,6 +299,11 @@ impl Kind {
                 device.poke(RECEIVEQ);
                 // The other queue may be due as well, and its driver's store must wait for this to end.
                 device.is_due() && device.run_due()
+            }
+            Self::Host(device) => {
+                let mut device = device.lock();
+                device.poke(0);
+                device.is_due()
             }
             Self::Rng(device) => {
                 let mut device = device.lock();
@@ -372,11 +367,18 @@ impl Io {
             let line = SpiLine::new(vgic.clone(), map::SPI_BASE.wrapping_add(map::virtio_spi(slot)));
             let kind = match what {
                 VirtioDevice::Rng => Kind::Rng(device(random(machine)?, line, memory)),
-                VirtioDevice::Disk(number) => {
-                    let frames = OwnFrames { calls: calls.clone(), slot };
-                    let source = disks.get(number).copied().unwrap_or(control::Source::Boot);
-                    Kind::Image(device(image(machine, (spec, number), source, frames)?, line, memory))
-                }
+                VirtioDevice::Disk(number) => match host_disk(spec, number) {
+                    Some(name) => {
+                        let ring = Ring { calls: calls.clone(), slot };
+                        let share = crate::host_disks::open(spec, number, name, Box::new(ring))?;
+                        Kind::Host(device(Blk::new(share), line, memory))
+                    }
+                    None => {
+                        let frames = OwnFrames { calls: calls.clone(), slot };
+                        let source = disks.get(number).copied().unwrap_or(control::Source::Boot);
+                        Kind::Image(device(image(machine, (spec, number), source, frames)?, line, memory))
+                    }
+                },
                 VirtioDevice::Net(number) => {
                     let ring = Ring { calls: calls.clone(), slot };
                     Kind::Net(device(card(machine, spec, number, ring)?, line, memory))
@@ -440,6 +442,14 @@ impl Io {
                         return false;
                     }
                 }
+                Kind::Host(disk) => {
+                    let mut disk = disk.lock();
+                    // Nothing of it is on its way when somebody else has the same part.
+                    if disk.device_mut().settle() != 0 {
+                        return false;
+                    }
+                    disk.device_mut().disk_mut().leave();
+                }
                 Kind::Net(card) => {
                     let port = card.lock().device_mut().port_mut().0.take();
                     drop(port);
@@ -456,6 +466,22 @@ impl Io {
     }
 }
 
+fn of_disk<D: host::disk::Disk>(device: &Handle<Blk<D>>) -> DeviceCounts {
+    let device = device.lock();
+    let stats = device.device().stats();
+    DeviceCounts {
+        reads: stats.reads,
+        read_bytes: stats.read_bytes,
+        writes: stats.writes,
+        written_bytes: stats.written_bytes,
+        others: stats.flushes.saturating_add(stats.discards),
+        errors: stats.errors.saturating_add(device.stats().broken),
+        depth: stats.depth,
+        deepest: stats.deepest,
+        ..DeviceCounts::default()
+    }
+}
+
 fn device<D: Device>(device: D, line: SpiLine, memory: &Arc<dyn GuestMemory>) -> Handle<D> {
     Arc::new(SpinLock::new(Rank::Device, Mmio::new(device, line, memory.clone())))
 }
@@ -466,6 +492,14 @@ fn random(machine: &Machine) -> Result<Rng<OwnRandom>, String> {
     Ok(Rng::new(OwnRandom(own)))
 }
 
+/// What disk `number` is called on the machine, if it is there.
+fn host_disk(spec: &VmSpec, number: usize) -> Option<&str> {
+    match &spec.disks.get(number)?.source {
+        DiskSource::Host(name) => Some(name),
+        DiskSource::Image(_) => None,
+    }
+}
+
 fn image(
     machine: &Machine,
     (spec, number): (&VmSpec, usize),
@@ -473,9 +507,7 @@ fn image(
     frames: OwnFrames,
 ) -> Result<Blk<Image>, String> {
     let disk = spec.disks.get(number).ok_or("a disk that is not described")?;
-    let DiskSource::Image(image) = &disk.source else {
-        return Err(format!("disk {number}: host disks are not available yet; give an image"));
-    };
+    let image = disk.image().ok_or("a disk that is no image")?;
     let base = match source {
         control::Source::Boot => {
             let from = image.offset as usize;
@@ -513,7 +545,8 @@ fn port_config(net: &NetSpec, mac: Mac) -> PortConfig {
 pub fn heap_for(spec: &VmSpec) -> usize {
     const A_DEVICE: usize = 16 << 10;
     let disks = spec.disks.iter().filter_map(|disk| disk.image());
-    let disks: usize = disks.map(|image| A_DEVICE + (image.size >> 20) as usize).sum();
+    let disks: usize = disks.map(|image| (image.size >> 20) as usize).sum();
+    let disks = disks + spec.disks.len() * A_DEVICE;
     let nets = spec.nets.iter().map(|net| A_DEVICE + port_config(net, Mac([0; 6])).memory());
     disks + nets.sum::<usize>() + if spec.rng { A_DEVICE } else { 0 }
 }

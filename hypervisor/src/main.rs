@@ -8,6 +8,7 @@
 //! | [`run`] | one pCPU's life |
 //! | [`interrupts`] | physical interrupts |
 //! | [`observe`], [`report`] | what is noted while tracing is on; what is said of it |
+//! | [`host_disks`] | the machine's disks, in parts that VMs have |
 //! | [`onboard`] | the board's own devices that Merus drives |
 //! | [`uplink`] | the machine's network at a switch |
 //! | [`stolen`] | the memory in which a VM reads for how long its vCPUs waited |
@@ -25,6 +26,7 @@ mod construct;
 mod fatal;
 mod gic;
 mod guest;
+mod host_disks;
 mod hw;
 mod interrupts;
 mod io;
@@ -36,7 +38,6 @@ mod manage;
 mod monitor;
 mod moves;
 mod observe;
-#[allow(dead_code)] // Its disks, until `host` disks ask for them.
 mod onboard;
 mod passthrough;
 mod placing;

@@ -6,10 +6,11 @@ use crate::io::Switches;
 use crate::layout::{ask_mailbox, device, frames, own_port, plan};
 use crate::machine::{Machine, Memory, Pcpu, Place, publish};
 use crate::manage::{Machinery, Management, Untold};
+use crate::onboard::{self, Line, Onboard};
 use crate::run::Cpu;
 use crate::slots::{Entities, ROOM, Slots};
 use crate::uploads::Uploads;
-use crate::{gic, line, monitor, onboard, passthrough, smp, time, uplink};
+use crate::{gic, host_disks, line, monitor, passthrough, smp, time, uplink};
 use addr::{PAGE_SIZE, Pa, Span};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
@@ -112,7 +113,7 @@ fn bring_up(info: BootInfo, mut map: Stage1) -> Box<Cpu> {
     for intid in [machine.uart_intid, machine.line_intid].into_iter().flatten() {
         gic::enable_spi(intid);
     }
-    onboard::publish(uplink::start(machine, &specs, &switches));
+    onboard::publish(own_devices(machine, &board.bootargs, &specs, &switches));
     smp::release();
     let mut cpu = Box::new(Cpu::new(machine, &machine.pcpus[0], own, own_gic));
     begin(&mut cpu, specs, groups);
@@ -375,6 +376,18 @@ fn workarounds(firmware: Option<Firmware>) -> Env {
         trng: false,
         stolen_time: None,
     }
+}
+
+/// Starts the devices of the board that are asked for; their interrupts.
+fn own_devices(machine: &'static Machine, bootargs: &str, specs: &[VmSpec], switches: &[SwitchSpec]) -> Vec<Line> {
+    let disks = host_disks::are_wanted(specs, bootargs);
+    if !disks && !switches.iter().any(|switch| switch.uplink) {
+        return Vec::new();
+    }
+    let mut board = Onboard::look(machine, specs);
+    let mut lines = if disks { host_disks::start(machine, &mut board, specs) } else { Vec::new() };
+    lines.extend(uplink::start(machine, &mut board, switches));
+    lines
 }
 
 /// Makes the groups, and begins every VM's construction on this pCPU.

@@ -21,7 +21,7 @@ use crate::onboard::{Attended, Card, Line, Onboard};
 use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use config::spec::{SwitchSpec, VmSpec};
+use config::spec::SwitchSpec;
 use core::convert::Infallible;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use host::port::{Bell, HEADER, HEADROOM, Mac, Outgoing, Port};
@@ -82,12 +82,12 @@ static UPLINKS: Once<Vec<Arc<Uplink>>> = Once::new();
 
 /// Finds the cards for those of `switches` that are to have an uplink, in order, and plugs them in: their interrupts.
 #[inline(never)]
-pub fn start(machine: &'static Machine, specs: &[VmSpec], switches: &[SwitchSpec]) -> Vec<Line> {
+pub fn start(machine: &'static Machine, board: &mut Onboard, switches: &[SwitchSpec]) -> Vec<Line> {
     let wanting: Vec<_> = switches.iter().filter(|switch| switch.uplink).collect();
     if wanting.is_empty() {
         return Vec::new();
     }
-    let mut cards = Onboard::look(machine, specs).cards(wanting.len()).into_iter();
+    let mut cards = board.cards(wanting.len()).into_iter();
     let (mut lines, mut uplinks) = (Vec::new(), Vec::new());
     for SwitchSpec { name, .. } in wanting {
         let Some(card) = cards.next() else {

@@ -251,6 +251,9 @@ pub trait Drive: Send {
     /// The device has taken too long over this request, which has not ended: from here on it has, with [`DiskError::Io`]. What the device
     /// still does to the request's memory stays without effect on any other's.
     fn give_up(&mut self, tag: Tag);
+    /// After something was given up: the device is reset, so that it has nothing of it any more. To be called from a step, where it may
+    /// allocate, and while nothing is on its way that is waited for.
+    fn recover(&mut self);
 }
 
 impl<D: Drive + ?Sized> Drive for Box<D> {
@@ -271,6 +274,9 @@ impl<D: Drive + ?Sized> Drive for Box<D> {
     }
     fn give_up(&mut self, tag: Tag) {
         (**self).give_up(tag);
+    }
+    fn recover(&mut self) {
+        (**self).recover();
     }
 }
 

@@ -476,6 +476,11 @@ impl<T: Transport + Send, H: Hal> Drive for HostBlk<T, H> {
         result
     }
 
+    fn recover(&mut self) {
+        // One that cannot be reset is broken from here on, and says so to whoever asks.
+        let _ = self.reset();
+    }
+
     fn give_up(&mut self, tag: Tag) {
         if let Some(slot) = self.slots.get_mut(usize::from(tag.0))
             && let Slot::Flying { entry, request, .. } = *slot

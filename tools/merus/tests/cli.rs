@@ -647,8 +647,8 @@ fn each_fault_of_a_device_has_its_line() {
         ),
         (
             "image = \"./data.img\"",
-            "host = \"PARTLABEL=web\"",
-            &[":12: vm \"web\": disk 1: key host: host disks are not available yet; give an `image`"],
+            "host = \"LABEL=web\"",
+            &[":12: vm \"web\": disk 1: key host: \"LABEL=web\" names no host disk; write \"PARTLABEL=NAME\""],
         ),
         (
             "image = \"./data.img\"",

@@ -43,7 +43,7 @@ const MODULES: [&str; 16] = [
 
 /// Names under which `/init` calls busybox before it could install them itself.
 const APPLETS: &str = "arp awk cat chmod cmp cut dd dmesg grep hexdump hostname httpd ifconfig mkdir modprobe mount nproc ping poweroff reboot rm sed seq setsid sh \
-                       sha256sum sleep stat stty switch_root sync tee udhcpc uname wget";
+                       sha256sum sleep stat stty switch_root sync tee udhcpc umount uname wget";
 
 /// A kernel module as its `.modinfo` section describes it.
 struct Module {

@@ -13,6 +13,7 @@ mod disk;
 mod e2h_scan;
 mod fp_scan;
 mod fuzz;
+mod hostdisk;
 mod image;
 mod initramfs;
 mod lint;

@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 pub const NAME: &str = "raspi4b";
 /// The mini-UART's node.
 const MINI_UART: &str = "/soc/serial@7e215040";
+/// The SD controller that QEMU's card is at.
+const CARD: &str = "/soc/mmc@7e300000";
 /// Where the image is put for TF-A: where a Raspberry Pi's firmware loads a kernel.
 const IMAGE_AT: u32 = 0x8_0000;
 /// Where QEMU itself puts a tree for a kernel.
@@ -36,6 +38,8 @@ pub struct Shape {
     pub cpus: u32,
     /// Whether the console is the mini-UART.
     pub mini_uart: bool,
+    /// Whether there is an SD card. QEMU has it at the controller that the board has Wi-Fi at.
+    pub card: bool,
     /// What it says beside that where QEMU does not add it.
     pub handed: Option<Handed>,
 }
@@ -67,6 +71,12 @@ pub fn shaped(blob: &[u8], shape: &Shape) -> Result<Vec<u8>> {
         set(tree.find_node_mut(MINI_UART).context("no mini-UART")?, "status", "okay")?;
         set(tree.find_node_mut("/aliases").context("no /aliases")?, "serial1", MINI_UART)?;
         set(tree.find_node_mut("/chosen").context("no /chosen")?, "stdout-path", "serial1:115200n8")?;
+    }
+    if shape.card {
+        let host = tree.find_node_mut(CARD).context("no SD controller")?;
+        set(host, "status", "okay")?;
+        host.remove_child("wifi@1");
+        host.remove_property("non-removable");
     }
     if let Some(handed) = &shape.handed {
         set(tree.find_node_mut("/memory@0").context("no /memory@0")?, "reg", [0, 0, RAM])?;
@@ -161,7 +171,7 @@ mod tests {
             node("chosen", vec![]),
             node("aliases", vec![]),
             node("memory@0", vec![]),
-            node("soc", vec![node("serial@7e215040", vec![])]),
+            node("soc", vec![node("serial@7e215040", vec![]), node("mmc@7e300000", vec![node("wifi@1", vec![])])]),
         ];
         parts.into_iter().for_each(|part| tree.root.add_child(part));
         tree.to_dtb()
@@ -194,9 +204,21 @@ mod tests {
     }
 
     #[test]
+    fn a_card_is_where_the_board_has_something_else() {
+        for card in [false, true] {
+            let blob = shaped(&board(), &Shape { cpus: 4, card, ..Shape::default() }).unwrap();
+            assert_eq!(read(&blob, |tree| tree.find_node("/soc/mmc@7e300000/wifi@1").is_none()), card);
+            let status =
+                |tree: &DeviceTree| Node::property(&tree.find_node("/soc/mmc@7e300000").unwrap(), "status").is_some();
+            assert_eq!(read(&blob, status), card);
+        }
+    }
+
+    #[test]
     fn where_nobody_else_does_it_says_where_ram_and_bundle_are() {
         let handed = Handed { bundle: Some(0x1000), bootargs: Some("merus.idle=stay".into()) };
-        let blob = shaped(&board(), &Shape { cpus: 4, mini_uart: true, handed: Some(handed) }).unwrap();
+        let blob =
+            shaped(&board(), &Shape { cpus: 4, mini_uart: true, handed: Some(handed), ..Shape::default() }).unwrap();
         assert_eq!(read(&blob, |tree| words(tree, "/memory@0", "reg")), Some(vec![0, 0, RAM]));
         let at = |name: &str| read(&blob, |tree| words(tree, "/chosen", name)).unwrap();
         assert_eq!(at("linux,initrd-start"), [BUNDLE_AT]);

@@ -5,8 +5,8 @@
 use crate::cpio::Archive;
 use crate::ctx::{self, Ctx};
 use crate::disk::gpt;
-use crate::rootfs;
 use crate::setup::{self, Guest};
+use crate::{hostdisk, rootfs};
 use anyhow::{Context as _, Result, bail, ensure};
 use std::collections::BTreeMap;
 use std::fs;
@@ -121,6 +121,9 @@ pub fn make(
         let path = dir.join(GPT_DISK);
         ctx::write_if_changed(&path, &gpt::disk(64 << 20, &PARTITIONS)?)?;
         made.insert(GPT_DISK, path);
+    }
+    if named(hostdisk::NAME) {
+        made.insert(hostdisk::NAME, hostdisk::make(cli, &dir)?);
     }
     if named(ROOT) {
         made.insert(ROOT, rootfs::make(ctx, cli)?);

@@ -17,6 +17,7 @@ mod memory;
 mod monitor;
 mod nodes;
 mod pass;
+mod sd;
 mod virtio;
 
 use crate::seed::Seed;
@@ -27,6 +28,7 @@ use alloc::vec::Vec;
 use core::ops::Range;
 use nodes::Nodes;
 pub use pass::{Clock, Device, Line, PassError, Why, devices};
+pub use sd::{SdHost, sd_hosts};
 use thiserror::Error;
 pub use virtio::{PciHost, VirtioMmio, VirtioPlaces, virtio};
 

@@ -620,3 +620,28 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn sd_controllers_are_those_that_are_on_and_have_nothing_else_at_their_wires() {
+    let host = |at: u32, spi: u32, kind: &str| {
+        NodeWriter::new(std::format!("mmc@{at:x}"))
+            .property("compatible", kind)
+            .property("reg", [at, 0x100])
+            .property("interrupts", [0u32, spi, 4])
+    };
+    let wifi = || NodeWriter::new("wifi@1").property("reg", 1u32);
+    let mut parts = other_board();
+    parts.soc = parts
+        .soc
+        .child(host(0x7e30_0000, 126, "brcm,bcm2835-sdhci").child(wifi()))
+        .child(host(0x7e34_0000, 127, "brcm,bcm2711-emmc2"))
+        .child(host(0x7e35_0000, 127, "brcm,bcm2711-emmc2").property("status", "disabled"))
+        .child(host(0x7e36_0000, 128, "brcm,bcm2835-sdhci").child(wifi().property("status", "disabled")))
+        .child(host(0x7e37_0000, 128, "brcm,bcm2835-sdhost"))
+        // Nothing tells where its interrupt goes.
+        .child(host(0x7e38_0000, 129, "brcm,bcm2835-sdhci").property("interrupt-parent", 7u32));
+    let found = sd_hosts(&parts.blob()).unwrap();
+    let expected = [(0xfe34_0000, 159), (0xfe36_0000, 160)];
+    assert_eq!(found, expected.map(|(at, intid)| SdHost { registers: span(at, 0x100), intid }));
+    assert!(sd_hosts(&[]).is_err());
+}

@@ -52,9 +52,6 @@ pub enum DeviceFault {
         /// As it was written.
         host: String,
     },
-    /// Host disks are not there yet.
-    #[error("host disks are not available yet; give an `image`")]
-    HostNotYet,
     /// Two disks that write to the same place.
     #[error("{host} is written to by a disk of vm \"{vm}\" already; give each its own, or make one of them readonly")]
     HostTaken {

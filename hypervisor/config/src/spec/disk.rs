@@ -68,11 +68,10 @@ impl DiskSpec {
                 let fault = DeviceFault::ImageUneven { name: image.name.to_string(), size: image.size };
                 Err((key::IMAGE, fault.into()))
             }
-            DiskSource::Image(_) => Ok(()),
             DiskSource::Host(host) if !is_selector(host) => {
                 Err((key::HOST, DeviceFault::HostForm { host: host.to_string() }.into()))
             }
-            DiskSource::Host(_) => Err((key::HOST, DeviceFault::HostNotYet.into())),
+            DiskSource::Image(_) | DiskSource::Host(_) => Ok(()),
         };
         let serial = match &self.serial {
             Some(serial) if !is_serial(serial) => {

@@ -20,6 +20,8 @@
 #   merus.script=disk     say what the first disk begins with ("disk: N sectors, ro R, begins with HASH"); unless it is read-only have four
 #                         jobs write a quarter of it (of merus.size KiB) each and read it again past the cache; "disk: ok, N KiB" or
 #                         "disk: FAILED ...", then power off
+#   merus.script=mount    mount the first disk's ext4 and say its greeting ("mount: GREETING, N rounds before"), write merus.size KiB there and
+#                         hold them against their hash behind an unmount; "mount: ok, N KiB" or "mount: FAILED ...", then power off
 #   merus.script=serve    offer a file of merus.size KiB by HTTP at merus.address ("serve: up"), and wait for a power key
 #   merus.script=fetch    fetch it from merus.peer and hold it against its hash ("fetch: ok, N KiB" or "fetch: FAILED ..."), then power off
 #   merus.script=between  wait until merus.peer answers, then serve: who has the file knows that the third one is there as well
@@ -365,6 +367,31 @@ disk() {
     [ -e /tmp/failed ] || echo "disk: ok, $((quarter * 4)) KiB"
 }
 
+mounted() {
+    devices
+    mkdir -p /mnt
+    if ! mount -t ext4 /dev/vda /mnt; then
+        echo "mount: FAILED it cannot be mounted"
+        return
+    fi
+    read -r before 2>/dev/null </mnt/rounds || before=0
+    echo "mount: $(cat /mnt/greeting), $before rounds before"
+    echo $((before + 1)) >/mnt/rounds
+    dd if=/dev/urandom of=/tmp/new bs=64k count=$((${size:-4096} / 64)) iflag=fullblock 2>/dev/null
+    sum=$(hash_of </tmp/new)
+    dd if=/tmp/new of=/mnt/new bs=64k conv=fsync 2>/dev/null || echo "mount: FAILED writing"
+    umount /mnt || echo "mount: FAILED it is not let go"
+    echo 3 >/proc/sys/vm/drop_caches
+    mount -t ext4 -o ro /dev/vda /mnt
+    now=$(hash_of </mnt/new)
+    umount /mnt
+    if [ "$now" = "$sum" ]; then
+        echo "mount: ok, ${size:-4096} KiB"
+    else
+        echo "mount: FAILED $now instead of $sum"
+    fi
+}
+
 # Twice as many bytes as a request has.
 drawn() {
     dd if=/dev/hwrng of=/tmp/drawn bs=512 count=1 iflag=fullblock 2>/dev/null && hash_of </tmp/drawn
@@ -451,6 +478,10 @@ case $script in
             keys
             while :; do sleep 60; done
         fi
+        ;;
+    mount)
+        mounted
+        end poweroff
         ;;
     disk)
         disk

@@ -261,7 +261,8 @@ fn write_card(env: &Env<'_>, at: PathBuf, u_boot: &Path, machine: &mut Machine) 
 
 /// The shape of the Raspberry Pi 4's tree for a row.
 fn shape(boot: &Boot) -> Shape {
-    Shape { cpus: boot.machine.smp, mini_uart: boot.machine.second, handed: None }
+    let card = boot.machine.extra.iter().any(|arg| arg.starts_with("if=sd,"));
+    Shape { cpus: boot.machine.smp, mini_uart: boot.machine.second, card, handed: None }
 }
 
 fn log_of(env: &Env<'_>, boot: &Boot) -> PathBuf {

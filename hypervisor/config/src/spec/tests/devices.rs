@@ -33,7 +33,7 @@ fn told(vms: &[VmSpec], switches: &[SwitchSpec]) -> Vec<(Place, String)> {
 #[test]
 fn each_fault_of_a_disk_is_told() {
     let serial = |serial: &str| DiskSpec { serial: Some(serial.to_string()), ..disk("root.img", 4096) };
-    let cases: [(&[DiskSpec], &str); 12] = [
+    let cases: [(&[DiskSpec], &str); 11] = [
         (&[disk("root.img", 0)], "disk 0: key image: \"root.img\" is empty; give another file"),
         (
             &[disk("a.img", 512), disk("root.img", 1000)],
@@ -57,7 +57,6 @@ fn each_fault_of_a_disk_is_told() {
             &[disk("root.img", 512), serial("disk0")],
             "disk 1: key serial: \"disk0\" is the serial of another of the VM's disks; choose another one",
         ),
-        (&[host("PARTLABEL=web", false)], "disk 0: key host: host disks are not available yet; give an `image`"),
         (
             &[host("web", false)],
             "disk 0: key host: \"web\" names no host disk; write \"PARTLABEL=NAME\", \"PARTUUID=ID\" or \"DISK=NUMBER\"",
