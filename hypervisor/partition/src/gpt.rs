@@ -1,22 +1,48 @@
-//! A GPT, by its header at the disk's start or the copy at its end.
+//! A GPT, by its header at the disk's start or the copy at its end. (The crates that know its form bring a licence along that Merus does not take.)
+//!
+//! UEFI Specification, "GPT Header", "GPT Partition Entry Array".
 
 use crate::table::{Disk, Table, TableError};
+use alloc::format;
 use alloc::string::String;
 use alloc::vec;
-use bytemuck::try_from_bytes;
 use core::ops::RangeInclusive;
-use gpt_disk_types::{GptHeader, GptPartitionEntry};
 
+const SIGNATURE: &[u8] = b"EFI PART";
 /// Bytes of a header, the least it may say; more is of a later revision, and its checksum covers that.
-const HEADER: usize = size_of::<GptHeader>();
+const HEADER: usize = 92;
 /// Bytes of an entry: powers of two.
 const ENTRY: RangeInclusive<u32> = 128..=4096;
 /// Bytes of all entries at most.
 const ENTRIES: u64 = 256 << 10;
 /// Bytes of them that are read at once: whole blocks and whole entries of any size.
 const PIECE: usize = 4096;
-/// Where its own checksum is in a header.
-const CRC_AT: core::ops::Range<usize> = 16..20;
+
+// Where what is in a header.
+const HEADER_SIZE: usize = 12;
+const HEADER_CRC: usize = 16;
+const OWN: usize = 24;
+const FIRST_USABLE: usize = 40;
+const LAST_USABLE: usize = 48;
+const ENTRIES_AT: usize = 72;
+const COUNT: usize = 80;
+const ENTRY_SIZE: usize = 84;
+const ENTRIES_CRC: usize = 88;
+
+// And in an entry. It is used if it has a type.
+const TYPE: core::ops::Range<usize> = 0..16;
+const ID: usize = 16;
+const FIRST: usize = 32;
+const LAST: usize = 40;
+const LABEL: core::ops::Range<usize> = 56..128;
+
+pub(crate) fn word(bytes: &[u8], at: usize) -> Option<u32> {
+    bytes.get(at..)?.first_chunk().copied().map(u32::from_le_bytes)
+}
+
+fn number(bytes: &[u8], at: usize) -> Option<u64> {
+    bytes.get(at..)?.first_chunk().copied().map(u64::from_le_bytes)
+}
 
 /// What a header says, once it is checked.
 struct Header {
@@ -43,18 +69,17 @@ pub(crate) fn read(disk: &mut Disk<'_>, at: u64, table: &mut Table) -> Result<bo
 }
 
 /// The header in a block that is block `at` of a disk of `blocks`.
-fn parse(bytes: &[u8], at: u64, block: u32, blocks: u64) -> Option<Header> {
-    let header: &GptHeader = try_from_bytes(bytes.get(..HEADER)?).ok()?;
-    let size = usize::try_from(header.header_size.to_u32()).ok()?;
-    let mut covered = bytes.get(..size).filter(|covered| covered.len() >= HEADER)?.to_vec();
-    covered.get_mut(CRC_AT)?.fill(0);
-    let said = header.header_crc32.0.to_u32();
-    if !header.is_signature_valid() || crc32fast::hash(&covered) != said || header.my_lba.to_u64() != at {
+fn parse(header: &[u8], at: u64, block: u32, blocks: u64) -> Option<Header> {
+    let size = usize::try_from(word(header, HEADER_SIZE)?).ok()?;
+    let mut covered = header.get(..size).filter(|covered| covered.len() >= HEADER)?.to_vec();
+    covered.get_mut(HEADER_CRC..)?.first_chunk_mut::<4>()?.fill(0);
+    let whole = crc32fast::hash(&covered) == word(header, HEADER_CRC)?;
+    if !header.starts_with(SIGNATURE) || !whole || number(header, OWN)? != at {
         return None;
     }
-    let (entries, entry) = (header.number_of_partition_entries.to_u32(), header.size_of_partition_entry.to_u32());
-    let usable = header.first_usable_lba.to_u64()..=header.last_usable_lba.to_u64();
-    let entries_at = header.partition_entry_lba.to_u64();
+    let (entries, entry) = (word(header, COUNT)?, word(header, ENTRY_SIZE)?);
+    let usable = number(header, FIRST_USABLE)?..=number(header, LAST_USABLE)?;
+    let entries_at = number(header, ENTRIES_AT)?;
     let bytes = u64::from(entries).checked_mul(entry.into()).filter(|bytes| *bytes <= ENTRIES)?;
     let end = entries_at.checked_add(bytes.div_ceil(block.into()))?;
     let good = ENTRY.contains(&entry)
@@ -63,7 +88,7 @@ fn parse(bytes: &[u8], at: u64, block: u32, blocks: u64) -> Option<Header> {
         && end <= blocks
         && usable.start() <= usable.end()
         && *usable.end() < blocks;
-    good.then(|| Header { entries_at, entries, entry, crc: header.partition_entry_array_crc32.0.to_u32(), usable })
+    good.then_some(Header { entries_at, entries, entry, crc: word(header, ENTRIES_CRC)?, usable })
 }
 
 /// All entries; whether their checksum is right.
@@ -84,10 +109,9 @@ fn entries(disk: &mut Disk<'_>, header: &Header, table: &mut Table) -> Result<bo
         let bytes = into.get(..count).unwrap_or_default();
         crc.update(bytes);
         for bytes in bytes.chunks(header.entry as usize) {
-            let entry = bytes.get(..size_of::<GptPartitionEntry>());
-            let entry = entry.and_then(|bytes| try_from_bytes::<GptPartitionEntry>(bytes).ok());
-            if let Some(entry) = entry.filter(|entry| entry.is_used()) {
-                add(entry, header, block, table);
+            if bytes.get(TYPE).is_some_and(|kind| kind != [0; 16]) {
+                // An entry is no shorter than what is looked for in it.
+                let _ = add(bytes, header, block, table);
             }
         }
         at = at.saturating_add(count as u64);
@@ -96,20 +120,30 @@ fn entries(disk: &mut Disk<'_>, header: &Header, table: &mut Table) -> Result<bo
     Ok(crc.finalize() == header.crc)
 }
 
-fn add(entry: &GptPartitionEntry, header: &Header, block: u32, table: &mut Table) {
-    let (first, last) = (entry.starting_lba.to_u64(), entry.ending_lba.to_u64());
+fn add(entry: &[u8], header: &Header, block: u32, table: &mut Table) -> Option<()> {
+    let (first, last) = (number(entry, FIRST)?, number(entry, LAST)?);
     if !header.usable.contains(&first) || !header.usable.contains(&last) {
         table.left_out = table.left_out.saturating_add(1);
-        return;
+        return None;
     }
-    table.add(block, first, last, || {
-        let id = { entry.unique_partition_guid }.to_ascii_hex_lower();
-        (label(entry), id.iter().map(|byte| char::from(*byte)).collect())
-    });
+    table.add(block, first, last, || (label(entry).unwrap_or_default(), id(entry).unwrap_or_default()));
+    Some(())
 }
 
-/// The label: what of it is text.
-fn label(entry: &GptPartitionEntry) -> String {
-    let name = entry.name;
-    name.chars().filter(|char| !char.is_control()).collect()
+/// The label: what of it is text, up to its end.
+fn label(entry: &[u8]) -> Option<String> {
+    let (units, _) = entry.get(LABEL)?.as_chunks::<2>();
+    let units = units.iter().map(|unit| u16::from_le_bytes(*unit)).take_while(|unit| *unit != 0);
+    let chars = char::decode_utf16(units).map(|char| char.unwrap_or(char::REPLACEMENT_CHARACTER));
+    Some(chars.filter(|char| !char.is_control()).collect())
+}
+
+/// The identifier: a number of 32 bits and two of 16 in the machine's order, and eight bytes.
+fn id(entry: &[u8]) -> Option<String> {
+    let bytes: &[u8; 16] = entry.get(ID..)?.first_chunk()?;
+    let [a, b, c, d, e, f, g, h, i, j, rest @ ..] = *bytes;
+    let (one, two, three) = (u32::from_le_bytes([a, b, c, d]), u16::from_le_bytes([e, f]), u16::from_le_bytes([g, h]));
+    let mut text = format!("{one:08x}-{two:04x}-{three:04x}-{i:02x}{j:02x}-");
+    rest.iter().for_each(|byte| text.push_str(&format!("{byte:02x}")));
+    Some(text)
 }
