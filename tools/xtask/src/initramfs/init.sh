@@ -137,13 +137,13 @@ keys() {
 leave() {
     devices
     modprobe evdev 2>/dev/null
-    mkdir -p /root
-    if mount -t ext4 "/dev/$root" /root; then
+    mkdir -p /newroot
+    if mount -t ext4 "/dev/$root" /newroot; then
         for dir in dev proc sys; do
-            mount -o move /$dir /root/$dir
+            mount -o move /$dir /newroot/$dir
         done
-        mount -t tmpfs tmpfs /root/tmp
-        exec switch_root /root /bin/init root
+        mount -t tmpfs tmpfs /newroot/tmp
+        exec switch_root /newroot /bin/init root
     fi
     echo "init: $root is no root"
     end poweroff
