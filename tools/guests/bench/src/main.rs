@@ -28,6 +28,7 @@
 //! | `disk-mib` | a MiB in reads of 128 KiB, 8 at a time, likewise |
 //! | `udp` | a datagram to another VM and back, all that happens; `udp-own`: what this driver does |
 //! | `udp-echo` | sends each datagram back: what this driver does |
+//! | `net-mib`, `net-sink` | a MiB in frames of 1,510 bytes to another VM, all that happens; `net-own`: what this driver does; the other VM, likewise |
 //! | `trace` | nothing: a few events of each kind, for a trace of what is executed |
 #![no_std]
 #![no_main]

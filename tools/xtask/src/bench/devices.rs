@@ -12,12 +12,12 @@ const DISK: [&str; 3] = ["disk-4k", "disk-4k-32", "disk-mib"];
 /// Bytes of the disk.
 const IMAGE: u32 = 4 << 20;
 
-/// The row of two VMs at a switch.
-const UDP: &str = "udp";
+/// Rows of two VMs at a switch: their names in one VM and in the other one, and what the former spends itself.
+const NET: [[&str; 3]; 2] = [["udp", "udp-echo", "udp-own"], ["net-mib", "net-sink", "net-own"]];
 
 /// Whether a row is one of these.
 pub fn has(row: &str) -> bool {
-    DISK.contains(&row) || row == UDP
+    DISK.contains(&row) || NET.iter().any(|[name, ..]| *name == row)
 }
 
 /// Measures the wanted ones.
@@ -30,9 +30,9 @@ pub fn all(env: &Env<'_>, step: &Step, measured: &mut Measured, wanted: &dyn Fn(
         step.say("disk");
         disk(env, &rows, measured)?;
     }
-    if wanted(UDP) {
-        step.say(UDP);
-        udp(env, measured)?;
+    for names in NET.iter().filter(|[row, ..]| wanted(row)) {
+        step.say(names[0]);
+        net(env, names, measured)?;
     }
     Ok(())
 }
@@ -63,20 +63,20 @@ fn disk(env: &Env<'_>, rows: &[&str], measured: &mut Measured) -> Result<()> {
 }
 
 /// All that happens, less what both drivers do.
-fn udp(env: &Env<'_>, measured: &mut Measured) -> Result<()> {
-    let net = |number| format!("[[vm.net]]\nswitch = \"lan\"\nmac = \"52:54:00:00:00:0{number}\"\n");
+fn net(env: &Env<'_>, [row, other, own]: &[&str; 3], measured: &mut Measured) -> Result<()> {
+    let card = |number| format!("[[vm.net]]\nswitch = \"lan\"\nmac = \"52:54:00:00:00:0{number}\"\n");
     let manifest = "[[switch]]\nname = \"lan\"\n".to_owned()
-        + &runs::vm(env, "bench", "bench=udp", "128M", 1)
-        + &net(1)
-        + &runs::vm(env, "echo", "bench=udp-echo", "128M", 1)
-        + &net(2);
-    let mut found = boot(env, UDP, &manifest)?;
-    let all = take(&mut found, UDP)?;
-    let (asks, answers) = (take(&mut found, "udp-own")?, take(&mut found, "udp-echo")?);
-    let (own, less) = (asks.mean + answers.mean, asks.min + answers.min);
+        + &runs::vm(env, "bench", &format!("bench={row}"), "128M", 1)
+        + &card(1)
+        + &runs::vm(env, "other", &format!("bench={other}"), "128M", 1)
+        + &card(2);
+    let mut found = boot(env, row, &manifest)?;
+    let all = take(&mut found, row)?;
+    let (here, there) = (take(&mut found, own)?, take(&mut found, other)?);
+    let (both, less) = (here.mean + there.mean, here.min + there.min);
     let merus =
-        Stat { mean: all.mean - own, min: all.min.saturating_sub(less), max: all.max.saturating_sub(less), ..all };
-    measured.alone.insert(UDP.to_owned(), merus);
-    measured.bare.insert(UDP.to_owned(), Stat { mean: own, ..asks });
+        Stat { mean: all.mean - both, min: all.min.saturating_sub(less), max: all.max.saturating_sub(less), ..all };
+    measured.alone.insert((*row).to_owned(), merus);
+    measured.bare.insert((*row).to_owned(), Stat { mean: both, ..here });
     Ok(())
 }
