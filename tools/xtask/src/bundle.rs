@@ -66,7 +66,7 @@ pub fn net(ctx: &Ctx, built: &Built, guest: &Guest, root: &Path, shell: bool) ->
     let path = |path: &Path| toml::Value::String(path.display().to_string()).to_string();
     let mut manifest = String::from(
         "# What `cargo xtask run --demo net` boots: two guests with one root file system, of which each has what it writes for itself.\n\
-         [[switch]]\nname = \"lan\"\n\n",
+         [[switch]]\nname = \"lan\"\nuplink = true\n\n",
     );
     let [(_, server), _] = NET;
     // The user has the console's focus, which is the first one's.

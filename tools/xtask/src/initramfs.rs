@@ -403,6 +403,7 @@ mod tests {
             "churn",
             "holds",
             "crash",
+            "witness",
             "page",
             "own_root",
             "web",

@@ -14,7 +14,8 @@ use crate::symbolize::Symbols;
 use crate::table::{self, Files};
 use anyhow::{Context as _, Result, bail};
 use std::collections::BTreeMap;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal, Read as _, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -76,6 +77,7 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<()> {
     let guest = setup::ensure_guest(ctx)?;
     let built = build::build(ctx, &kind)?;
     let scripted = args.check || !io::stdin().is_terminal();
+    let port = if args.demo == Some(Demo::Net) { free_port()? } else { 0 };
     let machine = Machine {
         machine: "virt,virtualization=on,gic-version=3".to_owned(),
         cpu: args.cpu.clone(),
@@ -86,14 +88,16 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<()> {
         // Guests are ended one by one, and the last one's end is to be seen as well.
         append: stays(args.demo, scripted).then(|| "merus.idle=stay".to_owned()),
         control: control_line(ctx, &built),
+        extra: if args.demo == Some(Demo::Net) { uplink(port) } else { Vec::new() },
         ..Machine::default()
     };
     match args.demo {
         Some(Demo::Many) if scripted => return many_check(ctx, &qemu, &machine, &built),
         Some(Demo::Many) => return many_live(&qemu, &machine, ctx),
-        Some(Demo::Net) if scripted => return net_check(ctx, &qemu, &machine, &built),
+        Some(Demo::Net) if scripted => return net_check(ctx, &qemu, &machine, &built, port),
         Some(Demo::Net) => eprintln!(
-            "xtask: two guests boot, `user` with the focus (Ctrl-] 2 gives it to `web`); each one's `exit` ends it, the last one's the machine"
+            "xtask: two guests boot, `user` with the focus (Ctrl-] 2 gives it to `web`); each one's `exit` ends it, the last one's the machine.\n\
+             xtask: meanwhile, in another terminal: curl http://127.0.0.1:{port}/"
         ),
         None => {}
     }
@@ -158,15 +162,24 @@ fn interactive(qemu: &Qemu, machine: &Machine) -> Result<()> {
 
 /// Streams the console and holds it against what must be seen.
 fn check(ctx: &Ctx, qemu: &Qemu, machine: &Machine, built: &Built, demo: bool) -> Result<()> {
-    watch(ctx, qemu, machine, built, &expected(demo))
+    watch(ctx, qemu, machine, built, &expected(demo), |_| {})
 }
 
-fn watch(ctx: &Ctx, qemu: &Qemu, machine: &Machine, built: &Built, expect: &Expect) -> Result<()> {
+/// `seen` is called with each line, before any command on the control line that waits for it.
+fn watch(
+    ctx: &Ctx,
+    qemu: &Qemu,
+    machine: &Machine,
+    built: &Built,
+    expect: &Expect,
+    mut seen: impl FnMut(&str),
+) -> Result<()> {
     let log = ctx.merus_dir.join("logs/run.log");
     let mut out = io::stdout();
     let outcome = qemu::run(qemu, machine, expect, &log, |line| {
         // Standard output that nobody reads any more does not stop the check.
         let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+        seen(line);
     })?;
     let Err(why) = outcome.result else {
         eprintln!("xtask: all that was to be seen has been seen ({:.1} s)", outcome.took.as_secs_f32());
@@ -192,16 +205,55 @@ fn step(run: &str, expect: &[&str], tries: u32) -> Step {
     }
 }
 
-/// Two guests at a switch: the user has its page and its file from the server, which is then told to power off.
-fn net_check(ctx: &Ctx, qemu: &Qemu, machine: &Machine, built: &Built) -> Result<()> {
+/// The machine's network card, which is at the guests' switch; QEMU's user network is at its other end, where `port` of this machine leads to
+/// the server.
+fn uplink(port: u16) -> Vec<String> {
+    let [(_, server), _] = bundle::NET;
+    let network = format!("user,id=uplink,restrict=on,hostfwd=tcp:127.0.0.1:{port}-{server}:80");
+    ["-netdev", &network, "-device", "virtio-net-device,netdev=uplink"].map(str::to_owned).to_vec()
+}
+
+/// A port of this machine that nobody listens at: one that is easy to remember, if it is free.
+fn free_port() -> Result<u16> {
+    let found = TcpListener::bind(("127.0.0.1", 8080)).or_else(|_| TcpListener::bind(("127.0.0.1", 0)));
+    Ok(found.and_then(|listener| listener.local_addr()).context("this machine gives no TCP port")?.port())
+}
+
+/// What a browser on this machine gets from the guest that serves.
+fn page(port: u16) -> io::Result<String> {
+    const PATIENCE: Duration = Duration::from_secs(60);
+    let mut line = TcpStream::connect(("127.0.0.1", port))?;
+    line.set_read_timeout(Some(PATIENCE))?;
+    line.write_all(b"GET / HTTP/1.0\r\n\r\n")?;
+    let mut text = String::new();
+    line.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+/// Two guests at a switch: the user has its page and its file from the server; so has this machine; the server is then told to power off.
+fn net_check(ctx: &Ctx, qemu: &Qemu, machine: &Machine, built: &Built, port: u16) -> Result<()> {
+    const USER_ENDED: &str = "vm \"user\" ended: powered off";
+    const GREETING: &str = "Hello from VM <b>web</b>";
     let steps = vec![
-        Step { after: Some("vm \"user\" ended: powered off".to_owned()), ..step("list", &["user*stopped"], 10) },
+        Step { after: Some(USER_ENDED.to_owned()), ..step("list", &["user*stopped"], 10) },
         step("stop web --grace 60s", &["stopped (powered off)"], 1),
     ];
-    let lines = ["web: up", "Hello from VM <b>web</b>", "demo: ok", "init: the power key"];
+    let lines = ["web: up", GREETING, "demo: ok", "init: the power key"];
     let lines = lines.map(str::to_owned).to_vec();
     let expect = Expect { lines, control: steps, end: End::Control, ..expected(false) };
-    watch(ctx, qemu, machine, built, &expect)
+    let mut got = None;
+    watch(ctx, qemu, machine, built, &expect, |line| {
+        if line.contains(USER_ENDED) {
+            got = Some(page(port));
+        }
+    })?;
+    let text =
+        got.context("the server was not asked")?.with_context(|| format!("http://127.0.0.1:{port}/ gave nothing"))?;
+    let Some(page) = text.lines().find(|line| line.contains(GREETING)) else {
+        bail!("http://127.0.0.1:{port}/ gave something else: {text}");
+    };
+    eprintln!("xtask: http://127.0.0.1:{port}/ gave: {page}");
+    Ok(())
 }
 
 /// Three busy guests: all run, `merus ctl top` shows them, and each can be ended.
@@ -215,7 +267,7 @@ fn many_check(ctx: &Ctx, qemu: &Qemu, machine: &Machine, built: &Built) -> Resul
     );
     let expect =
         Expect { lines: Vec::new(), control: steps, end: End::Control, timeout: MANY_TIMEOUT, ..expected(false) };
-    watch(ctx, qemu, machine, built, &expect)
+    watch(ctx, qemu, machine, built, &expect, |_| {})
 }
 
 /// The console goes to a file, and the terminal is `merus ctl top`'s; leaving it ends QEMU.
