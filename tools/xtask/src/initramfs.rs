@@ -363,6 +363,7 @@ mod tests {
             "while",
             "read",
             "return",
+            "printf",
             "continue",
             "echo",
             "busybox",
