@@ -363,6 +363,7 @@ mod tests {
             "while",
             "read",
             "return",
+            "mounted",
             "printf",
             "continue",
             "echo",
