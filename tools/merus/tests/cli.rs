@@ -648,7 +648,10 @@ fn each_fault_of_a_device_has_its_line() {
         (
             "image = \"./data.img\"",
             "host = \"LABEL=web\"",
-            &[":12: vm \"web\": disk 1: key host: \"LABEL=web\" names no host disk; write \"PARTLABEL=NAME\""],
+            &[
+                ":12: vm \"web\": disk 1: key host: \"LABEL=web\" names no host disk; write \"PARTLABEL=NAME\", \"PARTUUID=ID\" or \
+                 \"DISK=NUMBER\"",
+            ],
         ),
         (
             "image = \"./data.img\"",
