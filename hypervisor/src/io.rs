@@ -21,12 +21,12 @@ use alloc::vec::Vec;
 use bus::GuestMemory;
 use config::map;
 use config::spec::{DiskSource, NetSpec, SwitchSpec, VirtioDevice, VmSpec};
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use devices::virtio::Device;
 use devices::virtio::blk::Blk;
 use devices::virtio::mmio::Mmio;
 use devices::virtio::net::{self, Net, RECEIVEQ};
-use devices::virtio::rng::{REQUESTQ, Rng, Source};
+use devices::virtio::rng::{Allowance, REQUESTQ, Rng, Source};
 use guest_smccc::entropy::Drbg;
 use host::disk::{SECTOR, SERIAL};
 use host::port::{Bell, Incoming, Mac, Outgoing, Port, Sent, Stats};
@@ -46,7 +46,32 @@ pub struct Calls {
     due: AtomicU32,
     /// A vCPU that is on.
     attendant: AtomicU32,
+    /// When (in ns) the device in [`Self::slow`] looks again whether there is something for it; `u64::MAX` for never.
+    later: AtomicU64,
+    /// The slot of the source of random numbers, the one device that has to wait for time.
+    slow: AtomicU32,
     vgic: Arc<VgicPort>,
+}
+
+/// The earliest [`Calls::later`] of all VMs.
+static LATER: AtomicU64 = AtomicU64::new(u64::MAX);
+
+/// When [`poll`] is due, in ns.
+pub fn deadline() -> u64 {
+    LATER.load(Ordering::SeqCst)
+}
+
+/// Calls the devices whose time has come.
+pub fn poll(machine: &Machine) {
+    let now = crate::time::now_ns();
+    if deadline() > now {
+        return;
+    }
+    // Whoever comes later than this is seen below, or has put it back.
+    LATER.store(u64::MAX, Ordering::SeqCst);
+    for guest in machine.guests() {
+        guest.io.calls.late(now);
+    }
 }
 
 impl Calls {
@@ -55,15 +80,51 @@ impl Calls {
         self.due.fetch_or(1 << slot, Ordering::AcqRel);
         self.vgic.ask(self.attendant.load(Ordering::SeqCst), Requests::DEVICES);
     }
+
+    /// The device in `slot` looks again at `at`, in ns. Within its guest's exit.
+    fn call_at(&self, slot: u32, at: u64) {
+        self.slow.store(slot, Ordering::SeqCst);
+        self.later.fetch_min(at, Ordering::SeqCst);
+        LATER.fetch_min(at, Ordering::SeqCst);
+        crate::manage::remind(at);
+    }
+
+    /// Calls the device whose time has come, or remembers when it will.
+    fn late(&self, now: u64) {
+        let at = self.later.load(Ordering::SeqCst);
+        if at <= now {
+            self.later.store(u64::MAX, Ordering::SeqCst);
+            self.call(self.slow.load(Ordering::SeqCst));
+        } else if at != u64::MAX {
+            LATER.fetch_min(at, Ordering::SeqCst);
+        }
+    }
 }
 
-/// A generator of the VM's own: nothing that is taken from it is missing elsewhere, and its work is done in the VM's time.
-struct OwnRandom(Drbg);
+/// Random bytes that a VM gets in a second, and at once.
+const RANDOM_RATE: u32 = 256 << 10;
+const RANDOM_AT_ONCE: u32 = 64 << 10;
+/// How long a driver that has used them up waits at least, in ns: each time costs others a look.
+const RANDOM_PAUSE: u64 = 10_000_000;
+
+/// A generator of the VM's own: nothing that is taken from it is missing elsewhere, and its work is done in the VM's time. It gives so much
+/// and no more, for what is drawn from one seed.
+struct OwnRandom {
+    drbg: Drbg,
+    allowance: Allowance,
+    calls: Arc<Calls>,
+    slot: u32,
+}
 
 impl Source for OwnRandom {
     fn fill(&mut self, into: &mut [u8]) -> usize {
-        self.0.draw(into);
-        into.len()
+        let now = crate::time::now_ns();
+        let count = self.allowance.take(now, into.len());
+        match into.get_mut(..count) {
+            Some(part) if count != 0 => self.drbg.draw(part),
+            _ => self.calls.call_at(self.slot, self.allowance.when(into.len()).max(now.saturating_add(RANDOM_PAUSE))),
+        }
+        count
     }
 }
 
@@ -361,12 +422,18 @@ impl Io {
         vgic: &Arc<VgicPort>,
         memory: &Arc<dyn GuestMemory>,
     ) -> Result<Self, String> {
-        let calls = Arc::new(Calls { due: AtomicU32::new(0), attendant: AtomicU32::new(0), vgic: vgic.clone() });
+        let calls = Arc::new(Calls {
+            due: AtomicU32::new(0),
+            attendant: AtomicU32::new(0),
+            later: AtomicU64::new(u64::MAX),
+            slow: AtomicU32::new(0),
+            vgic: vgic.clone(),
+        });
         let mut devices = Vec::new();
         for (slot, what) in spec.virtio_slots() {
             let line = SpiLine::new(vgic.clone(), map::SPI_BASE.wrapping_add(map::virtio_spi(slot)));
             let kind = match what {
-                VirtioDevice::Rng => Kind::Rng(device(random(machine)?, line, memory)),
+                VirtioDevice::Rng => Kind::Rng(device(random(machine, calls.clone(), slot)?, line, memory)),
                 VirtioDevice::Disk(number) => match host_disk(spec, number) {
                     Some(name) => {
                         let ring = Ring { calls: calls.clone(), slot };
@@ -462,6 +529,7 @@ impl Io {
     /// After a reset of the VM, whose devices are reset: vCPU 0 is on, and nothing has happened.
     pub fn reset(&self) {
         self.calls.due.store(0, Ordering::SeqCst);
+        self.calls.later.store(u64::MAX, Ordering::SeqCst);
         self.calls.attendant.store(0, Ordering::SeqCst);
     }
 }
@@ -486,10 +554,11 @@ fn device<D: Device>(device: D, line: SpiLine, memory: &Arc<dyn GuestMemory>) ->
     Arc::new(SpinLock::new(Rank::Device, Mmio::new(device, line, memory.clone())))
 }
 
-fn random(machine: &Machine) -> Result<Rng<OwnRandom>, String> {
+fn random(machine: &Machine, calls: Arc<Calls>, slot: u32) -> Result<Rng<OwnRandom>, String> {
     let own = machine.entropy.lock().as_mut().map(Drbg::child);
-    let own = own.ok_or("rng = true: the machine has no random numbers to give; leave it out")?;
-    Ok(Rng::new(OwnRandom(own)))
+    let drbg = own.ok_or("rng = true: the machine has no random numbers to give; leave it out")?;
+    let allowance = Allowance::new(RANDOM_RATE, RANDOM_AT_ONCE);
+    Ok(Rng::new(OwnRandom { drbg, allowance, calls, slot }))
 }
 
 /// What disk `number` is called on the machine, if it is there.

@@ -8,7 +8,7 @@ use crate::construct;
 use crate::machine::{Machine, machine};
 use crate::run::{Cpu, Work};
 use crate::shell::Session;
-use crate::{host_disks, line, placing, rows, uplink, uploads};
+use crate::{host_disks, io, line, placing, rows, uplink, uploads};
 use alloc::collections::VecDeque;
 use alloc::string::String;
 use alloc::vec;
@@ -42,7 +42,7 @@ impl Management {
 /// When [`Cpu::manage`] is due by itself, in ns.
 static DEADLINE: AtomicU64 = AtomicU64::new(u64::MAX);
 
-/// When a guest's grace, an uplink's pause, or a host disk's time for a request, is over, in ns.
+/// When a guest's grace, an uplink's pause, a host disk's time for a request or a VM's wait for random numbers is over, in ns.
 #[inline]
 pub fn deadline() -> u64 {
     DEADLINE.load(Ordering::Relaxed)
@@ -118,6 +118,7 @@ impl Cpu {
     #[inline(never)]
     pub fn manage(&mut self) {
         let machine = self.machine;
+        io::poll(machine);
         let mut management = machine.management.lock();
         let Management { control, channel, session } = &mut *management;
         self.tell_all(control);
@@ -142,7 +143,7 @@ impl Cpu {
         }
         DEADLINE.store(control.deadline().unwrap_or(u64::MAX), Ordering::SeqCst);
         // In this order: whoever is not seen here reminds it, behind the store.
-        DEADLINE.fetch_min(uplink::deadline().min(host_disks::deadline()), Ordering::SeqCst);
+        DEADLINE.fetch_min(uplink::deadline().min(host_disks::deadline()).min(io::deadline()), Ordering::SeqCst);
         drop(management);
         self.shared.manage_due.store(more || self.machine.untold.any(), Ordering::SeqCst);
         self.timer_changed = true;

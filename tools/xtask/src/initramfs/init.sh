@@ -39,6 +39,7 @@
 #   merus.tag=T           what share and work call themselves
 #   merus.size=N          KiB, of disk, serve and fetch
 #   merus.rounds=N        of fetch, many and crash
+#   merus.hotplug=1       fetch first without CPU 0 ("fetch: without CPU 0"), then while both CPUs go off and on in turn
 #   merus.root=DISK       go on with the root file system on that disk (vda), and the same script
 #   merus.address=A merus.peer=A
 #                         of serve and fetch: IPv4 addresses of one /24 network; merus.address=dhcp asks for one, merus.peer may have a port
@@ -55,7 +56,7 @@ if [ "$1" != root ]; then
     mount -t devtmpfs devtmpfs /dev || echo "init: no devtmpfs"
 fi
 
-script= cpus= tag=- from=2 to=4 until=4 address=10.0.0.1 peer=10.0.0.1 other= mac= size= rounds=1 root= shell=
+script= cpus= tag=- from=2 to=4 until=4 address=10.0.0.1 peer=10.0.0.1 other= mac= size= rounds=1 root= shell= hotplug=
 for word in $(cat /proc/cmdline); do
     case $word in
         merus.script=*) script=${word#*=} ;;
@@ -69,6 +70,7 @@ for word in $(cat /proc/cmdline); do
         merus.other=*) other=${word#*=} ;;
         merus.mac=*) mac=${word#*=} ;;
         merus.size=*) size=${word#*=} ;;
+        merus.hotplug=*) hotplug=${word#*=} ;;
         merus.rounds=*) rounds=${word#*=} ;;
         merus.root=*) root=${word#*=} ;;
         merus.shell) shell=1 ;;
@@ -397,11 +399,25 @@ drawn() {
     dd if=/dev/hwrng of=/tmp/drawn bs=512 count=1 iflag=fullblock 2>/dev/null && hash_of </tmp/drawn
 }
 
+# Time since the kernel started, in 1/100 s.
+hundredths() {
+    read -r up rest </proc/uptime
+    echo "${up%.*}${up#*.}"
+}
+
 random() {
     devices
     read -r name </sys/class/misc/hw_random/rng_current
     one=$(drawn)
     if [ -n "$one" ] && [ "$one" != "$(drawn)" ] && [ "$(stat -c %s /tmp/drawn)" = 512 ]; then
+        # More than there are at once: the rest comes with time, as many bytes a millisecond.
+        from=$(hundredths)
+        dd if=/dev/hwrng of=/dev/null bs=1k count=512 iflag=fullblock 2>/dev/null
+        took=$((($(hundredths) - from) * 10))
+        if [ $took -lt 1600 ]; then
+            echo "random: FAILED 512 KiB in $took ms"
+            return
+        fi
         echo "random: ok, $name"
     else
         echo "random: FAILED $name, $one"
@@ -448,9 +464,34 @@ first() {
     done
 }
 
+# Takes CPU `$1` offline.
+off() {
+    echo 0 >"/sys/devices/system/cpu/cpu$1/online" && return
+    echo "fetch: FAILED CPU $1 stays online" | tee /tmp/failed
+    return 1
+}
+
+# CPU 0 is off.
+turns() {
+    while :; do
+        for cpu in 0 1; do
+            echo 1 >/sys/devices/system/cpu/cpu$cpu/online
+            off $((1 - cpu))
+        done
+    done
+}
+
 fetch() {
     network || return
     first || return
+    if [ -n "$hotplug" ]; then
+        # The boot CPU first, for a whole file; then one after the other while the next ones come.
+        off 0 || return
+        wget -q -O /tmp/file "http://$peer/file"
+        [ "$(hash_of </tmp/file)" = "$sum" ] || echo "fetch: FAILED without CPU 0" | tee /tmp/failed
+        echo "fetch: without CPU 0"
+        turns &
+    fi
     for round in $(seq "$rounds"); do
         wget -q -O /tmp/file "http://$peer/file"
         now=$(hash_of </tmp/file)
