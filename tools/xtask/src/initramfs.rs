@@ -365,6 +365,9 @@ mod tests {
             "return",
             "mounted",
             "printf",
+            "set",
+            "off",
+            "turns",
             "continue",
             "echo",
             "busybox",
@@ -410,6 +413,7 @@ mod tests {
             "own_root",
             "web",
             "user",
+            "autopsy",
             // Those of a root's packages.
             "e2fsck",
             "mke2fs",

@@ -31,6 +31,7 @@
 #   merus.script=crash    of a root: write files to the second disk, say "crash: life N is at work", and go on; in the next life hold what
 #                         the third disk says was written before ("crash: life N holds M files"), until merus.rounds lives are over
 #                         ("crash: ok, N lives" or "crash: FAILED ..."), then power off
+#   merus.script=autopsy  in another VM: the same holding, of what the fourth and fifth disk have
 #   merus.script=web, user
 #                         of a root: the two guests of `cargo xtask run --demo net`; with merus.shell, go on to a shell
 #   merus.script=random   read random bytes of the machine's device ("random: ok, NAME" or "random: FAILED ..."), then power off
@@ -503,7 +504,7 @@ fetch() {
 
 . /io.sh
 case $script in
-    many | rules | crash)
+    many | rules | crash | autopsy)
         "$script"
         end poweroff
         ;;
