@@ -106,6 +106,9 @@ rows! {
     "disk-4k": "a random read of 4 KiB from an image in RAM, one at a time", Instructions, "", "", "", None;
     "disk-4k-32": "the same, one of 32 at a time", Instructions, "", "", "", Some(2500.0);
     "disk-mib": "a MiB read in turn, 128 KiB a request, 8 at a time", Instructions, "", "", "", None;
+    "host-4k": "a random read of 4 KiB from a virtio disk of the machine's, one at a time", Instructions, "", "", "", None;
+    "host-4k-32": "the same, one of 32 at a time", Instructions, "", "", "", None;
+    "host-mib": "a MiB in sequence from there, in reads of 128 KiB, 8 at a time", Instructions, "", "", "", None;
     "udp": "64 bytes by UDP to another VM of the same pCPU, and back", Instructions, "", "", "", None;
     "net-mib": "a MiB to another VM of the same pCPU, in frames of 1,510 bytes, 16 at a time", Instructions, "", "", "", None;
     "image": "the image file", Bytes, "", "", "", None;
