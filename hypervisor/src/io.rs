@@ -20,7 +20,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bus::GuestMemory;
 use config::map;
-use config::spec::{DiskSource, NetSpec, SwitchSpec, VirtioDevice, VmSpec};
+use config::spec::{DiskSource, NetSpec, VirtioDevice, VmSpec};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use devices::virtio::Device;
 use devices::virtio::blk::Blk;
@@ -33,9 +33,8 @@ use host::port::{Bell, Incoming, Mac, Outgoing, Port, Sent, Stats};
 use memory::AccountId;
 use partition::shared::Share;
 use proto::DeviceCounts;
-use spin::Once;
 use store::{Cow, Frames};
-use switch::{Clock, PortConfig, Switch, SwitchPort};
+use switch::{PortConfig, SwitchPort};
 use sync::{Rank, SpinLock};
 use vgic::VcpuId;
 use vm::{DeviceHandle, Requests, SpiLine, VgicPort, Vm};
@@ -234,52 +233,6 @@ impl Port for Plug {
     }
     fn stats(&self) -> Stats {
         self.0.as_ref().map_or(Stats::default(), Port::stats)
-    }
-}
-
-struct Seconds;
-
-impl Clock for Seconds {
-    fn seconds(&self) -> u32 {
-        (crate::time::now_ns() / 1_000_000_000) as u32
-    }
-}
-
-/// A switch by its name, and its uplink, if it has one.
-struct Named {
-    name: String,
-    switch: Arc<Switch>,
-    uplink: Once<Arc<Uplink>>,
-}
-
-/// The machine's switches. There are as many as the bundle describes.
-#[derive(Default)]
-pub struct Switches(Vec<Named>);
-
-impl Switches {
-    /// Makes them. `seed`: as [`Switch::new`] asks for it, anew for each.
-    pub fn new(specs: &[SwitchSpec], mut seed: impl FnMut() -> u64) -> Self {
-        let named = |spec: &SwitchSpec| {
-            let switch = Switch::new(Box::new(Seconds), seed());
-            Named { name: spec.name.clone(), switch, uplink: Once::new() }
-        };
-        Self(specs.iter().map(named).collect())
-    }
-
-    fn get(&self, name: &str) -> Option<&Named> {
-        self.0.iter().find(|named| named.name == name)
-    }
-
-    /// A port of the switch of this name.
-    pub fn attach(&self, name: &str, config: &PortConfig, bell: Box<dyn Bell>) -> Option<SwitchPort> {
-        self.get(name)?.switch.attach(config, bell).ok()
-    }
-
-    /// Makes this its uplink: before the first VM is made, which else has no way out.
-    pub fn set_uplink(&self, name: &str, uplink: Arc<Uplink>) {
-        if let Some(named) = self.get(name) {
-            named.uplink.call_once(|| uplink);
-        }
     }
 }
 

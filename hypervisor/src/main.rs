@@ -50,6 +50,7 @@ mod slots;
 mod smp;
 mod start;
 mod stolen;
+mod switches;
 mod time;
 mod uplink;
 mod uploads;

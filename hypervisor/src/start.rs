@@ -2,13 +2,13 @@
 
 use crate::console::{self, say};
 use crate::fatal::{self, fatal};
-use crate::io::Switches;
 use crate::layout::{ask_mailbox, device, frames, own_port, plan};
 use crate::machine::{Machine, Memory, Pcpu, Place, publish};
 use crate::manage::{Machinery, Management, Untold};
 use crate::onboard::{self, Line, Onboard};
 use crate::run::Cpu;
 use crate::slots::{Entities, ROOM, Slots};
+use crate::switches::Switches;
 use crate::uploads::Uploads;
 use crate::{gic, host_disks, line, monitor, passthrough, smp, time, uplink};
 use addr::{PAGE_SIZE, Pa, Span};
