@@ -2,12 +2,13 @@
 //!
 //! | frames | are copied | in whose time |
 //! |---|---|---|
-//! | out of the machine | into the card's memory, when a VM's card has sent one ([`Uplink::send_on`]) | that VM's |
-//! | out, while the card had no room | when it interrupts for that | nobody's, as below |
-//! | into the machine | to the ports that they are for, when the card interrupts | nobody's: [`BATCH`] at a time, and no faster than [`Pace`] allows |
+//! | out of the machine | into the card's memory, one for each that a VM's card has sent there ([`Uplink::send_on`]) | that VM's |
+//! | out, when the card had no room for them or two VMs sent at once | when the card interrupts ([`switch::outlet`]) | nobody's: [`BATCH`] at a time, and no faster than [`Pace`] allows |
+//! | into the machine | to the ports that they are for, when the card interrupts | nobody's: as many, at the same pace once more |
 //!
 //! What comes in faster waits in the card's memory, and is lost by the card when that is full: a network that floods the machine takes a
-//! bounded part of one pCPU, and no VM's share of it counts for that.
+//! bounded part of one pCPU, and no VM's share of it counts for that. What VMs send faster waits at the switch, and is lost there when its
+//! queue is full, which its sender's counts say.
 //!
 //! # The interrupt
 //! A batch that leaves frames behind makes the interrupt pending once more, so that others and guests have their turn in between. When a
@@ -23,27 +24,24 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use config::spec::SwitchSpec;
 use core::convert::Infallible;
-use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use host::port::{Bell, HEADER, HEADROOM, Mac, Outgoing, Port};
+use core::sync::atomic::{AtomicU64, Ordering};
+use host::port::{Bell, HEADER, Mac, Outgoing, Port};
 use platform::virtio::BoardNet;
 use platform::virtio::net::LONGEST;
 use spin::Once;
+use switch::outlet::{self, BATCH, Left, Outlet, Rung};
 use switch::pace::{PERIOD, Pace};
 use switch::{PortConfig, SwitchPort};
 use sync::{Rank, SpinLock};
 
-/// Frames that are taken from the card in one go.
-const BATCH: usize = 8;
-/// Frames that are given to the card in one go, at most.
-const OUT: usize = 64;
 /// Bytes that wait for the card.
 const QUEUE: usize = 128 << 10;
 
 /// A network card of the board's at a switch.
 pub struct Uplink {
     state: SpinLock<State>,
-    /// Frames may wait at its port.
-    waiting: Arc<AtomicBool>,
+    /// VMs have put frames there.
+    rung: Arc<Rung>,
     /// When it is to be looked at, in ns.
     due: AtomicU64,
     /// Its interrupt.
@@ -51,30 +49,37 @@ pub struct Uplink {
 }
 
 struct State {
-    card: BoardNet,
-    port: SwitchPort,
+    card: Driver,
+    out: Outlet<SwitchPort>,
+    /// Of what comes in.
     pace: Pace,
-    /// The card has no room, and interrupts for it.
-    full: bool,
     /// It has failed, which was said.
     failed: bool,
 }
 
-/// What is left when a step of taking frames in has ended.
-#[derive(PartialEq, Eq)]
-enum Left {
-    Nothing,
-    Frames,
-    /// And none may come now.
-    Spent,
+struct Driver(BoardNet);
+
+impl outlet::Card for Driver {
+    fn has_room(&mut self) -> bool {
+        self.0.has_room()
+    }
+    fn await_room(&mut self, on: bool) {
+        self.0.await_room(on);
+    }
+    fn send(&mut self, frame: &[u8]) -> bool {
+        self.0.send(frame)
+    }
+    fn tell(&mut self) {
+        self.0.tell();
+    }
 }
 
-/// Frames wait at an uplink's port: whoever sent them has them sent on.
-struct Waits(Arc<AtomicBool>);
+/// A frame waits at an uplink's port: whoever sent it looks, when it is there for all.
+struct Waits(Arc<Rung>);
 
 impl Bell for Waits {
     fn ring(&self) {
-        self.0.store(true, Ordering::SeqCst);
+        self.0.ring(el2::number());
     }
 }
 
@@ -116,31 +121,34 @@ fn plug(machine: &Machine, name: &str, card: Card) -> Option<Arc<Uplink>> {
     let anybody = PortConfig::guest(Mac([0; 6]));
     let config = PortConfig { mac: None, guard: false, uplink: true, queue: QUEUE, ..anybody };
     machine.heap_room(config.memory()).ok()?;
-    let waiting = Arc::new(AtomicBool::new(false));
-    let mut port = machine.switches.attach(name, &config, Box::new(Waits(waiting.clone())))?;
+    let rung = Arc::new(Rung::default());
+    let mut port = machine.switches.attach(name, &config, Box::new(Waits(rung.clone())))?;
     port.start(false);
-    let state = State { card, port, pace: Pace::default(), full: false, failed: false };
+    let state = State { card: Driver(card), out: Outlet::new(port), pace: Pace::default(), failed: false };
     let state = SpinLock::new(Rank::Link, state);
-    let uplink = Arc::new(Uplink { state, waiting, due: AtomicU64::new(u64::MAX), intid });
+    let uplink = Arc::new(Uplink { state, rung, due: AtomicU64::new(u64::MAX), intid });
     machine.switches.set_uplink(name, uplink.clone());
     say!("switch \"{name}\": the machine's network by {what}");
     Some(uplink)
 }
 
 impl Uplink {
-    /// A VM has sent frames, of which some may be for the card.
+    /// A VM has sent a frame, of which the card may be a receiver: it has one from there, if so.
     #[inline]
     pub fn send_on(&self) {
-        if self.waiting.load(Ordering::SeqCst) {
-            self.send_all();
+        if self.rung.any() {
+            self.send_own();
         }
     }
 
     #[inline(never)]
-    fn send_all(&self) {
-        let more = self.state.lock().outgoing(&self.waiting);
-        if more {
-            self.look_at(crate::time::now_ns().saturating_add(PERIOD));
+    fn send_own(&self) {
+        let mut state = self.state.lock();
+        let State { card, out, .. } = &mut *state;
+        let others = out.send_own(card, &self.rung, el2::number());
+        drop(state);
+        if others {
+            gic::shared().pend(self.intid);
         }
     }
 
@@ -155,61 +163,29 @@ impl Attended for Uplink {
         let now = crate::time::now_ns();
         let mut state = self.state.lock();
         // First: what comes from here on makes it interrupt again.
-        state.card.acknowledge();
-        let more = state.outgoing(&self.waiting);
+        state.card.0.acknowledge();
+        let State { card, out, .. } = &mut *state;
+        let waits = out.send_waiting(card, now);
         let left = state.incoming(now);
-        state.card.listen(left != Left::Spent);
+        state.card.0.listen(left != Left::Spent);
         drop(state);
-        if left == Left::Frames {
+        if [left, waits].contains(&Left::Frames) {
             gic::shared().pend(self.intid);
-        } else if more || left == Left::Spent {
+        } else if [left, waits].contains(&Left::Spent) {
             self.look_at(now.saturating_add(PERIOD));
         }
     }
 }
 
 impl State {
-    /// Gives the card the frames that wait, as far as it has room. `true`: there are more, and room.
-    fn outgoing(&mut self, waiting: &AtomicBool) -> bool {
-        waiting.store(false, Ordering::SeqCst);
-        let mut more = true;
-        for _ in 0..OUT {
-            if !self.card.has_room() {
-                self.full = true;
-                self.card.await_room(true);
-                // What it has sent before it knew that is not told.
-                if !self.card.has_room() {
-                    more = false;
-                    waiting.store(true, Ordering::SeqCst);
-                    break;
-                }
-            }
-            let Self { card, port, .. } = self;
-            let sent = port.receive(0, |frame| card.send(frame.bytes.get(HEADROOM..).unwrap_or_default()));
-            if sent.is_none() {
-                more = false;
-                break;
-            }
-            port.discard(1);
-        }
-        if more {
-            waiting.store(true, Ordering::SeqCst);
-        } else if self.full && self.card.has_room() {
-            self.full = false;
-            self.card.await_room(false);
-        }
-        self.card.tell();
-        more
-    }
-
     /// Takes frames from the card, up to [`BATCH`], to whom they are for.
     fn incoming(&mut self, now: u64) -> Left {
         let mut left = BATCH;
         while left != 0 {
             if !self.pace.allows(now) {
-                return if self.card.received().is_some() { Left::Spent } else { Left::Nothing };
+                return if self.card.0.received().is_some() { Left::Spent } else { Left::Nothing };
             }
-            let Self { card, port, .. } = self;
+            let Self { card: Driver(card), out, .. } = self;
             let Some(frame) = card.received() else {
                 self.look_whether_it_fails();
                 return Left::Nothing;
@@ -218,7 +194,7 @@ impl State {
             let mut more = false;
             if let Some((header, rest)) = frame.split_first_chunk::<HEADER>() {
                 let frame = Outgoing { header, size: frame.len(), checksum: None };
-                let sent = port.send::<Infallible>(&frame, LONGEST, |into| {
+                let sent = out.port_mut().send::<Infallible>(&frame, LONGEST, |into| {
                     into.copy_from_slice(rest.get(..into.len()).unwrap_or_default());
                     Ok(())
                 });
@@ -238,7 +214,7 @@ impl State {
 
     #[cold]
     fn look_whether_it_fails(&mut self) {
-        if self.card.is_broken() && !core::mem::replace(&mut self.failed, true) {
+        if self.card.0.is_broken() && !core::mem::replace(&mut self.failed, true) {
             say!("the machine's network card has failed: nothing comes from it any more");
         }
     }

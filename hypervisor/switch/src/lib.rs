@@ -51,6 +51,7 @@
 extern crate alloc;
 
 mod inbox;
+pub mod outlet;
 pub mod pace;
 mod table;
 #[cfg(test)]
