@@ -5,6 +5,9 @@
 //! request, notifies only where the device wants that, and has itself interrupted when the next buffer comes back.
 
 use guest_rt::mmio::{self, read16, read32, write16, write32, write64};
+use guest_rt::virtio::{
+    EVENT_IDX, INDIRECT_DESC, INTERRUPT_ACK, INTERRUPT_STATUS, NOTIFY, Part, Transport, VERSION_1, descriptor,
+};
 use guest_rt::{cpu, fdt, gic, mrs, sysreg};
 
 /// Entries of a queue.
@@ -23,14 +26,7 @@ const ROOM: u64 = 4 << 20;
 /// Behind the rings.
 pub const BUFFERS: u64 = RINGS + (1 << 20);
 
-const FEATURES: u64 = 1 << 32 | 1 << 29 | 1 << 28;
-const NOTIFY: u64 = 0x50;
-const INTERRUPT_STATUS: u64 = 0x60;
-const INTERRUPT_ACK: u64 = 0x64;
-const STATUS: u64 = 0x70;
-
-/// A buffer: where, how long, whether the device writes it.
-pub type Part = (u64, u32, bool);
+const FEATURES: u64 = VERSION_1 | EVENT_IDX | INDIRECT_DESC;
 
 /// A device with its driver.
 pub struct Device {
@@ -47,44 +43,20 @@ pub struct Device {
 impl Device {
     /// The first device of a type, with `queues` queues set up and running.
     pub fn new(id: u32, own: u64, queues: u64) -> Option<Self> {
-        let mut but = 0;
         let tree = fdt::address();
         assert!(!(RINGS..RINGS + ROOM).contains(&tree), "the tree is where the rings are to be");
-        let found = loop {
-            let device = fdt::device("virtio,mmio", but)?;
-            if read32(device.at + 8) == id {
-                break device;
-            }
-            if but != 0 {
-                return None;
-            }
-            but = device.at;
-        };
-        let device = Self { base: found.at, intid: found.intid, merus: 0, idle: 0, avail: [0; 2], used: [0; 2] };
-        let set = |at: u64, value: u64| write32(device.base + at, value as u32);
-        set(STATUS, 0);
-        set(STATUS, 3);
-        for half in 0..2 {
-            set(0x24, half);
-            set(0x20, (FEATURES | own) >> (32 * half));
-        }
-        set(STATUS, 11);
+        let found = Transport::find(id, 0)?;
+        found.begin(FEATURES | own);
         for queue in 0..queues {
             let at = RINGS + EACH * queue;
             (0..EACH / 8).for_each(|word| write64(at + 8 * word, 0));
-            set(0x30, queue);
-            set(0x38, SIZE.into());
-            for (register, part) in [(0x80, at), (0x90, at + AVAIL), (0xa0, at + USED)] {
-                set(register, part);
-                set(register + 4, part >> 32);
-            }
-            set(0x44, 1);
+            found.set_queue(queue as u32, SIZE.into(), [at, at + AVAIL, at + USED]);
         }
-        set(STATUS, 15);
+        found.go();
         gic::route(found.intid, cpu::index());
         gic::set_edge(found.intid, found.edge);
         gic::enable(cpu::index(), found.intid);
-        Some(device)
+        Some(Self { base: found.base, intid: found.intid, merus: 0, idle: 0, avail: [0; 2], used: [0; 2] })
     }
 
     /// Sets up request `number` of a queue: its table, and the descriptor that names it.
@@ -93,7 +65,7 @@ impl Device {
         let table = at + TABLES + 16 * PARTS * u64::from(number);
         for (n, (place, size, write)) in (0u64..).zip(parts) {
             let more = n + 1 < parts.len() as u64;
-            descriptor(table + 16 * n, *place, *size, u64::from(more) | u64::from(*write) << 1, n + 1);
+            descriptor(table + 16 * n, *place, *size, u16::from(more) | u16::from(*write) << 1, n as u16 + 1);
         }
         descriptor(at + 16 * u64::from(number), table, 16 * parts.len() as u32, 4, 0);
     }
@@ -203,9 +175,4 @@ impl Device {
     pub fn merus(&mut self) -> u64 {
         core::mem::take(&mut self.merus)
     }
-}
-
-fn descriptor(at: u64, place: u64, size: u32, flags: u64, next: u64) {
-    write64(at, place);
-    write64(at + 8, u64::from(size) | flags << 32 | next << 48);
 }

@@ -102,19 +102,28 @@ pub struct Device {
 
 /// The first device under the root that is compatible with `kind` first of all, and not at `but`.
 pub fn device(kind: &str, but: u64) -> Option<Device> {
+    let mut found = None;
+    devices(kind, |device| found = found.or((device.at != but).then_some(device)));
+    found
+}
+
+/// Calls `see` with each device under the root that is compatible with `kind` first of all.
+pub fn devices(kind: &str, mut see: impl FnMut(Device)) {
     let at = address() as *const u8;
     if at.is_null() {
-        return None;
+        return;
     }
     // SAFETY: `init` found a tree there, whose header says how long it is.
     let tree = unsafe {
         let size = word(core::slice::from_raw_parts(at, 40), 4).unwrap_or(0) as usize;
         core::slice::from_raw_parts(at, size)
     };
-    let (mut name, mut here, mut fits, mut found) = ("", Device::default(), false, None);
+    let (mut name, mut here, mut fits) = ("", Device::default(), false);
     let mut ends = |here: &mut Device, fits: &mut bool| {
         let (device, fits) = (core::mem::take(here), core::mem::take(fits));
-        found = found.or((fits && device.at != but).then_some(device));
+        if fits {
+            see(device);
+        }
     };
     let _ = walk(tree, |path, property, value| {
         let ["", node] = path else { return };
@@ -133,7 +142,6 @@ pub fn device(kind: &str, but: u64) -> Option<Device> {
         }
     });
     ends(&mut here, &mut fits);
-    found
 }
 
 /// Calls `property` with path, name and value of each property no deeper than 4 nodes; `None` at the first nonsense.

@@ -15,6 +15,7 @@
 //! | [`gic`], [`gicv2`], [`timer`] | interrupt controller and timers |
 //! | [`mmio`], [`mod@sysreg`] | device and system register access |
 //! | [`mmu`] | translation tables that a test builds for itself |
+//! | [`virtio`] | drivers' side of virtio over MMIO |
 //! | [`fdt`] | what the device tree says |
 //! | [`test`] | the tests' registry and their checks |
 #![no_std]
@@ -32,6 +33,7 @@ pub mod sysreg;
 pub mod test;
 pub mod timer;
 pub mod vectors;
+pub mod virtio;
 
 use core::panic::PanicInfo;
 

@@ -12,6 +12,7 @@ mod fp;
 mod fuzz;
 mod hello;
 mod hostile;
+mod hostile_virtio;
 mod isolation;
 mod isolation_between;
 mod isolation_memory;
@@ -34,6 +35,7 @@ mod taken;
 mod timers;
 mod trace;
 mod victim;
+mod victim_virtio;
 mod wfx;
 
 use guest_rt::guest_test;
@@ -81,12 +83,14 @@ static TESTS: &[Test] = &[
     guest_test!("period", share::period, alone),
     guest_test!("trace", trace::trace, alone),
     guest_test!("hostile", hostile::hostile, alone),
+    guest_test!("hostile-virtio", hostile_virtio::hostile_virtio, alone),
     guest_test!("isolation-state", isolation::state, alone),
     guest_test!("isolation-interrupts", isolation_between::interrupts, alone),
     guest_test!("isolation-tlb", isolation_between::tlb, alone),
     guest_test!("leaves", isolation_memory::leaves, alone),
     guest_test!("looks", isolation_memory::looks, alone),
     guest_test!("victim", victim::victim, alone),
+    guest_test!("victim-virtio", victim_virtio::victim_virtio, alone),
 ];
 
 fn main() {

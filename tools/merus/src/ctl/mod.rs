@@ -91,11 +91,14 @@ enum Command {
     },
     /// Make a VM
     Create(Create),
-    /// Make, run and destroy a VM that ends by itself, again and again: all its memory must come back
+    /// Make, run and destroy a VM, again and again: all its memory must come back. "{round}" in its command line is the round's number
     Soak {
         /// How often
         #[arg(long, default_value = "100")]
         rounds: u32,
+        /// Kill it, so long after it has started at the latest, instead of waiting until it ends by itself
+        #[arg(long, value_name = "TIME", value_parser = duration)]
+        kill: Option<Duration>,
         #[command(flatten)]
         create: Create,
     },
@@ -354,7 +357,7 @@ fn execute(mut s: Session, command: &Command) -> Result<(), Error> {
         Command::Put { file, name } => act::put(&mut s, file, name.as_deref()),
         Command::Forget { object } => act::forget(&mut s, object),
         Command::Create(create) => act::create(&mut s, create),
-        Command::Soak { rounds, create } => soak::run(&mut s, *rounds, create),
+        Command::Soak { rounds, kill, create } => soak::run(&mut s, *rounds, *kill, create),
         Command::Ping { count } => ping::run(&mut s, *count),
         Command::Group { name, settings } => act::group(&mut s, name, settings),
         Command::Start(of) => act::life(&mut s, of, &act::Step::Start),

@@ -1,22 +1,34 @@
-//! The same VM made, run and destroyed many times: what it took must come back, every byte of it.
+//! The same VM made, run and destroyed many times, by its own end or killed in mid-work: what it took must come back, every byte of it.
 
 use super::{Create, Session, act};
 use merus_client::{Error, life};
-use proto::{MachineRow, VmState};
+use proto::{MachineRow, NewVm, VmState};
 use serde_json::json;
+use std::time::Duration;
 
 /// Rounds after which nothing new is taken any more: what is made once is made then.
 const WARM: u32 = 3;
+/// What stands for a round's number in the command line.
+const ROUND: &str = "{round}";
+/// Different times at which a VM is killed.
+const TIMES: u32 = 5;
 
-pub fn run(s: &mut Session, rounds: u32, create: &Create) -> Result<(), Error> {
-    let new = act::new_vm(s, create)?;
+pub fn run(s: &mut Session, rounds: u32, kill: Option<Duration>, create: &Create) -> Result<(), Error> {
+    let all = act::new_vm(s, create)?;
     let mut first: Option<MachineRow> = None;
     let (mut before, mut least) = (s.client.machine()?.now_ns, u64::MAX);
     for round in 0..rounds {
         let limit = s.wait(false);
-        life::create(&mut s.client, new.clone(), limit)?;
+        let cmdline = all.cmdline.as_ref().map(|text| text.replace(ROUND, &round.to_string()));
+        life::create(&mut s.client, NewVm { cmdline, ..all.clone() }, limit)?;
         life::start(&mut s.client, &create.name, limit)?;
-        life::ended(&mut s.client, &create.name, limit)?;
+        match kill {
+            None => life::ended(&mut s.client, &create.name, limit)?,
+            Some(after) => {
+                std::thread::sleep(after * (round % TIMES + 1) / TIMES);
+                life::stop(&mut s.client, &create.name, Duration::ZERO, limit)?;
+            }
+        }
         let row = s.client.info(&create.name)?;
         if !matches!(row.state, VmState::Stopped(_)) {
             return Err(Error::Leak(format!("round {round}: the VM is {}", row.state)));
