@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `lint-fmt` | rustfmt has nothing to change |
 //! | `lint-clippy-host` | no warning in what runs on the host, tests included |
-//! | `lint-clippy-target` | no warning in what runs on AArch64 |
+//! | `lint-clippy-target` | no warning in what runs on AArch64, every payload included |
 //! | `lint-arrows` | rooms know only whom `tools/ci/arrows.toml` lets them know |
 //! | `lint-pure` | each pure room is `no_std`, forbids unsafe code and denies what could panic |
 //! | `lint-unsafe` | each unsafe block, implementation and extern block says why it is sound |
@@ -24,6 +24,7 @@ use crate::fp_scan;
 use crate::setup::{self, TargetKind};
 use crate::test::Tally;
 use anyhow::{Context as _, Result, bail};
+use serde_json::Value;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
@@ -64,8 +65,8 @@ const CHECKS: [Check; 10] = [
     ("lint-e2h", e2h),
 ];
 
-/// Packages that run on AArch64 only.
-const TARGET_PACKAGES: [&str; 7] = ["hypervisor", "boot", "platform", "el2", "guest-rt", "guest-tests", "guest-dirty"];
+/// Packages that the host's tests build as well, and that have code for AArch64 alone.
+const ON_BOTH: [&str; 3] = ["boot", "platform", "el2"];
 
 /// Runs the command.
 ///
@@ -97,9 +98,10 @@ fn clippy_host(env: &Env<'_>, step: &Step) -> Result<()> {
 
 fn clippy_target(env: &Env<'_>, step: &Step) -> Result<()> {
     let kind = env.target_kind()?;
+    let metadata = env.metadata()?;
+    let packages = ON_BOTH.into_iter().chain(target_only(&metadata)?).collect::<Vec<_>>();
     // What only a feature compiles is linted with it.
-    for (packages, features) in [(&TARGET_PACKAGES[..], &[][..]), (&["hypervisor", "el2"], &["--features", "debug-fp"])]
-    {
+    for (packages, features) in [(&packages[..], &[][..]), (&["hypervisor", "el2"], &["--features", "debug-fp"])] {
         let mut command = env.ctx.cargo();
         command.args(["clippy", "--quiet"]);
         kind.apply(&mut command);
@@ -109,6 +111,14 @@ fn clippy_target(env: &Env<'_>, step: &Step) -> Result<()> {
     Ok(())
 }
 
+/// The workspace's packages that a plain cargo command leaves out: what runs on AArch64 only, every payload among them.
+fn target_only(metadata: &Value) -> Result<Vec<&str>> {
+    let list = |key: &str| metadata[key].as_array().with_context(|| format!("cargo metadata has no {key}"));
+    let host = list("workspace_default_members")?;
+    let packages = list("packages")?.iter().filter(|package| !host.contains(&package["id"]));
+    packages.map(|package| package["name"].as_str().context("a package without a name")).collect()
+}
+
 impl Env<'_> {
     fn target_kind(&self) -> Result<&TargetKind> {
         self.target.as_ref().map_err(|why| anyhow::anyhow!("{why}"))
@@ -116,9 +126,13 @@ impl Env<'_> {
 
     fn rules_and_members(&self) -> Result<(Rules, arrows::Members)> {
         let rules = Rules::parse(&read(&self.ctx.root.join("tools/ci/arrows.toml"))?)?;
+        Ok((rules, arrows::members(&self.metadata()?)?))
+    }
+
+    /// What cargo says of the workspace.
+    fn metadata(&self) -> Result<Value> {
         let metadata = ctx::capture(self.ctx.cargo().args(["metadata", "--no-deps", "--format-version", "1"]))?;
-        let metadata = serde_json::from_str(&metadata).context("cargo metadata printed no JSON")?;
-        Ok((rules, arrows::members(&metadata)?))
+        serde_json::from_str(&metadata).context("cargo metadata printed no JSON")
     }
 }
 
@@ -282,6 +296,16 @@ mod tests {
         for line in ["a@root@x", "{}@root@x", "..@work@x", "sys_root@lib", "@rooted@x", "@work", "x@y.home@z"] {
             assert_eq!(found(line), None, "{line}");
         }
+    }
+
+    #[test]
+    fn what_a_plain_command_leaves_out_runs_on_the_target() {
+        let metadata = serde_json::json!({
+            "packages": [{ "name": "addr", "id": "a" }, { "name": "guest-new", "id": "b" }],
+            "workspace_default_members": ["a"],
+        });
+        assert_eq!(target_only(&metadata).unwrap(), ["guest-new"]);
+        assert!(target_only(&serde_json::json!({ "packages": [] })).is_err());
     }
 
     #[test]

@@ -63,7 +63,8 @@ fn measure(row: &str, reads: &Reads, device: &mut Device) {
     let mut place = 0;
     for round in 0..=reads.rounds {
         let start = timer::now();
-        (device.merus(), device.idle());
+        device.merus();
+        device.idle();
         let old = device.offered(0);
         for number in 0..reads.depth {
             place = next(place, reads);

@@ -32,7 +32,7 @@ pub fn all(spin: bool) -> ! {
         write32(base + 0x1_0100, 1 << TIMER);
         let context = of << 32 | (first + cpu);
         if cpu != 0 {
-            let mpidr = cpu / CLUSTER << 8 | cpu % CLUSTER;
+            let mpidr = ((cpu / CLUSTER) << 8) | (cpu % CLUSTER);
             let entry = main as *const () as u64;
             let status = psci::cpu_on(mpidr, entry, context);
             if status != 0 {
