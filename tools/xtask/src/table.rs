@@ -11,6 +11,7 @@ pub use damage::Damage;
 use crate::qemu::control::Step;
 use crate::qemu::{Between, End, Expect, Machine, Send, Shares, counted};
 use crate::raspi4b;
+use crate::test::flood::Flood;
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -115,6 +116,8 @@ pub struct Row {
     /// Further arguments of QEMU.
     #[serde(default)]
     qemu: Vec<String>,
+    /// A line, and the address to which frames come without end from then on.
+    flood: Option<(String, String)>,
     /// Seconds.
     timeout: Option<u64>,
     #[serde(default)]
@@ -280,6 +283,8 @@ pub struct Boot {
     pub debug_fp: bool,
     /// Whether another CPU would do as well.
     pub any_cpu: bool,
+    /// What the network floods it with, by `{port}`.
+    pub flood: Option<Flood>,
     /// What must be printed and how it must end.
     pub expect: Expect,
     /// Only in `cargo xtask test --all`.
@@ -434,6 +439,7 @@ impl Row {
             from_disk: self.from_disk,
             debug_fp: self.debug_fp,
             any_cpu: self.any_cpu || self.cpu.is_none(),
+            flood: self.flood.as_ref().map(|(after, to)| Flood::new(fill(after), to)).transpose()?,
             expect: Expect {
                 lines: self.expect.iter().map(fill).collect(),
                 forbidden: defaults

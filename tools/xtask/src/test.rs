@@ -4,6 +4,7 @@
 //! and is selected by a part of its name. What could not run because something before it failed is skipped; that something
 //! is counted as failed.
 
+pub mod flood;
 mod rows;
 
 use crate::bench::{self, runs::Board};

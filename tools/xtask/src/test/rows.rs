@@ -1,6 +1,7 @@
 //! Running the QEMU table: bundles packed, rows booted two at a time, failures shown with their last lines.
 
 use super::Tally;
+use super::flood;
 use crate::build::{self, Built, Image};
 use crate::ctx::{self, Ctx};
 use crate::qemu::Machine;
@@ -19,7 +20,7 @@ use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::TcpListener;
+use std::net::{TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -30,7 +31,7 @@ use std::time::Instant;
 /// Rows that run at once. Each QEMU has a thread for every pCPU, so more would only make them slower.
 const AT_ONCE: usize = 2;
 
-/// What stands for a free TCP port of this machine in a row's devices and in its manifest.
+/// What stands for a free port (TCP's; UDP's where frames flood it) of this machine in a row's devices and in its manifest.
 const PORT: &str = "{port}";
 
 /// The check that all rows had the same image. (One that traps FP instructions in EL2 is built for some, and named by them.)
@@ -160,9 +161,15 @@ fn boot_one(env: &Env<'_>, boot: &Boot) -> Result<Outcome> {
         machine.dtb = Some(raspi4b::write_tree(tree, &shape(boot), &env.dir_of(boot))?);
     }
     let mut bundle = boot.bundle.clone();
+    let mut flood = None;
     if machine.extra.iter().any(|arg| arg.contains(PORT)) {
         // Free now; whoever takes it in the meantime makes the row fail with QEMU's words about it.
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port().to_string();
+        let port = match &boot.flood {
+            None => TcpListener::bind("127.0.0.1:0")?.local_addr()?.port(),
+            Some(_) => UdpSocket::bind("127.0.0.1:0")?.local_addr()?.port(),
+        };
+        flood = boot.flood.as_ref().map(|what| flood::Waiting::new(what, port));
+        let port = port.to_string();
         machine.extra.iter_mut().for_each(|arg| *arg = arg.replace(PORT, &port));
         bundle.iter_mut().for_each(|bundle| bundle.manifest = bundle.manifest.replace(PORT, &port));
     }
@@ -183,7 +190,13 @@ fn boot_one(env: &Env<'_>, boot: &Boot) -> Result<Outcome> {
     if !expect.control.is_empty() {
         machine.control = Some(Control { socket: control::socket(&boot.name), cli: env.built.cli.clone() });
     }
-    let outcome = qemu::run(&env.qemu, &machine, &expect, &log_of(env, boot), |_| {});
+    let mut flooded = Ok(());
+    let outcome = qemu::run(&env.qemu, &machine, &expect, &log_of(env, boot), |line| {
+        if let (Some(flood), Ok(())) = (&mut flood, &flooded) {
+            flooded = flood.line(line);
+        }
+    });
+    drop(flood);
     if let Some(control) = &machine.control {
         // QEMU leaves it behind where it was ended.
         let _ = fs::remove_file(&control.socket);
@@ -192,6 +205,7 @@ fn boot_one(env: &Env<'_>, boot: &Boot) -> Result<Outcome> {
         // It can be made again, and a whole table of them is large.
         let _ = fs::remove_file(disk);
     }
+    flooded?;
     outcome
 }
 
