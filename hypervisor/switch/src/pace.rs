@@ -1,4 +1,4 @@
-//! How fast frames may come in from outside the machine, whose copying is nobody's time.
+//! How fast frames may come in from outside the machine, or go out when its card interrupts: copying them is nobody's time.
 
 /// Frames in a period.
 pub const BURST: u64 = 64;

@@ -1,17 +1,21 @@
-//! A network that floods a row's machine: Ethernet frames, each in a datagram to the port of this machine that QEMU takes them from
-//! (`-netdev dgram`), as fast as one thread can send.
+//! A network that floods a row's machine: Ethernet frames through a port of this machine at which QEMU listens (`-netdev stream`, where each
+//! frame has its length before it). There are always more: QEMU takes them as fast as the machine's card has room, and none is lost on the way.
 
 use crate::qemu::matches;
-use anyhow::{Context as _, Result, ensure};
-use std::net::UdpSocket;
+use anyhow::{Context as _, Result};
+use std::io::{ErrorKind, Write as _};
+use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 /// Bytes of a frame: the longest that most networks have.
 const SIZE: usize = 1514;
-/// Frames between two looks whether it is over.
-const AT_ONCE: usize = 64;
+/// Frames that are written together.
+const AT_ONCE: usize = 32;
+/// How often it is looked whether it is over, where nobody takes them.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// What is sent, and from when.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,12 +37,13 @@ impl Flood {
         Ok(Self { after, to: to.context("`flood` has a line and an address such as 52:54:00:00:00:01")? })
     }
 
-    /// To it, from a station outside, of a type that no guest's kernel has a use for (IEEE 802, "Local Experimental EtherType 1").
-    fn frame(&self) -> [u8; SIZE] {
+    /// Frames to it, from a station outside, of a type that no guest's kernel has a use for (IEEE 802, "Local Experimental EtherType 1").
+    fn frames(&self) -> Vec<u8> {
         let mut frame = [0x5a; SIZE];
         frame[..6].copy_from_slice(&self.to);
         frame[6..14].copy_from_slice(&[2, 0, 0, 0, 0, 0x77, 0x88, 0xb5]);
-        frame
+        let size = (SIZE as u32).to_be_bytes();
+        [&size[..], &frame].concat().repeat(AT_ONCE)
     }
 }
 
@@ -51,7 +56,7 @@ pub struct Waiting<'a> {
 }
 
 impl<'a> Waiting<'a> {
-    /// One to a UDP port of this machine.
+    /// One to a TCP port of this machine.
     pub fn new(flood: &'a Flood, port: u16) -> Self {
         Self { flood, port, over: Arc::default(), sends: None }
     }
@@ -59,24 +64,32 @@ impl<'a> Waiting<'a> {
     /// A line came.
     ///
     /// # Errors
-    /// This machine gives no socket.
+    /// Nobody listens at the port.
     pub fn line(&mut self, line: &str) -> Result<()> {
         if self.sends.is_some() || !matches(&self.flood.after, line) {
             return Ok(());
         }
-        let socket = UdpSocket::bind(("127.0.0.1", 0)).context("this machine gives no UDP port")?;
-        socket.connect(("127.0.0.1", self.port))?;
-        let (frame, over) = (self.flood.frame(), self.over.clone());
-        ensure!(socket.send(&frame).is_ok(), "nobody takes frames at port {}", self.port);
-        self.sends = Some(thread::spawn(move || {
-            while !over.load(Ordering::Relaxed) {
-                for _ in 0..AT_ONCE {
-                    // What there is no room for is lost, as in any network.
-                    let _ = socket.send(&frame);
-                }
-            }
-        }));
+        let stream =
+            TcpStream::connect(("127.0.0.1", self.port)).context("nobody takes frames: is there a -netdev stream?")?;
+        stream.set_write_timeout(Some(LOOK))?;
+        let (frames, over) = (self.flood.frames(), self.over.clone());
+        self.sends = Some(thread::spawn(move || send(stream, &frames, &over)));
         Ok(())
+    }
+}
+
+/// Writes them again and again, until it is over or nobody is there any more.
+fn send(mut stream: TcpStream, frames: &[u8], over: &AtomicBool) {
+    let mut rest = frames;
+    while !over.load(Ordering::Relaxed) {
+        match stream.write(rest) {
+            Ok(written) => rest = &rest[written..],
+            Err(error) if [ErrorKind::WouldBlock, ErrorKind::TimedOut].contains(&error.kind()) => {}
+            Err(_) => return,
+        }
+        if rest.is_empty() {
+            rest = frames;
+        }
     }
 }
 
@@ -91,26 +104,27 @@ impl Drop for Waiting<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
+    use std::io::Read as _;
+    use std::net::TcpListener;
 
     #[test]
     fn a_flood_begins_with_its_line_and_ends() {
         let flood = Flood::new("*: up".to_owned(), "52:54:00:00:00:01").unwrap();
-        let receiver = UdpSocket::bind(("127.0.0.1", 0)).unwrap();
-        receiver.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-        let mut waiting = Waiting::new(&flood, receiver.local_addr().unwrap().port());
+        let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+        let mut waiting = Waiting::new(&flood, listener.local_addr().unwrap().port());
         waiting.line("serve: down").unwrap();
         assert!(waiting.sends.is_none());
         waiting.line("serve: up").unwrap();
-        let mut frame = [0; 2000];
-        for _ in 0..3 {
-            assert_eq!(receiver.recv(&mut frame).unwrap(), SIZE);
-            assert_eq!(frame[..15], [0x52, 0x54, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0x77, 0x88, 0xb5, 0x5a]);
+        let (mut taker, _) = listener.accept().unwrap();
+        for _ in 0..3 * AT_ONCE {
+            let mut frame = [0; 4 + SIZE];
+            taker.read_exact(&mut frame).unwrap();
+            assert_eq!(frame[..4], [0, 0, 5, 234]);
+            assert_eq!(frame[4..19], [0x52, 0x54, 0, 0, 0, 1, 2, 0, 0, 0, 0, 0x77, 0x88, 0xb5, 0x5a]);
         }
+        // Now nobody takes any: it ends all the same, and with it what comes.
         drop(waiting);
-        receiver.set_nonblocking(true).unwrap();
-        while receiver.recv(&mut frame).is_ok() {}
-        assert!(receiver.recv(&mut frame).is_err());
+        assert!(taker.read_to_end(&mut Vec::new()).is_ok());
     }
 
     #[test]

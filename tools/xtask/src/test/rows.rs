@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::net::{TcpListener, UdpSocket};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -31,7 +31,7 @@ use std::time::Instant;
 /// Rows that run at once. Each QEMU has a thread for every pCPU, so more would only make them slower.
 const AT_ONCE: usize = 2;
 
-/// What stands for a free port (TCP's; UDP's where frames flood it) of this machine in a row's devices and in its manifest.
+/// What stands for a free TCP port of this machine in a row's devices and in its manifest.
 const PORT: &str = "{port}";
 
 /// The check that all rows had the same image. (One that traps FP instructions in EL2 is built for some, and named by them.)
@@ -164,10 +164,7 @@ fn boot_one(env: &Env<'_>, boot: &Boot) -> Result<Outcome> {
     let mut flood = None;
     if machine.extra.iter().any(|arg| arg.contains(PORT)) {
         // Free now; whoever takes it in the meantime makes the row fail with QEMU's words about it.
-        let port = match &boot.flood {
-            None => TcpListener::bind("127.0.0.1:0")?.local_addr()?.port(),
-            Some(_) => UdpSocket::bind("127.0.0.1:0")?.local_addr()?.port(),
-        };
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         flood = boot.flood.as_ref().map(|what| flood::Waiting::new(what, port));
         let port = port.to_string();
         machine.extra.iter_mut().for_each(|arg| *arg = arg.replace(PORT, &port));
