@@ -304,7 +304,8 @@ impl Kind {
                 if got == 0 && wants != 0 {
                     disk.refuse();
                 }
-                let more = got != 0 && disk.wants() != 0;
+                let spare = take_spare(disk, |frame| give_back(machine, account, frame));
+                let more = got != 0 && disk.wants() != 0 || spare;
                 device.poke(0);
                 more || device.is_due()
             }
@@ -350,6 +351,17 @@ fn give_frames(disk: &mut Image, frames: Vec<Pa>, mut back: impl FnMut(Pa)) -> u
         }
     }
     given
+}
+
+/// Gives frames that a disk has to spare `back`, a step. `true`: it may have more.
+fn take_spare(disk: &mut Image, mut back: impl FnMut(Pa)) -> bool {
+    for _ in 0..FRAMES {
+        match disk.take_back() {
+            Some(frame) => back(frame),
+            None => return false,
+        }
+    }
+    true
 }
 
 fn give_back(machine: &Machine, account: AccountId, frame: Pa) {

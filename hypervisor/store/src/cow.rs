@@ -356,6 +356,11 @@ impl<B: Image, F: Frames> Disk for Cow<B, F> {
             Request::Zero { at, size } => self.pieces(at, size, STEP, |disk, piece, _| disk.zero_piece(piece, false)),
             Request::Unmap { at, size } => self.pieces(at, size, STEP, |disk, piece, _| disk.zero_piece(piece, true)),
         };
+        // Nothing else gives frames up.
+        if matches!(request, Request::Discard { .. } | Request::Unmap { .. }) && self.pages.is_rich() {
+            self.asked = false;
+            self.pages.frames.wanted();
+        }
         done.map(Progress::Done)
     }
 }

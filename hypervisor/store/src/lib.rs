@@ -13,7 +13,7 @@
 //! | [`Frames::wanted`]: the reserve is low | asks [`Cow::wants`] how many, takes them from the VM's account, [`Cow::give`]s them |
 //! | a write answers `Later`: the reserve is empty | the same, then has the device's queue served again |
 //! | | has none to give: [`Cow::refuse`], and writes that need a frame answer `NoSpace` until it gives again |
-//! | has more than it needs, after discards | takes them back by [`Cow::take_back`] |
+//! | [`Frames::wanted`]: it has much more than it wants, after discards | takes frames back by [`Cow::take_back`] |
 //! | is no more, or begins anew from its image | [`Cow::release`], in steps |
 //!
 //! A frame may hold anything when it is given: it is written as a whole before a byte of it is read. It holds what the VM wrote when it

@@ -14,6 +14,8 @@ pub const PAGE: u64 = 4096;
 pub const RESERVE: usize = 64;
 /// With fewer it asks for more.
 const LOW: usize = 32;
+/// With more it says that it has some to spare: not for each page, so that one which is given up and written by turns costs nobody anything.
+const MUCH: usize = 96;
 /// Entries of a table.
 const ENTRIES: u64 = PAGE / 4;
 /// Bytes of the disk that a table is about.
@@ -25,7 +27,8 @@ pub trait Frames: Send {
     fn read(&self, at: Pa, into: &mut [u8]);
     /// Writes bytes of one frame.
     fn write(&mut self, at: Pa, from: &[u8]);
-    /// The reserve is low, or a write has found it empty. Called inside an exit, with the disk's locks held: it may leave a note.
+    /// The reserve is low, a write has found it empty, or it has much more than it wants. Called inside an exit, with the disk's locks
+    /// held: it may leave a note.
     fn wanted(&mut self);
 }
 
@@ -88,6 +91,11 @@ impl<F: Frames> Pages<F> {
     /// Whether the reserve is low.
     pub fn is_low(&self) -> bool {
         self.count < LOW
+    }
+
+    /// Whether the reserve has much more than is wanted.
+    pub fn is_rich(&self) -> bool {
+        self.count > MUCH
     }
 
     /// Puts a frame into the reserve; it comes back where it can be none of ours.

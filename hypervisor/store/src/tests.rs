@@ -253,6 +253,37 @@ fn the_reserve_is_asked_for_before_it_is_empty() {
 }
 
 #[test]
+fn what_discards_leave_to_spare_is_said() {
+    for unmap in [false, true] {
+        let mut r = Rig::new(0, 4096);
+        r.give(RESERVE + 1);
+        for page in 0..RESERVE as u64 {
+            r.write(page * PAGE, &[1; PAGE as usize]).unwrap();
+        }
+        r.give(RESERVE);
+        r.ram.asked();
+        let mut said = None;
+        for page in 0..RESERVE as u64 {
+            let (at, size) = (page * PAGE, PAGE);
+            let request = if unmap { Request::Unmap { at, size } } else { Request::Discard { at, size } };
+            r.ask(request, &mut NoData).unwrap();
+            if r.ram.asked() != 0 {
+                said = said.or(Some(page));
+            }
+        }
+        assert_eq!(said, Some(RESERVE as u64 / 2), "with half as many again as it wants");
+        assert_eq!(r.disk.wants(), 0);
+        let mut back = 0;
+        while let Some(at) = r.disk.take_back() {
+            r.ram.back(at);
+            back += 1;
+        }
+        assert_eq!((back, r.disk.usage().reserve), (RESERVE, RESERVE as u64));
+        r.all_there();
+    }
+}
+
+#[test]
 #[cfg_attr(miri, ignore)]
 fn zeroes_take_no_frames_and_discards_give_them_back() {
     let size = 0x1000 * 1024 * 2 + 0x10000;

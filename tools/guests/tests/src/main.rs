@@ -90,6 +90,7 @@ static TESTS: &[Test] = &[
     guest_test!("leaves", isolation_memory::leaves, alone),
     guest_test!("looks", isolation_memory::looks, alone),
     guest_test!("victim", victim::victim, alone),
+    guest_test!("disk-space", victim_virtio::disk_space, alone),
     guest_test!("victim-virtio", victim_virtio::victim_virtio, alone),
 ];
 

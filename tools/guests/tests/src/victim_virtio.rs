@@ -3,19 +3,26 @@
 //!
 //! It checks, round by round until a key is hit: pages of either disk that it wrote, pages of the image that nobody wrote, a frame from one of
 //! its cards to the other. `image=` and `host=` say how many pages each disk has.
+//!
+//! `disk-space`: what one disk gives up, another one of the same VM can have.
 
 use guest_rt::mmio::{self, read8, read16, read32, read64, write8, write16, write64};
 use guest_rt::test::fail;
-use guest_rt::virtio::{self, BLK, NET, Queue, Transport, VERSION_1};
-use guest_rt::{check, cpu, fdt, println, timer};
+use guest_rt::virtio::{self, BLK, NET, Part, Queue, Transport, VERSION_1};
+use guest_rt::{check, check_eq, cpu, fdt, println, timer};
 
 /// Pages of a disk that it writes: so many. All are written before anybody counts the machine's memory.
 const SLOTS: usize = 24;
 const PAGE: u64 = 4096;
+/// Sectors of a page.
+const SECTORS: u64 = PAGE / 512;
 /// Rounds that are the least: that many must be possible beside the other one.
 const LEAST: u64 = 20;
 /// VIRTIO_BLK_F_FLUSH.
 const FLUSH: u64 = 1 << 9;
+/// VIRTIO_BLK_F_DISCARD, and the type of such a request.
+const DISCARD: u64 = 1 << 13;
+const T_DISCARD: u64 = 11;
 /// VIRTIO_NET_F_MAC.
 const MAC: u64 = 1 << 5;
 /// The virtio header of a frame, and the Ethernet header.
@@ -56,9 +63,9 @@ struct Disk {
 }
 
 impl Disk {
-    fn new(name: &'static str, number: u64, pages: u64) -> Self {
+    fn new(name: &'static str, number: u64, pages: u64, features: u64) -> Self {
         let device = Transport::find(BLK, number as usize).expect("a disk");
-        assert!(device.begin(VERSION_1 | FLUSH), "{name}: it refuses its features");
+        assert!(device.begin(VERSION_1 | FLUSH | features), "{name}: it refuses its features");
         let at = room(number);
         let queue = Queue::new(device, 0, 16, at);
         device.go();
@@ -72,25 +79,26 @@ impl Disk {
 
     /// A request with up to a page of data in two pieces; whether it was done.
     fn request(&mut self, kind: u64, page: u64, data: bool) -> bool {
+        let piece = (PAGE / 2) as u32;
+        let all = [(self.data(), piece, kind == 0), (self.data() + PAGE / 2, piece, kind == 0)];
+        let status = self.ask(kind, page, if data { &all } else { &[] });
+        check!(status == Some(0), "{}: request {kind} of page {page}: {status:?}", self.name);
+        status == Some(0)
+    }
+
+    /// A request with two parts of data at most: its status; `None`: it never came back.
+    fn ask(&mut self, kind: u64, page: u64, data: &[Part]) -> Option<u8> {
         let (head, status) = (self.at + 0x2000, self.at + 0x2010);
         write64(head, kind);
-        write64(head + 8, page * (PAGE / 512));
+        write64(head + 8, page * SECTORS);
         write8(status, 0xff);
-        let (read, from) = (kind == 0, self.data());
-        let piece = (PAGE / 2) as u32;
-        let all = [(head, 16, false), (from, piece, read), (from + PAGE / 2, piece, read), (status, 1, true)];
-        match data {
-            true => self.queue.offer(0, &all),
-            false => self.queue.offer(0, &[all[0], all[3]]),
-        }
+        let mut all = [(head, 16, false); 4];
+        all[1..=data.len()].copy_from_slice(data);
+        all[data.len() + 1] = (status, 1, true);
+        self.queue.offer(0, &all[..data.len() + 2]);
         self.queue.notify();
         let queue = &mut self.queue;
-        let came = timer::wait_for(cpu::PATIENCE, || queue.back().is_some());
-        let status = read8(status);
-        if !came || status != 0 {
-            fail(format_args!("{}: request {kind} of page {page}: came {came}, status {status}", self.name));
-        }
-        came && status == 0
+        timer::wait_for(cpu::PATIENCE, || queue.back().is_some()).then(|| read8(status))
     }
 
     /// Where a slot is: pages that lie apart.
@@ -227,8 +235,8 @@ fn key() -> bool {
 
 /// Runs the test, until a key was hit.
 pub fn victim_virtio() {
-    let image = Disk::new("the image", 0, fdt::number("image").unwrap_or(16384));
-    let host = Disk::new("the host's disk", 1, fdt::number("host").unwrap_or(4096));
+    let image = Disk::new("the image", 0, fdt::number("image").unwrap_or(16384), 0);
+    let host = Disk::new("the host's disk", 1, fdt::number("host").unwrap_or(4096), 0);
     let (mut from, mut to) = (Card::new(0, false), Card::new(1, true));
     let mut disks = [image, host];
     disks.iter_mut().for_each(|disk| (0..SLOTS).for_each(|slot| disk.write(slot)));
@@ -271,4 +279,29 @@ pub fn victim_virtio() {
     let _ = read32(mmio::UART);
     println!("victim-virtio: rounds {rounds} frames sent again {again}");
     check!(rounds >= LEAST, "{rounds} rounds are too few");
+}
+
+/// Runs the test `disk-space`: on a VM whose `memory.max` its first disk reaches. What that discards then, the second disk has.
+pub fn disk_space() {
+    const MOST: u64 = 4096;
+    const AGAIN: u64 = 200;
+    let mut disks = [Disk::new("the first disk", 0, 16384, DISCARD), Disk::new("the second disk", 1, 16384, DISCARD)];
+    let data = |disk: &Disk| [(disk.data(), PAGE as u32, false)];
+    for round in 0..4 {
+        let [first, second] = &mut disks;
+        // One that was refused asks again with this.
+        first.ask(1, 0, &data(first));
+        let written = (0..MOST).find(|page| first.ask(1, *page, &data(first)) != Some(0)).unwrap_or(MOST);
+        println!("disk-space: {} has {written} pages", first.name);
+        check!((AGAIN..MOST).contains(&written), "round {round}: {} took {written} pages", first.name);
+        if round == 0 {
+            // It had none before, and has none in reserve.
+            let refused = second.ask(1, 0, &data(second));
+            check_eq!(refused, Some(1), "a page of {} in no memory", second.name);
+        }
+        write64(first.data(), 0);
+        write64(first.data() + 8, MOST * SECTORS);
+        check_eq!(first.ask(T_DISCARD, 0, &[(first.data(), 16, false)]), Some(0), "round {round}: a discard");
+        disks.swap(0, 1);
+    }
 }
