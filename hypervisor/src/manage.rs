@@ -17,8 +17,8 @@ use config::spec::{GroupSpec, VmSpec};
 use control::{Channel, Control, Host, Payloads, Region, Usage, VmNumber};
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use proto::{
-    Bytes, ConsolePart, DeviceCounts, LogRow, MAX_CHUNK, MachineRow, Page, PcpuRow, Refusal, StopKind, TraceRow,
-    VcpuRow,
+    Bytes, ConsolePart, DeviceCounts, LogRow, MAX_CHUNK, MachineRow, Page, PcpuRow, Refusal, StopKind, SwitchRow,
+    TraceRow, VcpuRow,
 };
 use sync::{Rank, SpinLock};
 use vm::StopReason;
@@ -321,6 +321,9 @@ impl Host for Machinery<'_> {
     }
     fn device(&self, vm: VmNumber, slot: u32) -> Option<DeviceCounts> {
         Machinery::machine(self).guest(vm)?.io.counts(slot)
+    }
+    fn switch(&self, name: &str) -> Option<SwitchRow> {
+        Machinery::machine(self).switches.row(name)
     }
     fn pcpu(&self, number: u32) -> Option<PcpuRow> {
         rows::pcpu(Machinery::machine(self), number)

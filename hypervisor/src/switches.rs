@@ -7,6 +7,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use config::spec::SwitchSpec;
 use host::port::Bell;
+use proto::SwitchRow;
 use spin::Once;
 use switch::{Clock, PortConfig, Switch, SwitchPort};
 
@@ -44,6 +45,13 @@ impl Switches {
     /// The switch of this name.
     pub fn get(&self, name: &str) -> Option<&Named> {
         self.0.iter().find(|named| named.name == name)
+    }
+
+    /// What the control line says of the switch of this name.
+    pub fn row(&self, name: &str) -> Option<SwitchRow> {
+        let Named { name, switch, uplink } = self.get(name)?;
+        let (ports, learned) = (switch.ports() as u32, switch.learned() as u32);
+        Some(SwitchRow { name: name.clone(), ports, learned, uplink: uplink.get().map(|uplink| uplink.counts()) })
     }
 
     /// A port of the switch of this name.

@@ -28,6 +28,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 use host::port::{Bell, HEADER, Mac, Outgoing, Port};
 use platform::virtio::BoardNet;
 use platform::virtio::net::LONGEST;
+use proto::DeviceCounts;
 use spin::Once;
 use switch::outlet::{self, BATCH, Left, Outlet, Rung};
 use switch::pace::{PERIOD, Pace};
@@ -149,6 +150,24 @@ impl Uplink {
         drop(state);
         if others {
             gic::shared().pend(self.intid);
+        }
+    }
+
+    /// What it has done.
+    pub fn counts(&self) -> DeviceCounts {
+        let state = self.state.lock();
+        let (port, refused) = (state.out.port().stats(), state.out.refused());
+        drop(state);
+        let gone = [port.missed, refused];
+        DeviceCounts {
+            reads: port.sent,
+            read_bytes: port.sent_bytes,
+            writes: port.received.saturating_sub(refused),
+            written_bytes: port.received_bytes,
+            errors: gone.iter().chain(&port.lost).fold(0, |sum, count| sum.saturating_add(*count)),
+            lost: port.lost,
+            depth: port.waiting,
+            ..DeviceCounts::default()
         }
     }
 

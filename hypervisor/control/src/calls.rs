@@ -79,6 +79,10 @@ impl Control {
                 let rows = device_rows(host, self.find(&vm)?).skip(from as usize);
                 Answer::Devices(Page::fill(from.into(), 0, rows))
             }
+            Call::Switches { from } => {
+                let rows = self.switches.iter().skip(from as usize).filter_map(|spec| host.switch(&spec.name));
+                Answer::Switches(Page::fill(from.into(), 0, rows))
+            }
             Call::Pcpus { from } => {
                 Answer::Pcpus(Page::fill(from.into(), 0, (from..self.pcpus).filter_map(|n| host.pcpu(n))))
             }

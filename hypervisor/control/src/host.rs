@@ -3,7 +3,7 @@
 use alloc::vec::Vec;
 use config::setting::Setting;
 use config::spec::{GroupSpec, VmSpec};
-use proto::{ConsolePart, DeviceCounts, LogRow, MachineRow, Page, PcpuRow, Refusal, TraceRow, VcpuRow};
+use proto::{ConsolePart, DeviceCounts, LogRow, MachineRow, Page, PcpuRow, Refusal, SwitchRow, TraceRow, VcpuRow};
 
 /// A VM's number: its place in the books, free again when it is destroyed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -94,6 +94,8 @@ pub trait Host {
     fn vcpu(&self, vm: VmNumber, vcpu: u32) -> Option<VcpuRow>;
     /// What the device in slot `slot` of virtio over MMIO has done; `None`: the VM has no memory, or no such device.
     fn device(&self, vm: VmNumber, slot: u32) -> Option<DeviceCounts>;
+    /// The switch of this name.
+    fn switch(&self, name: &str) -> Option<SwitchRow>;
     /// A pCPU.
     fn pcpu(&self, number: u32) -> Option<PcpuRow>;
     /// A VM's output from a position on; `live` is filled in by the caller.

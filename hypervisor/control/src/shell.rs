@@ -17,7 +17,7 @@ use proto::{Answer, Call};
 pub const HELP: &str = "\
 list                      the VMs
 info VM | vcpus VM        one of them, its vCPUs
-devices VM                its disks and network cards
+devices VM | switches     its disks and network cards; what those are plugged into
 pcpus | machine | groups  the machine
 objects                   payloads to make VMs of
 attach VM DEVICE          disk=boot:NAME[,readonly], net=SWITCH or rng, to a stopped VM
@@ -196,6 +196,7 @@ fn go_on(call: &Call, from: u64) -> Option<Call> {
         Call::List { .. } => Call::List { from: short },
         Call::Vcpus { vm, .. } => Call::Vcpus { vm: vm.clone(), from: short },
         Call::Devices { vm, .. } => Call::Devices { vm: vm.clone(), from: short },
+        Call::Switches { .. } => Call::Switches { from: short },
         Call::Pcpus { .. } => Call::Pcpus { from: short },
         Call::Groups { .. } => Call::Groups { from: short },
         Call::Objects { .. } => Call::Objects { from: short },

@@ -150,6 +150,11 @@ impl Host for Fake {
     fn device(&self, _: VmNumber, slot: u32) -> Option<DeviceCounts> {
         (slot == 1).then(|| DeviceCounts { reads: 3, read_bytes: self.now / 10, errors: 2, ..DeviceCounts::default() })
     }
+    fn switch(&self, name: &str) -> Option<SwitchRow> {
+        let uplink =
+            (name == "lan").then(|| DeviceCounts { reads: 9, read_bytes: 4096, errors: 1, ..DeviceCounts::default() });
+        Some(SwitchRow { name: name.into(), ports: 2, learned: 1, uplink })
+    }
     fn pcpu(&self, number: u32) -> Option<PcpuRow> {
         Some(PcpuRow { number, mpidr: 0, running: None, ready: 0, busy_ns: 0, steals: 0 })
     }
@@ -598,6 +603,10 @@ fn the_shell_is_another_client() {
     assert_eq!(ask("stop web x"), "write: stop VM [SECONDS]\n");
     assert_eq!(ask("frobnicate"), "there is no command \"frobnicate\"; `help` lists them\n");
     assert_eq!(ask("info db"), "refused: there is no VM \"db\"; `list` names them\n");
+    assert_eq!(
+        ask("switches"),
+        "switch lan: 2 ports, 1 addresses learned, uplink: 9 in (4 KiB), 0 out (0 KiB), 1 lost, 0 wait\n"
+    );
     assert_eq!(ask("events").lines().count(), 4);
     assert_eq!(ask("   "), "");
     for (line, form) in [("list all", "list"), ("start", "start VM"), ("set web cpu.weight", "set VM KEY=VALUE")] {
@@ -804,6 +813,22 @@ fn a_vm_s_devices_have_rows() {
     let Ok(Answer::Info(row)) = c.call(&mut h, Call::Info { vm: vm("web") }) else { panic!() };
     assert_eq!(row.devices, 4, "its power key is none of them");
     assert_eq!(c.call(&mut h, Call::Devices { vm: vm("db"), from: 0 }), Err(Refusal::NoSuchVm("db".into())));
+}
+
+#[test]
+fn switches_have_rows() {
+    let mut h = Fake::default();
+    let named = |name: &str| SwitchSpec { name: name.into(), uplink: name == "lan" };
+    let mut c = Control::new(vec![boot_payload()], vec![named("lan"), named("own")], 2);
+    let names = |c: &mut Control, h: &mut Fake, from| match c.call(h, Call::Switches { from }) {
+        Ok(Answer::Switches(page)) => {
+            page.rows.into_iter().map(|row| (row.name, row.uplink.is_some())).collect::<Vec<_>>()
+        }
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(names(&mut c, &mut h, 0), [("lan".into(), true), ("own".into(), false)]);
+    assert_eq!(names(&mut c, &mut h, 1), [("own".into(), false)]);
+    assert_eq!(names(&mut c, &mut h, 2), []);
 }
 
 /// An image of this many bytes, uploaded.

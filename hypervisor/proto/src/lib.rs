@@ -48,12 +48,12 @@ pub use frame::{Decoder, EncodeError, Envelope, FrameError, encode};
 pub use message::{Answer, Call, NewVm, Page, Payload, Refusal, Reply, SpecFault, Target};
 pub use rows::{
     Bytes, ConsolePart, DeviceCounts, DeviceRow, EventKind, EventRow, ExitRow, GroupRow, Hash, LOSSES, LogRow,
-    MachineRow, ObjectRow, PcpuRow, StopKind, TraceRow, VcpuRow, VcpuState, VmRow, VmState,
+    MachineRow, ObjectRow, PcpuRow, StopKind, SwitchRow, TraceRow, VcpuRow, VcpuState, VmRow, VmState,
 };
 
 /// The version of the messages that this code speaks: another one when the bytes of any message change
 /// (`the_messages_of_this_version_have_these_bytes`).
-pub const VERSION: u16 = 4;
+pub const VERSION: u16 = 5;
 /// The most bytes of one encoded message.
 pub const MAX_MESSAGE: usize = 4000;
 /// The most bytes of an upload, of a console's output or of its input in one message.

@@ -1,8 +1,8 @@
 //! What is asked and answered.
 
 use crate::rows::{
-    Bytes, ConsolePart, DeviceRow, EventRow, GroupRow, Hash, LogRow, MachineRow, ObjectRow, PcpuRow, TraceRow, VcpuRow,
-    VmRow, VmState,
+    Bytes, ConsolePart, DeviceRow, EventRow, GroupRow, Hash, LogRow, MachineRow, ObjectRow, PcpuRow, SwitchRow,
+    TraceRow, VcpuRow, VmRow, VmState,
 };
 use crate::{MAX_CHUNK, MAX_MESSAGE, VERSION};
 use alloc::string::String;
@@ -36,6 +36,11 @@ pub enum Call {
     Devices {
         /// The VM's name.
         vm: String,
+        /// How many to pass over.
+        from: u32,
+    },
+    /// The switches from the `from`-th on, as the boot bundle has them.
+    Switches {
         /// How many to pass over.
         from: u32,
     },
@@ -186,6 +191,7 @@ impl Call {
             | Self::Info { .. }
             | Self::Vcpus { .. }
             | Self::Devices { .. }
+            | Self::Switches { .. }
             | Self::Pcpus { .. }
             | Self::Groups { .. }
             | Self::Objects { .. }
@@ -284,6 +290,8 @@ pub enum Answer {
     Vcpus(Page<VcpuRow>),
     /// To [`Call::Devices`].
     Devices(Page<DeviceRow>),
+    /// To [`Call::Switches`].
+    Switches(Page<SwitchRow>),
     /// To [`Call::Pcpus`].
     Pcpus(Page<PcpuRow>),
     /// To [`Call::Groups`].

@@ -208,6 +208,20 @@ pub struct DeviceRow {
     pub counts: DeviceCounts,
 }
 
+/// A switch of the machine's.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct SwitchRow {
+    /// Its name.
+    pub name: String,
+    /// Its ports, those of VMs that are there and the uplink's.
+    pub ports: u32,
+    /// Addresses that it has learned behind its uplink.
+    pub learned: u32,
+    /// What its uplink has done since Merus started, if it has one: what was read came into the machine, what was written has gone out,
+    /// what is on its way waits to go out. Frames that were lost either way are errors; those that came in are in `lost` as well.
+    pub uplink: Option<DeviceCounts>,
+}
+
 /// What a vCPU does.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum VcpuState {

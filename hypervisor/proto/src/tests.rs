@@ -79,6 +79,10 @@ fn rows() -> Vec<Reply> {
                 deepest: 16,
             },
         }])),
+        Answer::Switches(page(vec![
+            SwitchRow { name: "lan".into(), ports: 1, learned: 2, uplink: Some(DeviceCounts { depth: 3, ..DeviceCounts::default() }) },
+            SwitchRow { name: "own".into(), ports: 4, learned: 0, uplink: None },
+        ])),
         Answer::Pcpus(page(vec![PcpuRow {
             number: 1, mpidr: 2, running: Some(("web".into(), 3)), ready: 4, busy_ns: 5, steals: 6,
         }])),
@@ -121,6 +125,7 @@ fn the_messages_of_this_version_have_these_bytes() {
         chunk(vec![1, 2, 3]),
         Call::SetTrace { on: true },
         Call::Detach { vm: "web".into(), device: "disk0".into() },
+        Call::Switches { from: 3 },
     ];
     let mut stream = Vec::new();
     calls.iter().for_each(|call| encode(0, call, &mut stream).unwrap());
@@ -128,7 +133,7 @@ fn the_messages_of_this_version_have_these_bytes() {
     let messages: Vec<u8> = frames(&stream).into_iter().flat_map(|frame| frame.unwrap().message).collect();
     assert_eq!(
         (VERSION, messages.len(), crc32fast::hash(&messages)),
-        (4, 445, 228_324_352),
+        (5, 484, 337_210_522),
         "raise VERSION with what changes them"
     );
 }

@@ -4,7 +4,7 @@ use crate::error::Error;
 use crate::wire::Wire;
 use proto::{
     Answer, Call, ConsolePart, Decoder, DeviceRow, EventRow, FrameError, GroupRow, LogRow, MachineRow, ObjectRow, Page,
-    PcpuRow, Refusal, Reply, TraceRow, VcpuRow, VmRow, encode,
+    PcpuRow, Refusal, Reply, SwitchRow, TraceRow, VcpuRow, VmRow, encode,
 };
 use std::collections::VecDeque;
 use std::io;
@@ -242,6 +242,11 @@ impl Client {
         self.pages(|from| Call::Devices { vm: vm.into(), from }, answer!(Devices)).collect()
     }
 
+    /// All switches.
+    pub fn switches(&mut self) -> Result<Vec<SwitchRow>, Error> {
+        self.pages(|from| Call::Switches { from }, answer!(Switches)).collect()
+    }
+
     /// All pCPUs.
     pub fn pcpus(&mut self) -> Result<Vec<PcpuRow>, Error> {
         self.pages(|from| Call::Pcpus { from }, answer!(Pcpus)).collect()
@@ -302,6 +307,7 @@ pub fn name(call: &Call) -> &'static str {
         Call::Info { .. } => "info",
         Call::Vcpus { .. } => "vcpus",
         Call::Devices { .. } => "devices",
+        Call::Switches { .. } => "switches",
         Call::Pcpus { .. } => "pcpus",
         Call::Groups { .. } => "groups",
         Call::Objects { .. } => "objects",

@@ -212,11 +212,11 @@ fn told(answer: impl Fn(u32) -> Vec<u8> + Send + 'static) -> String {
 
 #[test]
 fn another_version_is_named() {
-    const { assert!(proto::VERSION == 4) };
+    const { assert!(proto::VERSION == 5) };
     // Both sides put their own version on what they send: this is how a Merus of before and one of later answer.
-    for theirs in [3, 5] {
+    for theirs in [4, 6] {
         let expected = format!(
-            "Merus speaks version {theirs} of the protocol, this program version 4; use the program of Merus' release"
+            "Merus speaks version {theirs} of the protocol, this program version 5; use the program of Merus' release"
         );
         assert_eq!(told(move |id| frame_of(theirs, id)), expected);
     }
@@ -226,7 +226,7 @@ fn another_version_is_named() {
         encode(id, &Reply::Err(Refusal::Version { ours: 7 }), &mut out).unwrap();
         out
     });
-    assert_eq!(told, "Merus speaks version 7 of the protocol, this program 4; use the program of its release");
+    assert_eq!(told, "Merus speaks version 7 of the protocol, this program 5; use the program of its release");
 }
 
 #[test]

@@ -237,6 +237,8 @@ fn every_look_has_text_and_json() {
         ("machine", "mode         VHE (E2H = 1)\n"),
         ("pcpus", "web/0"),
         ("groups", "tenant    0     100      max   3 MiB         max\n"),
+        ("switches", "own         3        9        -       -         -       -     -        -\n"),
+        ("switches", "lan: lost unknown 4\n"),
         ("objects", "boot:vmlinuz  -       100 B  whole    1\n"),
         ("log", "0.001 2 pCPUs, 512 MiB for VMs\n"),
     ];
@@ -255,6 +257,10 @@ fn every_look_has_text_and_json() {
     assert_eq!(json(&server, &["machine"])["counter_hz"], 1_000_000);
     assert_eq!(json(&server, &["pcpus"])[1]["number"], 1);
     assert_eq!(json(&server, &["groups"])[0]["memory_used"], 3 << 20);
+    let switches = json(&server, &["switches"]);
+    let lan = &switches[0]["uplink"];
+    assert_eq!((&lan["writes"], &lan["lost"]["unknown"], &lan["depth"]), (&70.into(), &4.into(), &2.into()));
+    assert_eq!((&switches[1]["name"], &switches[1]["uplink"]), (&"own".into(), &Value::Null));
     // One object a line.
     let events = good(&server, &["events", "--json"]);
     let events: Vec<Value> = events.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
@@ -398,7 +404,13 @@ fn what_devices_have_done_is_shown() {
     assert_eq!(disk[4..], ["7", "64", "KiB", "1", "3", "4", "32", "root.img,", "read-only"]);
     assert_eq!(line("net0")[11..], ["lan,", "22:0b:8d:11:9d:c3"]);
     assert!(info.contains("\nnet0: lost full 3\n") && !info.contains("disk0: lost"), "{info}");
+    // Its switch's, and no other's.
+    assert_eq!(
+        (line("lan")[4..].join(" "), info.contains("\nlan: lost unknown 4\n")),
+        ("70 64 KiB 0 5 2 0 uplink".into(), true)
+    );
     let info = json(&server, &["info", "web"]);
+    assert_eq!((&info["uplink"][0]["name"], &info["uplink"][0]["writes"]), (&"lan".into(), &70.into()));
     assert_eq!((&info["devices"], info["device"].as_array().unwrap().len()), (&3.into(), 3));
     let (disk, net) = (&info["device"][1], &info["device"][2]);
     assert_eq!((&disk["name"], &disk["written_bytes"], &disk["deepest"]), (&"disk0".into(), &65536.into(), &32.into()));
@@ -411,6 +423,7 @@ fn what_devices_have_done_is_shown() {
     assert!((900.0..1100.0).contains(&rate), "{top}");
     assert_eq!(rates["errors_per_s"], 0.0);
     let top = good(&server, &["top", "--once", "--interval", "0.1"]);
+    assert!(top.lines().any(|line| line.starts_with("-    lan ") && line.ends_with("      2  uplink")), "{top}");
     assert!(top.contains("\nVM   DEVICE  ") && top.contains("lan, 22:0b:8d:11:9d:c3\n"), "{top}");
 }
 

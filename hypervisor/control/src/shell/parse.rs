@@ -47,6 +47,7 @@ fn call(word: &str, rest: &str) -> Result<Call, ShellError> {
     let vm = |form| one(rest, form);
     Ok(match word {
         "list" => bare(Call::List { from: 0 }, "list")?,
+        "switches" => bare(Call::Switches { from: 0 }, "switches")?,
         "pcpus" => bare(Call::Pcpus { from: 0 }, "pcpus")?,
         "machine" => bare(Call::Machine, "machine")?,
         "groups" => bare(Call::Groups { from: 0 }, "groups")?,

@@ -1,7 +1,7 @@
 //! Answers as lines of text.
 
 use core::fmt::{self, Write};
-use proto::{Answer, DeviceRow, EventKind, EventRow, Page, VmRow, VmState};
+use proto::{Answer, DeviceRow, EventKind, EventRow, Page, SwitchRow, VmRow, VmState};
 
 /// Prints an answer. `Some`: the `from` of the next page.
 pub fn show(answer: &Answer, out: &mut dyn Write) -> Result<Option<u64>, fmt::Error> {
@@ -31,6 +31,7 @@ pub fn show(answer: &Answer, out: &mut dyn Write) -> Result<Option<u64>, fmt::Er
             });
         }
         Answer::Devices(page) => return rows(page, out, device),
+        Answer::Switches(page) => return rows(page, out, switch),
         Answer::Pcpus(page) => {
             return rows(page, out, |p, out| match &p.running {
                 Some((vm, vcpu)) => writeln!(out, "pCPU {}: vm {vm} vCPU {vcpu}, {} wait", p.number, p.ready),
@@ -108,6 +109,24 @@ fn device(row: &DeviceRow, out: &mut dyn Write) -> fmt::Result {
         c.errors,
         c.depth
     )
+}
+
+fn switch(row: &SwitchRow, out: &mut dyn Write) -> fmt::Result {
+    let SwitchRow { name, ports, learned, uplink } = row;
+    write!(out, "switch {name}: {ports} ports, {learned} addresses learned, ")?;
+    match uplink {
+        Some(c) => writeln!(
+            out,
+            "uplink: {} in ({} KiB), {} out ({} KiB), {} lost, {} wait",
+            c.reads,
+            c.read_bytes >> 10,
+            c.writes,
+            c.written_bytes >> 10,
+            c.errors,
+            c.depth
+        ),
+        None => writeln!(out, "no uplink"),
+    }
 }
 
 fn event(row: &EventRow, out: &mut dyn Write) -> fmt::Result {

@@ -1,6 +1,9 @@
 //! Rows as JSON: the protocol's field names, hashes as hex, states and events as words.
 
-use proto::{DeviceRow, EventKind, EventRow, GroupRow, Hash, LOSSES, ObjectRow, StopKind, VcpuRow, VmRow, VmState};
+use proto::{
+    DeviceCounts, DeviceRow, EventKind, EventRow, GroupRow, Hash, LOSSES, ObjectRow, StopKind, SwitchRow, VcpuRow,
+    VmRow, VmState,
+};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -48,12 +51,25 @@ pub fn vcpu(row: &VcpuRow) -> Value {
     value
 }
 
-/// The counts beside the name; `lost` by reason.
-pub fn device(row: &DeviceRow) -> Value {
-    let mut value = plain(&row.counts);
-    let lost = LOSSES.iter().zip(row.counts.lost).map(|(why, count)| ((*why).to_owned(), count.into()));
+/// `lost` by reason.
+fn counts(counts: &DeviceCounts) -> Value {
+    let mut value = plain(counts);
+    let lost = LOSSES.iter().zip(counts.lost).map(|(why, count)| ((*why).to_owned(), count.into()));
     value["lost"] = Value::Object(lost.collect());
+    value
+}
+
+/// The counts beside the name.
+pub fn device(row: &DeviceRow) -> Value {
+    let mut value = counts(&row.counts);
     (value["name"], value["what"]) = (row.name.as_str().into(), row.what.as_str().into());
+    value
+}
+
+/// `uplink` is null where there is none.
+pub fn switch(row: &SwitchRow) -> Value {
+    let mut value = plain(row);
+    value["uplink"] = row.uplink.as_ref().map_or(Value::Null, counts);
     value
 }
 

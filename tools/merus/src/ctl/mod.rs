@@ -70,6 +70,8 @@ enum Command {
     },
     /// Show the machine
     Machine,
+    /// List the switches, with what has gone through their uplinks
+    Switches,
     /// List the pCPUs
     Pcpus,
     /// List the groups
@@ -351,6 +353,7 @@ fn execute(mut s: Session, command: &Command) -> Result<(), Error> {
         Command::List => show::list(&mut s),
         Command::Info { vm } => show::info(&mut s, vm),
         Command::Machine => show::machine(&mut s),
+        Command::Switches => show::switches(&mut s),
         Command::Pcpus => show::pcpus(&mut s),
         Command::Groups => show::groups(&mut s),
         Command::Objects => show::objects(&mut s),

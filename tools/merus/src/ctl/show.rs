@@ -1,9 +1,9 @@
 //! Commands that only look.
 
 use super::table::{bytes, cpu_max, stamp, table, time};
-use super::{Session, json};
+use super::{Session, json, top_devices};
 use merus_client::Error;
-use proto::{DeviceRow, LOSSES, VcpuRow, VmRow};
+use proto::{DeviceCounts, DeviceRow, LOSSES, SwitchRow, VcpuRow, VmRow};
 use std::collections::BTreeMap;
 
 pub fn list(s: &mut Session) -> Result<(), Error> {
@@ -34,14 +34,16 @@ pub fn info(s: &mut Session, vm: &str) -> Result<(), Error> {
     let row = s.client.info(vm)?;
     let vcpus = s.client.vcpus(vm)?;
     let devices = if row.devices == 0 { Vec::new() } else { s.client.devices(vm)? };
+    let uplinks = top_devices::uplinks_of(&mut s.client, &devices)?;
     let value = || {
         let mut value = json::vm(&row);
         value["vcpu"] = json::rows(&vcpus, json::vcpu);
         value["device"] = json::rows(&devices, json::device);
+        value["uplink"] = json::rows(&uplinks, json::device);
         value["exits_by_reason"] = json::any(&by_reason(&vcpus));
         value
     };
-    s.print(value, || describe(&row, &vcpus, &devices));
+    s.print(value, || describe(&row, &vcpus, &[&devices[..], &uplinks].concat()));
     Ok(())
 }
 
@@ -54,7 +56,7 @@ fn by_reason(vcpus: &[VcpuRow]) -> BTreeMap<&str, u64> {
     sums
 }
 
-/// Devices, and why frames of the guest's were lost.
+/// Devices, and why frames from there were lost.
 fn of_devices(devices: &[DeviceRow]) -> String {
     let row = |d: &DeviceRow| {
         let c = &d.counts;
@@ -66,14 +68,15 @@ fn of_devices(devices: &[DeviceRow]) -> String {
     };
     let header = ["DEVICE", "READS", "READ", "WRITES", "WRITTEN", "OTHERS", "ERRORS", "DEPTH", "DEEPEST", "WHAT"];
     let mut text = table("<>>>>>>>><", &header, &devices.iter().map(row).collect::<Vec<_>>());
-    for device in devices {
-        let lost = LOSSES.iter().zip(device.counts.lost).filter(|(_, count)| *count != 0);
-        let lost: Vec<String> = lost.map(|(why, count)| format!("{why} {count}")).collect();
-        if !lost.is_empty() {
-            text += &format!("{}: lost {}\n", device.name, lost.join(", "));
-        }
-    }
+    devices.iter().for_each(|device| text += &lost(&device.name, &device.counts));
     text
+}
+
+/// Why frames were lost, in a line, if any were.
+fn lost(name: &str, counts: &DeviceCounts) -> String {
+    let lost = LOSSES.iter().zip(counts.lost).filter(|(_, count)| *count != 0);
+    let lost: Vec<String> = lost.map(|(why, count)| format!("{why} {count}")).collect();
+    if lost.is_empty() { String::new() } else { format!("{name}: lost {}\n", lost.join(", ")) }
 }
 
 fn describe(vm: &VmRow, vcpus: &[VcpuRow], devices: &[DeviceRow]) -> String {
@@ -144,6 +147,35 @@ pub fn machine(s: &mut Session) -> Result<(), Error> {
         ])
     };
     s.print(|| json::any(&m), text);
+    Ok(())
+}
+
+pub fn switches(s: &mut Session) -> Result<(), Error> {
+    let rows = s.client.switches()?;
+    let text = || {
+        let row = |r: &SwitchRow| {
+            let mut row = vec![r.name.clone(), r.ports.to_string(), r.learned.to_string()];
+            row.extend(match &r.uplink {
+                Some(c) => [
+                    c.reads.to_string(),
+                    bytes(c.read_bytes),
+                    c.writes.to_string(),
+                    bytes(c.written_bytes),
+                    c.errors.to_string(),
+                    c.depth.to_string(),
+                ],
+                None => [const { "-" }; 6].map(str::to_owned),
+            });
+            row
+        };
+        let header = ["SWITCH", "PORTS", "LEARNED", "CAME IN", "BYTES", "WENT OUT", "BYTES", "LOST", "WAITING"];
+        let mut text = table("<>>>>>>>>", &header, &rows.iter().map(row).collect::<Vec<_>>());
+        for (name, counts) in rows.iter().filter_map(|row| Some((&row.name, row.uplink.as_ref()?))) {
+            text += &lost(name, counts);
+        }
+        text
+    };
+    s.print(|| json::rows(&rows, json::switch), text);
     Ok(())
 }
 

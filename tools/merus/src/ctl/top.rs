@@ -199,14 +199,18 @@ pub fn once(s: &mut Session, interval: Duration, sort: Sort) -> Result<(), Error
     Ok(())
 }
 
-/// The devices of each VM, by its name.
+/// In a VM's place, for what is the machine's own.
+const NO_VM: &str = "-";
+
+/// The devices of each VM, by its name, and those of the machine.
 type Devices = Vec<(String, Vec<DeviceRow>)>;
 
 /// A look at all there is, the devices of all VMs included.
 fn look(client: &mut Client) -> Result<(Sample, Devices), Error> {
     let sample = Sample::take(client)?;
     let devices = sample.vms.iter().map(|vm| Ok((vm.name.clone(), top_devices::take(client, vm)?)));
-    let devices = devices.collect::<Result<_, Error>>()?;
+    let mut devices = devices.collect::<Result<Vec<_>, Error>>()?;
+    devices.push((NO_VM.into(), top_devices::uplinks(client)?));
     Ok((sample, devices))
 }
 

@@ -17,7 +17,11 @@ impl Look {
     /// Takes one at this time of Merus'; none of a VM that has gone meanwhile.
     pub fn take(client: &mut Client, vm: &VmRow, at_ns: u64) -> Result<Option<Self>, Error> {
         match client.vcpus(&vm.name) {
-            Ok(vcpus) => Ok(Some(Self { vm: vm.name.clone(), at_ns, vcpus, devices: top_devices::take(client, vm)? })),
+            Ok(vcpus) => {
+                let mut devices = top_devices::take(client, vm)?;
+                devices.extend(top_devices::uplinks_of(client, &devices)?);
+                Ok(Some(Self { vm: vm.name.clone(), at_ns, vcpus, devices }))
+            }
             Err(Error::Refused(Refusal::NoSuchVm(_))) => Ok(None),
             Err(error) => Err(error),
         }

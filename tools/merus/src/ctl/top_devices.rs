@@ -1,8 +1,8 @@
-//! The devices of `merus ctl top`: what a VM's disks and network cards have done between two looks.
+//! The devices of `merus ctl top`: what a VM's disks and network cards, and the uplinks of switches, have done between two looks.
 
 use super::table::{bytes, table};
 use merus_client::{Client, Error};
-use proto::{DeviceRow, Refusal, VmRow};
+use proto::{DeviceRow, Refusal, SwitchRow, VmRow};
 use serde_json::{Value, json};
 
 /// A look at the devices of one VM; none where it has none, or has gone meanwhile.
@@ -14,6 +14,24 @@ pub fn take(client: &mut Client, vm: &VmRow) -> Result<Vec<DeviceRow>, Error> {
         Err(Error::Refused(Refusal::NoSuchVm(_))) => Ok(Vec::new()),
         devices => devices,
     }
+}
+
+/// The uplinks of the machine's switches, each by its switch's name. A Merus that has none has nothing of them.
+pub fn uplinks(client: &mut Client) -> Result<Vec<DeviceRow>, Error> {
+    let row = |row: SwitchRow| Some(DeviceRow { name: row.name, what: "uplink".into(), counts: row.uplink? });
+    Ok(client.switches()?.into_iter().filter_map(row).collect())
+}
+
+/// Those of the switches that network cards of these devices are plugged into.
+pub fn uplinks_of(client: &mut Client, devices: &[DeviceRow]) -> Result<Vec<DeviceRow>, Error> {
+    let cards = devices.iter().filter(|device| device.name.starts_with("net"));
+    let switches: Vec<&str> = cards.filter_map(|card| Some(card.what.split_once(", ")?.0)).collect();
+    if switches.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut uplinks = uplinks(client)?;
+    uplinks.retain(|uplink| switches.contains(&uplink.name.as_str()));
+    Ok(uplinks)
 }
 
 /// A device between two looks.

@@ -179,6 +179,19 @@ impl Host for Machine {
             deepest: 32,
         })
     }
+    fn switch(&self, name: &str) -> Option<SwitchRow> {
+        let uplink = DeviceCounts {
+            reads: self.now / 1_000_000,
+            read_bytes: self.now / 1_000,
+            writes: 70,
+            written_bytes: 64 << 10,
+            errors: 5,
+            lost: [0, 0, 0, 0, 4, 0, 0, 0],
+            depth: 2,
+            ..DeviceCounts::default()
+        };
+        Some(SwitchRow { name: name.into(), ports: 3, learned: 9, uplink: (name == "lan").then_some(uplink) })
+    }
     fn pcpu(&self, number: u32) -> Option<PcpuRow> {
         let busy_ns = if number == 0 { self.now * 3 / 4 } else { 0 };
         let running = (number == 0).then(|| ("web".into(), 0));
@@ -231,9 +244,9 @@ impl Merus {
             crc32: 0,
             sha256: None,
         };
-        let lan = SwitchSpec { name: "lan".into(), uplink: false };
+        let [lan, own] = ["lan", "own"].map(|name| SwitchSpec { name: name.into(), uplink: name == "lan" });
         Self {
-            control: Control::new(vec![boot], vec![lan], 2),
+            control: Control::new(vec![boot], vec![lan, own], 2),
             machine: Machine { power_key: true, ..Machine::default() },
         }
     }
