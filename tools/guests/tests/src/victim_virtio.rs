@@ -12,7 +12,7 @@ use guest_rt::virtio::{self, BLK, NET, Part, Queue, Transport, VERSION_1};
 use guest_rt::{check, check_eq, cpu, fdt, println, timer};
 
 /// Pages of a disk that it writes: so many. All are written before anybody counts the machine's memory.
-const SLOTS: usize = 24;
+const SLOTS: usize = 128;
 const PAGE: u64 = 4096;
 /// Sectors of a page.
 const SECTORS: u64 = PAGE / 512;
@@ -69,7 +69,8 @@ impl Disk {
         let at = room(number);
         let queue = Queue::new(device, 0, 16, at);
         device.go();
-        let first = pages / 2;
+        // The image's first half stays as it was.
+        let first = if number == 0 { pages / 2 } else { 0 };
         Self { name, queue, at, number, versions: [0; SLOTS], pages, first }
     }
 
@@ -103,7 +104,7 @@ impl Disk {
 
     /// Where a slot is: pages that lie apart.
     fn page(&self, slot: usize) -> u64 {
-        self.first + slot as u64 * 37 % (self.pages - self.first)
+        self.first + slot as u64 * 61 % (self.pages - self.first)
     }
 
     /// What word `word` of a slot's page is.

@@ -84,7 +84,7 @@ fn chain(random: &mut Random, target: Target, links: &mut [Link; 8]) -> usize {
             let sector = match random.below(8) {
                 0 => random.next(),
                 1..=4 => random.below(64) * 8,
-                _ => random.below(32 << 11),
+                _ => random.below(72 << 11),
             };
             write64(head, kind.into());
             write64(head + 8, sector);
@@ -124,13 +124,15 @@ fn frame(random: &mut Random, target: Target, at: u64) {
     let random_header = random.once_in(4);
     write64(at, if random_header { random.next() } else { 0 });
     write32(at + 8, if random_header { random.0 as u32 } else { 0 });
-    let to = random.of(&[0x0100_0000_5452, 0x0200_0000_5452, 0xffff_ffff_ffff, random.0]);
+    // The cards of the VM beside it, as bytes that are stored low first.
+    const OTHERS: [u64; 2] = [0x0100_0000_5452, 0x0200_0000_5452];
+    let to = random.of(&[OTHERS[0], OTHERS[1], 0xffff_ffff_ffff, random.0]);
+    // From itself, or as if from the one whose frames the other one waits for.
+    let foreign = random.once_in(16);
     for n in 0..6 {
         write8(at + 12 + n, (to >> (8 * n)) as u8);
-        // From itself, or from the one whose frames the other VM waits for.
-        let own = if random.once_in(16) { 0x0100_0000_5452_u64 >> (8 * n) } else { 0 };
-        let mac = if own != 0 { own as u8 } else { read8(target.base + CONFIG + n) };
-        write8(at + 18 + n, mac);
+        let own = read8(target.base + CONFIG + n);
+        write8(at + 18 + n, if foreign { (OTHERS[0] >> (8 * n)) as u8 } else { own });
     }
     write16(at + 24, random.of(&[0xb588, 0x0008, 0x0608, 0xdd86]));
 }
