@@ -11,6 +11,7 @@ use crate::bench::{self, runs::Board};
 use crate::ctx::{Ctx, Step};
 use crate::fuzz;
 use crate::lint;
+use crate::run;
 use crate::setup;
 use anyhow::{Result, anyhow};
 use std::io::{self, Write};
@@ -19,6 +20,9 @@ use std::time::{Duration, Instant};
 
 /// What is measured, by name.
 const BENCHES: [(&str, Board); 2] = [("bench", Board::GicV3), ("bench-gicv2", Board::GicV2)];
+
+/// The demo of the README that has more than one guest's boot in it.
+const DEMO: &str = "demo-net";
 
 /// Arguments of `cargo xtask test`.
 #[derive(clap::Args)]
@@ -54,9 +58,13 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<()> {
     match &target {
         _ if args.vhe => {}
         Ok(kind) => {
+            tally.check(DEMO, |step| run::check_net(ctx, step));
             BENCHES.iter().for_each(|(name, board)| tally.check(name, |step| bench::check(ctx, kind, step, *board)))
         }
-        Err(_) => tally.skipped(BENCHES.iter().filter(|(name, _)| tally.selects(name)).count()),
+        Err(_) => {
+            let names = BENCHES.iter().map(|(name, _)| *name).chain([DEMO]);
+            tally.skipped(names.filter(|name| tally.selects(name)).count());
+        }
     }
     tally.close()
 }
