@@ -68,6 +68,17 @@ pub fn build(ctx: &Ctx, kind: &TargetKind) -> Result<Built> {
     Ok(Built { img, elf, cli })
 }
 
+/// Builds the hypervisor alone, ahead of [`build`].
+///
+/// # Errors
+/// As [`build`].
+pub fn image_ahead(ctx: &Ctx, kind: &TargetKind) -> Result<()> {
+    let step = Step::start("building Merus' image ahead");
+    let image = hypervisor(ctx, &step, kind, "merus", &[])?;
+    step.done(image.img.display().to_string());
+    Ok(())
+}
+
 /// Builds the hypervisor that traps every FP instruction in EL2 (the feature `debug-fp`).
 ///
 /// # Errors

@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, Result, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use std::cell::Cell;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -178,9 +179,32 @@ fn cannot_start(command: &Command) -> String {
     format!("cannot start `{program}`{remedy}")
 }
 
+thread_local! {
+    /// Whether this thread's steps leave the terminal to another thread's.
+    static QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
+/// From here on this thread's steps show nothing on a terminal, where another thread has its own, and only their end elsewhere.
+pub fn quiet() {
+    QUIET.set(true);
+}
+
+/// Runs `early` on a quiet thread of its own, beside `main`; both are over when this returns.
+pub fn beside<T>(early: impl FnOnce() + Send, main: impl FnOnce() -> T) -> T {
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            quiet();
+            early();
+        });
+        main()
+    })
+}
+
 /// A long step that shows it is alive: a spinner on a terminal, a line at its start and end elsewhere.
 pub struct Step {
     bar: Option<ProgressBar>,
+    /// Of a [`quiet`] thread.
+    quiet: bool,
     name: String,
     start: Instant,
 }
@@ -188,8 +212,8 @@ pub struct Step {
 impl Step {
     /// Starts a step; `name` says what is being done ("fetching QEMU").
     pub fn start(name: impl Into<String>) -> Self {
-        let name = name.into();
-        let bar = std::io::stderr().is_terminal().then(|| {
+        let (name, quiet) = (name.into(), QUIET.get());
+        let bar = (!quiet && std::io::stderr().is_terminal()).then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
             if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix} [{elapsed}] {wide_msg:.dim}") {
                 bar.set_style(style);
@@ -198,10 +222,10 @@ impl Step {
             bar.enable_steady_tick(Duration::from_millis(120));
             bar
         });
-        if bar.is_none() {
+        if bar.is_none() && !quiet {
             eprintln!("xtask: {name} ...");
         }
-        Self { bar, name, start: Instant::now() }
+        Self { bar, quiet, name, start: Instant::now() }
     }
 
     /// Shows what the step does now (a terminal only).
@@ -215,6 +239,7 @@ impl Step {
     pub fn println(&self, line: impl AsRef<str>) {
         match &self.bar {
             Some(bar) => bar.suspend(|| eprintln!("{}", line.as_ref())),
+            None if self.hidden() => {}
             None => eprintln!("{}", line.as_ref()),
         }
     }
@@ -225,7 +250,14 @@ impl Step {
             bar.finish_and_clear();
         }
         let seconds = self.start.elapsed().as_secs_f32();
-        eprintln!("xtask: {}: {} ({seconds:.1} s)", self.name, result.as_ref());
+        if !self.hidden() {
+            eprintln!("xtask: {}: {} ({seconds:.1} s)", self.name, result.as_ref());
+        }
+    }
+
+    /// Whether a line of it would come into another thread's spinner.
+    fn hidden(&self) -> bool {
+        self.quiet && std::io::stderr().is_terminal()
     }
 }
 

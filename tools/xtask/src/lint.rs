@@ -52,7 +52,8 @@ pub struct Env<'a> {
 /// A check: its name, and what runs it under a step.
 type Check = (&'static str, fn(&Env<'_>, &Step) -> Result<()>);
 
-const CHECKS: [Check; 10] = [
+/// Those that are about the sources.
+const SOURCES: [Check; 8] = [
     ("lint-fmt", fmt),
     ("lint-clippy-host", clippy_host),
     ("lint-clippy-target", clippy_target),
@@ -61,9 +62,10 @@ const CHECKS: [Check; 10] = [
     ("lint-unsafe", check_unsafe),
     ("lint-supply", check_supply),
     ("lint-paths", paths),
-    ("lint-fp", fp),
-    ("lint-e2h", e2h),
 ];
+
+/// Those that are about the image, and need it built.
+const IMAGE: [Check; 2] = [("lint-fp", fp), ("lint-e2h", e2h)];
 
 /// Packages that the host's tests build as well, and that have code for AArch64 alone.
 const ON_BOTH: [&str; 3] = ["boot", "platform", "el2"];
@@ -75,13 +77,24 @@ const ON_BOTH: [&str; 3] = ["boot", "platform", "el2"];
 pub fn main(ctx: &Ctx, args: Args) -> Result<()> {
     let mut tally = Tally::new(args.filter);
     let target = setup::ensure_target(ctx).map_err(|error| format!("{error:#}"));
-    run(&Env { ctx, target: &target }, &mut tally);
+    let env = Env { ctx, target: &target };
+    sources(&env, &mut tally);
+    image(&env, &mut tally);
     tally.close()
 }
 
-/// Runs the checks that the tally selects.
-pub fn run(env: &Env<'_>, tally: &mut Tally) {
-    for (name, check) in CHECKS {
+/// Runs the checks of the sources that the tally selects.
+pub fn sources(env: &Env<'_>, tally: &mut Tally) {
+    run(&SOURCES, env, tally);
+}
+
+/// Runs the checks of the image that the tally selects.
+pub fn image(env: &Env<'_>, tally: &mut Tally) {
+    run(&IMAGE, env, tally);
+}
+
+fn run(checks: &[Check], env: &Env<'_>, tally: &mut Tally) {
+    for (name, check) in checks {
         tally.check(name, |step| check(env, step));
     }
 }

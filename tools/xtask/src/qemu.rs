@@ -20,9 +20,9 @@ pub mod control;
 mod lines;
 mod machine;
 mod numbers;
-mod patience;
+pub mod patience;
 
-pub use machine::{COUNTED, Machine, counted};
+pub use machine::{COUNTED, Machine, counted, yielding};
 pub use numbers::{Between, Shares};
 
 use crate::setup::Qemu;

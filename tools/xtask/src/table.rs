@@ -283,6 +283,8 @@ pub struct Boot {
     pub debug_fp: bool,
     /// Whether another CPU would do as well.
     pub any_cpu: bool,
+    /// Whether its time is what its CPUs execute and nothing from outside comes into it: it is the same however slowly it runs.
+    pub counted: bool,
     /// What the network floods it with, by `{port}`.
     pub flood: Option<Flood>,
     /// What must be printed and how it must end.
@@ -439,6 +441,7 @@ impl Row {
             from_disk: self.from_disk,
             debug_fp: self.debug_fp,
             any_cpu: self.any_cpu || self.cpu.is_none(),
+            counted: self.icount && self.script.is_empty() && self.control.is_empty() && self.qemu.is_empty(),
             flood: self.flood.as_ref().map(|(after, to)| Flood::new(fill(after), to)).transpose()?,
             expect: Expect {
                 lines: self.expect.iter().map(fill).collect(),

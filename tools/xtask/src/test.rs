@@ -8,11 +8,12 @@ pub mod flood;
 mod rows;
 
 use crate::bench::{self, runs::Board};
-use crate::ctx::{Ctx, Step};
+use crate::build;
+use crate::ctx::{self, Ctx, Step};
 use crate::fuzz;
 use crate::lint;
 use crate::run;
-use crate::setup;
+use crate::setup::{self, TargetKind};
 use anyhow::{Result, anyhow};
 use std::io::{self, Write};
 use std::process::Command;
@@ -48,25 +49,35 @@ pub fn main(ctx: &Ctx, args: Args) -> Result<()> {
         tally.failed("set-up of the target", Duration::ZERO, why);
     }
     if !args.vhe {
-        lint::run(&lint::Env { ctx, target: &target }, &mut tally);
-        host_tests(ctx, &mut tally);
+        let env = lint::Env { ctx, target: &target };
+        // What leaves a CPU idle is done beside what does not: the linker's one thread, and waiting for a server. What fails there is
+        // done again, and failed, by who needs it.
+        let kind = target.as_ref().ok().filter(|_| tally.filter.is_empty());
+        ctx::beside(|| ahead(kind, |kind| build::image_ahead(ctx, kind)), || lint::sources(&env, &mut tally));
+        lint::image(&env, &mut tally);
+        ctx::beside(|| ahead(kind, |kind| rows::ahead(ctx, kind, args.all)), || host_tests(ctx, &mut tally));
+        // Alone: its searches are for so many seconds each.
         tally.check("fuzz", |step| fuzz::check(ctx, step));
     }
-    if let Err(error) = rows::run(ctx, target.as_ref().ok(), args.all, args.vhe, &mut tally) {
+    let mut benches: Vec<_> = BENCHES.into_iter().filter(|(name, _)| !args.vhe && tally.selects(name)).collect();
+    if let Err(error) = rows::run(ctx, target.as_ref().ok(), args.all, args.vhe, &mut benches, &mut tally) {
         tally.failed("set-up of the QEMU table", Duration::ZERO, &format!("{error:#}"));
     }
     match &target {
         _ if args.vhe => {}
         Ok(kind) => {
             tally.check(DEMO, |step| run::check_net(ctx, step));
-            BENCHES.iter().for_each(|(name, board)| tally.check(name, |step| bench::check(ctx, kind, step, *board)))
+            // Those that no row ran beside.
+            benches.iter().for_each(|(name, board)| tally.check(name, |step| bench::check(ctx, kind, step, *board)))
         }
-        Err(_) => {
-            let names = BENCHES.iter().map(|(name, _)| *name).chain([DEMO]);
-            tally.skipped(names.filter(|name| tally.selects(name)).count());
-        }
+        Err(_) => tally.skipped(benches.len() + usize::from(tally.selects(DEMO))),
     }
     tally.close()
+}
+
+fn ahead(kind: Option<&TargetKind>, work: impl FnOnce(&TargetKind) -> Result<()>) {
+    // Its error is met again.
+    let _ = kind.map(work);
 }
 
 /// `cargo test` over what runs on the host.

@@ -11,15 +11,16 @@
 //! translation regime. What is not as expected here (another QEMU may write something else) is an error, not a wrong count.
 
 use super::image::Image;
+use crate::qemu::patience;
 use anyhow::{Context as _, Result, bail, ensure};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Where QEMU's `virt` puts an Image with no offset of its own.
 const LOADED_AT: u64 = 0x4020_0000;
@@ -189,7 +190,21 @@ impl Guard {
     fn new(mut child: Child, limit: Duration) -> Self {
         let (done, wait) = mpsc::channel();
         let thread = thread::spawn(move || {
-            let in_time = wait.recv_timeout(limit).is_ok();
+            let start = Instant::now();
+            let mut left = limit;
+            let in_time = loop {
+                match wait.recv_timeout(left) {
+                    Ok(()) => break true,
+                    Err(RecvTimeoutError::Disconnected) => break false,
+                    Err(RecvTimeoutError::Timeout) => {
+                        let allowed = patience::allowed(limit, patience::waited(child.id()));
+                        left = allowed.saturating_sub(start.elapsed());
+                        if left.is_zero() {
+                            break false;
+                        }
+                    }
+                }
+            };
             // Fails only where it has gone already.
             let _ = child.kill();
             child.wait()?;

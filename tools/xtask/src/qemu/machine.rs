@@ -3,6 +3,7 @@
 use super::control::Control;
 use crate::raspi4b;
 use crate::setup::Qemu;
+use std::cell::Cell;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -26,6 +27,16 @@ pub fn counted(turns: Option<u32>) -> Vec<String> {
         args.extend(["-netdev", "hubport,id=none,hubid=0", "-object", &filter].map(str::to_owned));
     }
     args
+}
+
+thread_local! {
+    /// Whether this thread's machines take only what others leave of the CPUs.
+    static YIELDING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// From here on the machines that this thread starts run at a low priority, where the system has util-linux's `setpriv`.
+pub fn yielding() {
+    YIELDING.set(true);
 }
 
 /// The machine to boot.
@@ -157,7 +168,11 @@ fn with_parent(command: Command) -> Command {
     }
     let mut wrapped = Command::new("setpriv");
     // QEMU's own libraries are not setpriv's: `env` sets the variables after it.
-    wrapped.args(["--pdeathsig", "KILL", "--", "env"]);
+    wrapped.args(["--pdeathsig", "KILL", "--"]);
+    if YIELDING.get() {
+        wrapped.args(["nice", "-n", "10"]);
+    }
+    wrapped.arg("env");
     for (name, value) in command.get_envs() {
         let mut pair = name.to_owned();
         pair.push("=");

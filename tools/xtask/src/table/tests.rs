@@ -145,6 +145,23 @@ fn placeholders_become_paths() {
     assert!(table.boots[0].names("tests-gz") && !table.boots[0].names("gz"));
 }
 
+/// What runs at a low priority beside others must not notice it.
+#[test]
+fn what_something_comes_into_from_outside_is_not_counted() {
+    let counted = |more: &str| {
+        let text = format!("[[row]]\nname = 'x'\nguest = 'linux'\n{more}");
+        parse(&text).unwrap().boots[0].counted
+    };
+    assert!(counted("icount = true") && counted("icount = true\nturns = 100"));
+    for more in ["", "icount = true\nscript = [['a', 'b']]", "icount = true\nqemu = ['-netdev', 'user,id=n']"] {
+        assert!(!counted(more), "{more}");
+    }
+    assert!(!counted("icount = true\ncontrol = [{ run = 'list' }]\nexit = 'control'"));
+    // There is enough of it to fill what the others leave.
+    let table = Table::parse(include_str!("../../../ci/qemu.toml")).unwrap();
+    assert!(table.boots.iter().filter(|boot| boot.counted && !boot.all_only).count() > 10);
+}
+
 #[test]
 fn damage_hits_what_it_says() {
     let mut bundle = vec![0u8; 3 * 4096 + 10];

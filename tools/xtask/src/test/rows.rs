@@ -1,7 +1,10 @@
 //! Running the QEMU table: bundles packed, rows booted two at a time, failures shown with their last lines.
 
+mod pool;
+
 use super::Tally;
 use super::flood;
+use crate::bench::runs::Board;
 use crate::build::{self, Built, Image};
 use crate::ctx::{self, Ctx};
 use crate::qemu::Machine;
@@ -23,13 +26,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
-use std::thread;
-use std::time::Instant;
-
-/// Rows that run at once. Each QEMU has a thread for every pCPU, so more would only make them slower.
-const AT_ONCE: usize = 2;
+use std::sync::Mutex;
 
 /// What stands for a free TCP port of this machine in a row's devices and in its manifest.
 const PORT: &str = "{port}";
@@ -53,15 +50,62 @@ struct Env<'a> {
     packed: Mutex<HashMap<Bundle, PathBuf>>,
 }
 
-/// Runs the rows that the tally selects.
+/// A bench: its name and its board.
+pub type Bench = (&'static str, Board);
+
+/// Fetches and builds what the rows of a whole run need beside the image, so that [`run`] finds it done.
+///
+/// # Errors
+/// Those of set-up and builds.
+pub fn ahead(ctx: &Ctx, kind: &TargetKind, all: bool) -> Result<()> {
+    let mut boots = table(ctx)?.boots;
+    boots.retain(|boot| all || !boot.all_only);
+    let payload = |name| build::guest_payload(ctx, kind, name, name);
+    payload("guest-tests")?;
+    payload("guest-bench")?;
+    if boots.iter().any(|boot| boot.debug_fp) {
+        build::debug_fp(ctx, kind)?;
+    }
+    setup::ensure_qemu(ctx)?;
+    setup::ensure_guest(ctx)?;
+    setup::ensure_root(ctx)?;
+    if boots.iter().any(|boot| boot.machine.machine == raspi4b::NAME) {
+        setup::ensure_raspi4b(ctx)?;
+    }
+    for boot in &boots {
+        let board = &boot.machine.machine;
+        match boot.firmware {
+            None => {}
+            Some(Firmware::TfA) => drop(setup::ensure_tf_a(ctx)?),
+            Some(Firmware::UBoot | Firmware::UBootEfi) => drop(setup::ensure_u_boot(ctx, board)?),
+            Some(Firmware::Uefi | Firmware::GrubLinux | Firmware::GrubChainloader) => {
+                drop(setup::ensure_uefi(ctx, board)?);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn table(ctx: &Ctx) -> Result<Table> {
+    let path = ctx.root.join("tools/ci/qemu.toml");
+    Table::parse(&fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?)
+}
+
+/// Runs the rows that the tally selects, and takes the benches to run them beside.
 ///
 /// `vhe`: those that boot, with HCR_EL2.E2H = 1; what cannot have that is counted as skipped.
 ///
 /// # Errors
 /// When what all rows need could not be had; they are then counted as skipped.
-pub fn run(ctx: &Ctx, kind: Option<&TargetKind>, all: bool, vhe: bool, tally: &mut Tally) -> Result<()> {
-    let path = ctx.root.join("tools/ci/qemu.toml");
-    let table = Table::parse(&fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?)?;
+pub fn run(
+    ctx: &Ctx,
+    kind: Option<&TargetKind>,
+    all: bool,
+    vhe: bool,
+    benches: &mut Vec<Bench>,
+    tally: &mut Tally,
+) -> Result<()> {
+    let table = table(ctx)?;
     let mut boots = table.boots;
     boots.retain(|boot| tally.selects(&boot.name) && (all || !boot.all_only || tally.names(&boot.name)));
     let mut refusals = table.refusals;
@@ -86,7 +130,7 @@ pub fn run(ctx: &Ctx, kind: Option<&TargetKind>, all: bool, vhe: bool, tally: &m
         tally.check(&refusal.name, |_| refused(&env, refusal));
     }
     let image = sha256(&env.built.img)?;
-    boot_all(&env, &boots, tally);
+    pool::run(&env, &boots, kind.map(|kind| (kind, std::mem::take(benches))), tally);
     println!("merus.img: sha256 {image}, on every board and by every firmware");
     tally.check(ONE_IMAGE, |_| {
         let now = sha256(&env.built.img)?;
@@ -122,31 +166,6 @@ fn prepare<'a>(ctx: &'a Ctx, kind: Option<&TargetKind>, boots: &[Boot], refusals
     let shapes = shapes::make(ctx, &built.cli, &guest, &tests, named)?;
     let files = Files { kernel: guest.kernel, initrd: guest.initrd, tests, text: ctx.root.join("deny.toml"), shapes };
     Ok(Env { ctx, built, qemu, files, debug_fp, dirty, raspi4b, packed: Mutex::default() })
-}
-
-/// Boots the rows, [`AT_ONCE`] at a time, each counted when it is done.
-fn boot_all(env: &Env<'_>, boots: &[Boot], tally: &mut Tally) {
-    let next = AtomicUsize::new(0);
-    let tally = Mutex::new(tally);
-    thread::scope(|scope| {
-        for _ in 0..AT_ONCE.min(boots.len()) {
-            scope.spawn(|| {
-                while let Some(boot) = boots.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let start = Instant::now();
-                    let (took, result) = match boot_one(env, boot) {
-                        Ok(outcome) => (outcome.took, verdict(env, boot, &outcome)),
-                        Err(error) => (start.elapsed(), Err(format!("{error:#}"))),
-                    };
-                    // A thread that panicked has ended the program by the scope's end; its lock is no worse for it.
-                    let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
-                    match result {
-                        Ok(()) => tally.passed(&boot.name, took),
-                        Err(why) => tally.failed(&boot.name, took, &why),
-                    }
-                }
-            });
-        }
-    });
 }
 
 fn boot_one(env: &Env<'_>, boot: &Boot) -> Result<Outcome> {
