@@ -8,7 +8,8 @@ use crate::passthrough::Given;
 use crate::power::PowerKeys;
 use crate::stolen::StolenTime;
 use ::console::SourceId;
-use addr::Ipa;
+use addr::{Address, Ipa, Span};
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use bus::{Absent, GuestMemory};
@@ -18,6 +19,7 @@ use control::{Payloads, Usage, VmNumber};
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use devices::pl011::Pl011;
 use devices::pl031::WallClock;
+use el2::ram::Extent;
 use el2::space::GuestSpace;
 use el2::world::GuestState;
 use memory::{AccountId, GuestRam, HandedOver};
@@ -169,23 +171,52 @@ impl WallClock for Uptime {
     }
 }
 
-/// A VM's RAM, for those who may look into it: whoever walks the guest's own tables, and devices. (It never moves, so this has its own
-/// copy of where it is.)
-pub struct GuestRamAccess(pub GuestRam);
+/// A VM's RAM, for those who may look into it: whoever walks the guest's own tables, and devices. It never moves.
+pub struct GuestRamAccess {
+    span: Span<Ipa>,
+    /// Each extent's first guest address, and its memory; ascending, without holes.
+    extents: Box<[(Ipa, Extent)]>,
+}
 
 impl GuestRamAccess {
-    /// The memory behind all of `len` bytes, where they lie in a row, as nearly always.
-    #[inline]
-    fn whole(&self, at: Ipa, len: usize) -> Option<addr::Pa> {
-        self.0.translate(at, len as u64).filter(|(_, got)| *got == len as u64).map(|(pa, _)| pa)
+    /// A way into `ram`; `None` if not all of that is declared RAM. Allocates.
+    pub fn new(ram: &GuestRam) -> Option<Self> {
+        let extents = ram.extents().iter().map(|(first, span)| Some((*first, Extent::new(*span)?)));
+        Some(Self { span: ram.span(), extents: extents.collect::<Option<_>>()? })
     }
-    fn each(&self, at: Ipa, len: u64, mut part: impl FnMut(addr::Pa, core::ops::Range<usize>)) -> Result<(), Absent> {
+
+    /// In which extent `at` is, and where. (It may be beyond its end.)
+    #[inline]
+    fn place(&self, at: Ipa) -> Option<(&Extent, u64)> {
+        let (first, extent) = match &*self.extents {
+            // Most guests' RAM is in one piece, and devices ask for each buffer.
+            [only] => only,
+            extents => extents.get(extents.partition_point(|(first, _)| *first <= at).checked_sub(1)?)?,
+        };
+        Some((extent, at.offset_from(*first)?))
+    }
+
+    /// What does not lie in one extent: all of it can be reached, and `part` does each piece.
+    #[cold]
+    #[inline(never)]
+    fn pieces(
+        &self,
+        at: Ipa,
+        len: usize,
+        mut part: impl FnMut(&Extent, u64, core::ops::Range<usize>) -> bool,
+    ) -> Result<(), Absent> {
+        self.pin(at, len as u64)?;
         let mut done = 0;
         while done < len {
-            let from = Ipa::new(at.as_u64().checked_add(done).ok_or(Absent { at })?);
-            let (pa, got) = self.0.translate(from, len - done).ok_or(Absent { at: from })?;
-            part(pa, done as usize..(done + got) as usize);
-            done += got;
+            let from = at.checked_add(done as u64).ok_or(Absent { at })?;
+            let absent = Absent { at: from };
+            let (extent, offset) = self.place(from).ok_or(absent)?;
+            let here = extent.size().checked_sub(offset).filter(|here| *here != 0).ok_or(absent)?;
+            let end = len.min(done.saturating_add(here as usize));
+            if !part(extent, offset, done..end) {
+                return Err(absent);
+            }
+            done = end;
         }
         Ok(())
     }
@@ -193,48 +224,42 @@ impl GuestRamAccess {
 
 impl GuestMemory for GuestRamAccess {
     fn is_ram(&self, at: Ipa, size: u64) -> bool {
-        self.0.span().contains_range(at, size)
+        self.span.contains_range(at, size)
     }
     fn read(&self, at: Ipa, to: &mut [u8]) -> Result<(), Absent> {
-        if let Some(pa) = self.whole(at, to.len()) {
-            el2::ram::read(pa, to);
+        if self.place(at).is_some_and(|(extent, offset)| extent.read(offset, to)) {
             return Ok(());
         }
-        self.pin(at, to.len() as u64)?;
-        self.each(at, to.len() as u64, |pa, range| {
-            if let Some(part) = to.get_mut(range) {
-                el2::ram::read(pa, part);
-            }
+        self.pieces(at, to.len(), |extent, offset, range| {
+            to.get_mut(range).is_some_and(|part| extent.read(offset, part))
         })
     }
+    fn read_pair(&self, at: Ipa) -> Result<[u64; 2], Absent> {
+        if let Some(pair) = self.place(at).and_then(|(extent, offset)| extent.read_pair(offset)) {
+            return Ok(pair);
+        }
+        let mut words = [[0; 8]; 2];
+        self.read(at, words.as_flattened_mut())?;
+        Ok(words.map(u64::from_le_bytes))
+    }
     fn write(&self, at: Ipa, from: &[u8]) -> Result<(), Absent> {
-        if let Some(pa) = self.whole(at, from.len()) {
-            el2::ram::write(pa, from);
+        if self.place(at).is_some_and(|(extent, offset)| extent.write(offset, from)) {
             return Ok(());
         }
-        self.pin(at, from.len() as u64)?;
-        self.each(at, from.len() as u64, |pa, range| {
-            if let Some(part) = from.get(range) {
-                el2::ram::write(pa, part);
-            }
+        self.pieces(at, from.len(), |extent, offset, range| {
+            from.get(range).is_some_and(|part| extent.write(offset, part))
         })
     }
     fn load_u16(&self, at: Ipa) -> Result<u16, Absent> {
-        match self.0.translate(at, 2) {
-            Some((pa, 2)) if at.as_u64() & 1 == 0 => Ok(el2::ram::load_u16(pa)),
-            _ => Err(Absent { at }),
-        }
+        let loaded = self.place(at).and_then(|(extent, offset)| extent.load_u16(offset));
+        loaded.ok_or(Absent { at })
     }
     fn store_u16(&self, at: Ipa, value: u16) -> Result<(), Absent> {
-        match self.0.translate(at, 2) {
-            Some((pa, 2)) if at.as_u64() & 1 == 0 => {
-                el2::ram::store_u16(pa, value);
-                Ok(())
-            }
-            _ => Err(Absent { at }),
-        }
+        let stored = self.place(at).is_some_and(|(extent, offset)| extent.store_u16(offset, value));
+        if stored { Ok(()) } else { Err(Absent { at }) }
     }
+    #[inline]
     fn pin(&self, at: Ipa, size: u64) -> Result<(), Absent> {
-        if self.0.span().contains_range(at, size) { Ok(()) } else { Err(Absent { at }) }
+        if self.is_ram(at, size) { Ok(()) } else { Err(Absent { at }) }
     }
 }

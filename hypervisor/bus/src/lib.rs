@@ -84,6 +84,13 @@ pub trait GuestMemory: Send + Sync {
     fn is_ram(&self, at: Ipa, size: u64) -> bool;
     /// Copies guest memory at `at` into `to`, each byte read once.
     fn read(&self, at: Ipa, to: &mut [u8]) -> Result<(), Absent>;
+    /// The 16 bytes at `at` as two words, the first byte lowest: what descriptors have.
+    fn read_pair(&self, at: Ipa) -> Result<[u64; 2], Absent> {
+        let mut bytes = [0; 16];
+        self.read(at, &mut bytes)?;
+        let value = u128::from_le_bytes(bytes);
+        Ok([value as u64, (value >> 64) as u64])
+    }
     /// Copies `from` into guest memory at `at`.
     fn write(&self, at: Ipa, from: &[u8]) -> Result<(), Absent>;
     /// One atomic load (acquire) of a naturally aligned 16-bit value, as the virtio rings need it.

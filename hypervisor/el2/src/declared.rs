@@ -6,26 +6,36 @@
 
 use addr::{Pa, Span};
 #[cfg(not(test))]
-use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
+use core::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 #[cfg(test)]
-use loom::sync::atomic::{AtomicU64, AtomicUsize, Ordering, fence};
+use loom::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence};
 
 /// Up to `N` spans of RAM.
 pub struct Declared<const N: usize> {
     /// First address, and the one behind the last.
     spans: [[AtomicU64; 2]; N],
     count: AtomicUsize,
+    /// How often something was withdrawn.
+    epoch: AtomicU32,
 }
 
 impl<const N: usize> Declared<N> {
     /// Nothing declared.
     #[cfg(not(test))]
     pub const fn new() -> Self {
-        Self { spans: [const { [const { AtomicU64::new(0) }; 2] }; N], count: AtomicUsize::new(0) }
+        Self {
+            spans: [const { [const { AtomicU64::new(0) }; 2] }; N],
+            count: AtomicUsize::new(0),
+            epoch: AtomicU32::new(0),
+        }
     }
     #[cfg(test)]
     fn new() -> Self {
-        Self { spans: core::array::from_fn(|_| [AtomicU64::new(0), AtomicU64::new(0)]), count: AtomicUsize::new(0) }
+        Self {
+            spans: core::array::from_fn(|_| [AtomicU64::new(0), AtomicU64::new(0)]),
+            count: AtomicUsize::new(0),
+            epoch: AtomicU32::new(0),
+        }
     }
 
     /// Adds a span. `false`: there are too many. One caller at a time.
@@ -41,6 +51,21 @@ impl<const N: usize> Declared<N> {
     /// Takes `hole` out. `false`, and nothing has changed: it does not lie in one declared span, or there is no room for what is
     /// left of that on both sides. One caller at a time.
     pub fn withdraw(&self, hole: Span<Pa>) -> bool {
+        let withdrawn = self.cut(hole);
+        if withdrawn {
+            // (It wraps after so many withdrawals that a machine's RAM, in blocks, does not have.)
+            self.epoch.fetch_add(1, Ordering::AcqRel);
+        }
+        withdrawn
+    }
+
+    /// Goes up whenever something has been withdrawn: what was declared in an epoch is declared as long as that lasts.
+    #[inline]
+    pub fn epoch(&self) -> u32 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    fn cut(&self, hole: Span<Pa>) -> bool {
         let count = self.count.load(Ordering::Relaxed);
         let (start, end) = (hole.start().as_u64(), hole.end().as_u64());
         for [from, to] in self.spans.iter().take(count) {
@@ -115,6 +140,19 @@ mod tests {
     /// Which of the addresses 0 to 15 are declared.
     fn map<const N: usize>(table: &Declared<N>) -> u16 {
         (0..16).filter(|at| table.has(Pa::new(*at), 1)).fold(0, |map, at| map | 1 << at)
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "the model switches stacks by assembly")]
+    fn an_epoch_ends_with_each_withdrawal_and_with_nothing_else() {
+        alone(|| {
+            let table = Declared::<3>::new();
+            let first = table.epoch();
+            assert!(table.declare(span(0, 8)) && !table.withdraw(span(7, 9)) && !table.withdraw(span(3, 3)));
+            assert_eq!(table.epoch(), first);
+            assert!(table.withdraw(span(7, 8)));
+            assert_ne!(table.epoch(), first);
+        });
     }
 
     #[test]

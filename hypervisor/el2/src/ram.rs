@@ -9,6 +9,8 @@
 //! hand-over unless the CPU has FEAT_S2FWB and stage 2 forces write-back. [`invalidate_instructions`] follows where frames are
 //! reused for code.
 
+mod extent;
+
 use crate::declared::Declared;
 use addr::{Address, BLOCK_SIZE, Pa, Span};
 use core::arch::asm;
@@ -16,6 +18,8 @@ use core::sync::atomic::{AtomicBool, Ordering};
 use memory::{Dirty, FreeRam};
 use sync::heap::Heap;
 use sync::{Rank, SpinLock};
+
+pub use extent::Extent;
 
 /// Spans at most: what the board has, and a piece more for each hole that [`grow_heap`] makes.
 const MOST: usize = 64;
@@ -242,26 +246,6 @@ pub fn store_entry(at: Pa, value: u64) {
     check(at, 8);
     // SAFETY: declared RAM, aligned; STLR makes it single-copy atomic with release order.
     unsafe { asm!("stlr {v}, [{a}]", v = in(reg) value, a = in(reg) at.as_u64(), options(nostack, preserves_flags)) };
-}
-
-/// An atomic load of a 16-bit ring index (acquire); `at` is even.
-pub fn load_u16(at: Pa) -> u16 {
-    check(at, 2);
-    let value: u32;
-    // SAFETY: declared RAM, naturally aligned (the caller checks); LDARH is single-copy atomic.
-    unsafe {
-        asm!("ldarh {v:w}, [{a}]", v = out(reg) value, a = in(reg) at.as_u64(), options(nostack, preserves_flags))
-    };
-    value as u16
-}
-
-/// An atomic store of a 16-bit ring index (release); `at` is even.
-pub fn store_u16(at: Pa, value: u16) {
-    check(at, 2);
-    // SAFETY: as for `load_u16`.
-    unsafe {
-        asm!("stlrh {v:w}, [{a}]", v = in(reg) u32::from(value), a = in(reg) at.as_u64(), options(nostack, preserves_flags));
-    }
 }
 
 /// Copies `from` (anywhere that is mapped: the bundle) to guest RAM at `to` and returns the CRC-32 (the one of zlib, bit

@@ -177,7 +177,8 @@ fn make(
     extents: &[Dirty],
 ) -> Result<Made, String> {
     let ram = GuestRam::new(map::RAM_BASE, extents.iter().map(Dirty::span)).ok_or("its memory has no place")?;
-    let memory: Arc<dyn GuestMemory> = Arc::new(GuestRamAccess(ram.clone()));
+    let access = GuestRamAccess::new(&ram).ok_or("its memory is no RAM")?;
+    let memory: Arc<dyn GuestMemory> = Arc::new(access);
     let (mut vm, port) = empty_machine(machine, request, ram.span(), &memory, first)?;
     let mut pages = TablePages { memory: &machine.memory, account };
     let space = address_space(machine, &mut pages)?;

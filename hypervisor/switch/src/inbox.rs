@@ -11,6 +11,7 @@ use core::mem::size_of;
 use host::port::{Bell, Checksum, HEADER, HEADROOM, Incoming, Loss, Outgoing, Stats};
 
 use crate::PORTS;
+use sync::words;
 
 /// A frame's span is a multiple of this, so that the many short ones are as many as there are records.
 const UNIT: usize = 512;
@@ -123,10 +124,10 @@ impl Inbox {
         };
         let start = at.saturating_add(HEADROOM);
         let room = self.bytes.get_mut(start..start.saturating_add(frame.size));
-        let Some((header, payload)) = room.and_then(|room| room.split_at_mut_checked(HEADER)) else {
+        let Some((header, payload)) = room.and_then(|room| room.split_first_chunk_mut::<HEADER>()) else {
             return Err(Refused::Lost(Loss::Size));
         };
-        header.copy_from_slice(frame.header);
+        copy_header(frame.header, header);
         if !payload.is_empty() {
             rest(payload).map_err(Refused::Rest)?;
         }
@@ -223,6 +224,20 @@ impl Inbox {
     pub fn stats(&self, sent: Stats) -> Stats {
         let (received, received_bytes, missed) = (self.received, self.received_bytes, self.missed);
         Stats { received, received_bytes, missed, waiting: self.count as u64, ..sent }
+    }
+}
+
+/// Copies a header by two words, which overlap.
+#[inline]
+fn copy_header(from: &[u8; HEADER], to: &mut [u8; HEADER]) {
+    if let (Some(first), Some(last)) = (from.first_chunk(), from.last_chunk()) {
+        let (first, last) = (words::load(first), words::load(last));
+        if let Some(to) = to.first_chunk_mut() {
+            words::store(to, first);
+        }
+        if let Some(to) = to.last_chunk_mut() {
+            words::store(to, last);
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 use alloc::boxed::Box;
 use alloc::vec;
 use host::port::{HEADER, Loss, Mac};
+use sync::words;
 
 use crate::{AttachError, Clock, PORTS, PortConfig};
 
@@ -81,10 +82,17 @@ fn number(mac: Mac) -> u64 {
     mac.0.iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
 }
 
-/// Destination and source.
-fn addresses(header: &[u8; HEADER]) -> (Mac, Mac) {
-    let [d0, d1, d2, d3, d4, d5, s0, s1, s2, s3, s4, s5, _, _] = *header;
-    (Mac([d0, d1, d2, d3, d4, d5]), Mac([s0, s1, s2, s3, s4, s5]))
+/// Destination and source as numbers, each of which is loaded with two bytes that are not its own.
+#[inline]
+fn addresses(header: &[u8; HEADER]) -> (u64, u64) {
+    let load = |bytes: Option<&[u8; 8]>| bytes.map_or(0, words::load);
+    let (to, source) = (load(header.first_chunk()), load(header.last_chunk()));
+    (to.swap_bytes() >> 16, source.swap_bytes() >> 16)
+}
+
+/// Whether a number is the address of a group, everybody's included.
+fn is_group(address: u64) -> bool {
+    address & 1 << 40 != 0
 }
 
 impl Table {
@@ -160,11 +168,10 @@ impl Table {
 
     /// Where a frame that port `from` sends goes; `new`: it was not asked for before.
     pub fn route(&mut self, from: usize, header: &[u8; HEADER], new: bool, clock: &dyn Clock) -> Result<Route, Loss> {
-        let (to, source) = addresses(header);
-        if !source.is_single() {
+        let (address, source) = addresses(header);
+        if is_group(source) || source == 0 {
             return Err(Loss::Spoofed);
         }
-        let source = number(source);
         if self.is(self.guarded, from) {
             if self.slots.get(from).is_none_or(|slot| slot.mac != source) {
                 return Err(Loss::Spoofed);
@@ -180,8 +187,7 @@ impl Table {
         if self.is(self.isolated, from) {
             reached &= self.uplinks | !self.isolated;
         }
-        let address = number(to);
-        if !to.is_group() {
+        if !is_group(address) {
             match self.find(address, clock) {
                 Some(port) if port == from => return Err(Loss::Local),
                 Some(port) if !self.is(reached, port) => return Err(Loss::Isolated),

@@ -15,6 +15,7 @@ extern crate std;
 #[cfg(any(test, target_os = "none"))]
 pub mod heap;
 pub mod nospec;
+pub mod words;
 
 use core::ops::{Deref, DerefMut};
 use spin::RelaxStrategy;

@@ -10,6 +10,7 @@ mod image;
 mod many;
 mod rows;
 pub mod runs;
+mod stream;
 mod trace;
 
 use crate::build;
@@ -48,7 +49,7 @@ pub struct Args {
     /// Measure with HCR_EL2.E2H = 1 (merus.vhe=on) as well, and print both figures beside each other
     #[arg(long, conflicts_with_all = ["check", "accept"])]
     pub vhe: bool,
-    /// Measure only these rows (whole names); host-4k, host-4k-32 and host-mib are measured only so
+    /// Measure only these rows (whole names); host-4k, host-4k-32, host-mib and tcp are measured only so
     pub rows: Vec<String>,
 }
 

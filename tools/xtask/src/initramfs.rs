@@ -368,6 +368,7 @@ mod tests {
             "set",
             "off",
             "turns",
+            "stream",
             "continue",
             "echo",
             "busybox",

@@ -2,7 +2,6 @@
 
 use addr::{Address, Ipa};
 use bus::GuestMemory;
-use core::ops::Range;
 
 use super::queue::Segment;
 use super::{Broken, Stop};
@@ -23,62 +22,85 @@ impl<'a> Bytes<'a> {
     }
 
     /// Fills `into` from byte `at` on.
+    #[inline]
     pub fn read(&mut self, at: u64, into: &mut [u8]) -> Result<(), Stop> {
-        let memory = self.memory;
-        self.each(at, into.len(), |from, part| match into.get_mut(part) {
-            Some(part) => memory.read(from, part).map_err(Stop::from),
-            None => Ok(()),
-        })
+        if into.is_empty() {
+            return Ok(());
+        }
+        let (mut place, mut into) = (self.seek(at)?, into);
+        while let Some(room) = self.room(&place, into.len()) {
+            let (part, rest) = into.split_at_mut_checked(room).ok_or(Broken::Small)?;
+            self.memory.read(place.at, part)?;
+            (place, into) = (self.next()?, rest);
+        }
+        Ok(self.memory.read(place.at, into)?)
     }
 
     /// Writes `from` at byte `at`. (Of what the device may only read, nothing is ever written.)
+    #[inline]
     pub fn write(&mut self, at: u64, from: &[u8]) -> Result<(), Stop> {
         if !self.write {
             return Err(Broken::Small.into());
         }
-        let memory = self.memory;
-        self.each(at, from.len(), |to, part| match from.get(part) {
-            Some(part) => memory.write(to, part).map_err(Stop::from),
-            None => Ok(()),
-        })
+        if from.is_empty() {
+            return Ok(());
+        }
+        let (mut place, mut from) = (self.seek(at)?, from);
+        while let Some(room) = self.room(&place, from.len()) {
+            let (part, rest) = from.split_at_checked(room).ok_or(Broken::Small)?;
+            self.memory.write(place.at, part)?;
+            (place, from) = (self.next()?, rest);
+        }
+        Ok(self.memory.write(place.at, from)?)
     }
 
     /// Where byte `at` is.
     pub(super) fn place(&mut self, at: u64) -> Result<Ipa, Stop> {
-        let mut place = None;
-        self.each(at, 1, |at, _| {
-            place = Some(at);
-            Ok(())
-        })?;
-        Ok(place.ok_or(Broken::Small)?)
+        Ok(self.seek(at)?.at)
     }
 
-    /// Calls `act` for each piece of guest memory behind bytes `at` to `at + size`, with the piece's range among those bytes.
-    fn each(
-        &mut self,
-        at: u64,
-        size: usize,
-        mut act: impl FnMut(Ipa, Range<usize>) -> Result<(), Stop>,
-    ) -> Result<(), Stop> {
+    /// Bytes in the part of `place`, where `size` are more than that.
+    #[inline]
+    fn room(&self, place: &Place, size: usize) -> Option<usize> {
+        (size as u64 > place.left).then_some(place.left as usize)
+    }
+
+    /// Goes to the part in which byte `at` is.
+    #[inline]
+    fn seek(&mut self, at: u64) -> Result<Place, Stop> {
         if at < self.before {
             (self.index, self.before) = (0, 0);
         }
-        let mut done = 0usize;
-        while done < size {
+        loop {
             let segment = self.segments.get(self.index).ok_or(Broken::Small)?;
             let here = if segment.write == self.write { u64::from(segment.size) } else { 0 };
-            let skip = at.saturating_add(done as u64).saturating_sub(self.before);
-            let Some(room) = here.checked_sub(skip).filter(|room| *room != 0) else {
-                self.before = self.before.saturating_add(here);
-                self.index = self.index.saturating_add(1);
-                continue;
-            };
-            let count = size.saturating_sub(done).min(usize::try_from(room).unwrap_or(usize::MAX));
-            let from = segment.at.checked_add(skip).ok_or(Broken::Outside(segment.at))?;
-            let end = done.saturating_add(count);
-            act(from, done..end)?;
-            done = end;
+            let skip = at.saturating_sub(self.before);
+            if let Some(left) = here.checked_sub(skip).filter(|left| *left != 0) {
+                let at = segment.at.checked_add(skip).ok_or(Broken::Outside(segment.at))?;
+                return Ok(Place { at, left });
+            }
+            self.before = self.before.saturating_add(here);
+            self.index = self.index.saturating_add(1);
         }
-        Ok(())
     }
+
+    /// Goes to the start of the next part.
+    #[inline]
+    fn next(&mut self) -> Result<Place, Stop> {
+        let here = self.segments.get(self.index).ok_or(Broken::Small)?;
+        self.before = self.before.saturating_add(here.size.into());
+        self.index = self.index.saturating_add(1);
+        match self.segments.get(self.index) {
+            // No part is empty.
+            Some(Segment { at, size, write }) if *write == self.write => Ok(Place { at: *at, left: (*size).into() }),
+            _ => Err(Broken::Small.into()),
+        }
+    }
+}
+
+/// A place in a part.
+struct Place {
+    at: Ipa,
+    /// Bytes from there to the part's end, 1 and more.
+    left: u64,
 }

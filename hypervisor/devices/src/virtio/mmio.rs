@@ -18,7 +18,7 @@ use alloc::sync::Arc;
 use bus::{AccessError, AccessSize, GuestMemory, IrqLine, MmioDevice, Offset};
 use sync::nospec;
 
-use super::queue::{Queue, Segment};
+use super::queue::{Queue, Room};
 use super::spec::*;
 use super::{Broken, Device, Stop};
 use state::Registers;
@@ -47,7 +47,7 @@ pub struct Mmio<D: Device, I: IrqLine> {
     memory: Arc<dyn GuestMemory>,
     queues: Box<[Queue]>,
     /// For the chain of a step.
-    room: Box<[Segment]>,
+    room: Room,
     registers: Registers,
     /// The level the wire has, so that the wire is called for changes only.
     driven: bool,

@@ -7,6 +7,7 @@ use alloc::vec;
 use bus::GuestMemory;
 
 use super::Broken;
+use super::descriptor::Ahead;
 use super::ring::Ring;
 use super::spec::DESCRIPTOR;
 
@@ -51,6 +52,11 @@ pub(super) enum Taken {
 }
 
 impl Chain {
+    /// One of which nothing is known but its first descriptor.
+    #[inline]
+    pub(super) fn new(head: u16) -> Self {
+        Self { head: head.into(), segments: 0, taken: Taken::No, readable: 0, writable: 0 }
+    }
     /// Its first descriptor, by which [`Ring::again`] finds it.
     pub fn head(&self) -> u16 {
         self.head as u16
@@ -112,6 +118,20 @@ impl State {
     }
 }
 
+/// Entries of the available ring that are read together, a power of two.
+pub(super) const HEADS: usize = 16;
+/// Elements of the used ring that are written together.
+pub(super) const ELEMENTS: usize = 32;
+
+/// What a step notes of a queue, kept from step to step so that none begins with clearing it. What an earlier one left is not used.
+pub struct Room {
+    /// The parts of a chain, as many as the longest has.
+    pub(super) segments: Box<[Segment]>,
+    pub(super) heads: [[u8; 2]; HEADS],
+    pub(super) elements: [[u8; 8]; ELEMENTS],
+    pub(super) ahead: Ahead,
+}
+
 /// One queue of a device.
 pub struct Queue {
     pub(super) limits: Limits,
@@ -127,10 +147,11 @@ impl Queue {
     pub fn new(limits: Limits) -> Self {
         Self { limits, state: State::new(limits.size), due: false, stalled: false }
     }
-    /// Room for the parts of the longest chain of any of `queues`: one step at a time uses it. Allocates.
-    pub fn room(queues: &[Limits]) -> Box<[Segment]> {
+    /// Room for a step on any of `queues`: one step at a time uses it. Allocates.
+    pub fn room(queues: &[Limits]) -> Room {
         let longest = queues.iter().map(|limits| limits.chain).max().unwrap_or(0);
-        vec![Segment { at: Ipa::new(0), size: 0, write: false }; usize::from(longest)].into()
+        let segments = vec![Segment { at: Ipa::new(0), size: 0, write: false }; usize::from(longest)].into();
+        Room { segments, heads: [[0; 2]; HEADS], elements: [[0; 8]; ELEMENTS], ahead: Ahead::new() }
     }
     /// What the device allows in it.
     pub fn limits(&self) -> Limits {
@@ -154,12 +175,7 @@ impl Queue {
         Ok(())
     }
     /// For one step with `features` agreed on, and [`Queue::room`] for a chain; `None` where the driver has not set it up.
-    pub fn ring<'a>(
-        &'a mut self,
-        room: &'a mut [Segment],
-        memory: &'a dyn GuestMemory,
-        features: u64,
-    ) -> Option<Ring<'a>> {
+    pub fn ring<'a>(&'a mut self, room: &'a mut Room, memory: &'a dyn GuestMemory, features: u64) -> Option<Ring<'a>> {
         if self.state.ready { Some(Ring::new(self, room, memory, features)) } else { None }
     }
 }

@@ -28,8 +28,8 @@ use bus::GuestMemory;
 use core::sync::atomic::{Ordering, fence};
 
 use super::bytes::Bytes;
-use super::descriptor::{Ahead, Descriptor};
-use super::queue::{Chain, Queue, Segment, Taken};
+use super::descriptor::Descriptor;
+use super::queue::{Chain, ELEMENTS, HEADS, Queue, Room, Segment, Taken};
 use super::spec::*;
 use super::{Broken, Stop};
 
@@ -39,22 +39,26 @@ pub const STEP: u32 = 32;
 /// A queue during one step.
 pub struct Ring<'a> {
     queue: &'a mut Queue,
-    /// The parts of the chain that was looked at last.
-    room: &'a mut [Segment],
+    /// The parts of the chain that was looked at last, and what is read and written together.
+    room: &'a mut Room,
     memory: &'a dyn GuestMemory,
     features: u64,
     budget: u32,
     /// The driver's index when it was last loaded: what is before it was seen.
     seen: u16,
-    /// Chains that are filled in behind the used ring's index.
+    /// The entry of the available ring that the first of the heads is that were read together, and how many those are.
+    first: u16,
+    known: u16,
+    /// Chains that are given back with the next change of the used ring's index, and how many of their elements are in the ring already;
+    /// the others are in `room`.
     staged: u16,
+    written: u16,
     /// How many of them were taken from the available ring for that.
     undone: u16,
     /// The used ring was found to be there in this step.
     pinned: bool,
     /// The driver's index was looked at in this step.
     looked: bool,
-    ahead: Ahead,
 }
 
 /// Two bytes of guest memory that the device may write.
@@ -62,12 +66,7 @@ pub struct Ring<'a> {
 pub struct Spot([Ipa; 2]);
 
 impl<'a> Ring<'a> {
-    pub(super) fn new(
-        queue: &'a mut Queue,
-        room: &'a mut [Segment],
-        memory: &'a dyn GuestMemory,
-        features: u64,
-    ) -> Self {
+    pub(super) fn new(queue: &'a mut Queue, room: &'a mut Room, memory: &'a dyn GuestMemory, features: u64) -> Self {
         let seen = queue.state.next_avail;
         Self {
             queue,
@@ -76,34 +75,56 @@ impl<'a> Ring<'a> {
             features,
             budget: STEP,
             seen,
+            first: 0,
+            known: 0,
             staged: 0,
+            written: 0,
             undone: 0,
             pinned: false,
             looked: false,
-            ahead: Ahead::new(),
         }
     }
 
     /// The next chain that the driver has made available; `None`: there is none, and the driver will notify of the next. Nothing
     /// has changed on an error, so that the step can be run again.
+    #[inline]
     pub fn peek(&mut self) -> Result<Option<Chain>, Stop> {
+        if self.queue.state.next_avail.wrapping_sub(self.first) >= self.known && !self.look()? {
+            return Ok(None);
+        }
+        if self.budget == 0 {
+            return Err(Stop::Later);
+        }
+        let nth = usize::from(self.queue.state.next_avail.wrapping_sub(self.first));
+        let head = self.room.heads.get(nth & (HEADS - 1)).copied().unwrap_or_default();
+        let chain = self.walk(u16::from_le_bytes(head))?;
+        self.pin_used()?;
+        Ok(Some(chain))
+    }
+
+    /// Looks for chains that were made available, and reads the first ones' heads. `false`: there is none, and the driver will notify.
+    #[inline(never)]
+    fn look(&mut self) -> Result<bool, Stop> {
         // At the end of what was seen there is hardly ever more.
         let likely = !core::mem::replace(&mut self.looked, true) || self.seen != self.queue.state.next_avail;
         if !(likely && self.more()?) {
             self.ask_for_notification()?;
             // One may have come before the driver could see that it is to notify.
             if !self.more()? {
-                return Ok(None);
+                return Ok(false);
             }
         }
-        if self.budget == 0 {
-            return Err(Stop::Later);
-        }
-        let entry = self.entry(self.queue.state.next_avail);
-        let head = self.memory.load_u16(self.driver(AVAIL_RING.wrapping_add(entry.wrapping_mul(2))))?;
-        let chain = self.walk(head)?;
-        self.pin_used()?;
-        Ok(Some(chain))
+        let next = self.queue.state.next_avail;
+        let entry = self.entry(next);
+        let to_end = u64::from(self.queue.state.size).saturating_sub(entry);
+        let count = u64::from(self.seen.wrapping_sub(next)).min(to_end).min(HEADS as u64) as u16;
+        let at = self.driver(AVAIL_RING.wrapping_add(entry.wrapping_mul(2)));
+        // None is known until all are there.
+        self.known = 0;
+        let part = self.room.heads.get_mut(..usize::from(count)).unwrap_or_default();
+        self.memory.read(at, part.as_flattened_mut())?;
+        (self.first, self.known) = (next, count);
+        Ok(true)
     }
 
     /// Looks once more at a chain that was taken in this step or an earlier one, by its [`Chain::head`]: at what the driver's memory
@@ -118,12 +139,16 @@ impl<'a> Ring<'a> {
     }
 
     /// Once a step. Then nothing is in the way of giving chains back.
+    #[inline]
     fn pin_used(&mut self) -> Result<(), Stop> {
-        if !self.pinned {
-            let [_, _, (used, size)] = self.queue.state.parts();
-            self.memory.pin(used, size)?;
-            self.pinned = true;
-        }
+        if self.pinned { Ok(()) } else { self.pin_used_now() }
+    }
+
+    #[inline(never)]
+    fn pin_used_now(&mut self) -> Result<(), Stop> {
+        let [_, _, (used, size)] = self.queue.state.parts();
+        self.memory.pin(used, size)?;
+        self.pinned = true;
         Ok(())
     }
 
@@ -141,7 +166,7 @@ impl<'a> Ring<'a> {
 
     /// The parts of the chain that was looked at last: those to read first.
     pub fn segments(&self, chain: &Chain) -> &[Segment] {
-        self.room.get(..chain.segments).unwrap_or_default()
+        self.room.segments.get(..chain.segments).unwrap_or_default()
     }
 
     /// The bytes of the chain that was looked at last: those to `write`, or those to read.
@@ -200,17 +225,38 @@ impl<'a> Ring<'a> {
 
     /// Goes on to the next chain; this one is given back by [`Ring::publish`], behind those that were staged before it: the device has
     /// written its first `written` bytes. (One that was taken before stays taken whatever happens; it is not mixed with others.)
+    #[inline]
     pub fn stage(&mut self, mut chain: Chain, written: u32) -> Result<(), Stop> {
-        let used = self.queue.state.next_used.wrapping_add(self.staged);
-        let mut element = [0; 8];
-        let (id, len) = element.split_at_mut(4);
-        id.copy_from_slice(&(chain.head as u32).to_le_bytes());
-        len.copy_from_slice(&written.to_le_bytes());
-        let entry = self.entry(used);
-        self.memory.write(self.device(USED_RING.wrapping_add(entry.wrapping_mul(8))), &element)?;
+        if usize::from(self.staged.wrapping_sub(self.written)) == ELEMENTS {
+            self.write_elements()?;
+        }
+        let nth = usize::from(self.staged.wrapping_sub(self.written));
+        if let Some(element) = self.room.elements.get_mut(nth) {
+            // Its fields are `id` and `len` ("The Virtqueue Used Ring").
+            *element = (chain.head | u64::from(written) << 32).to_le_bytes();
+        }
         self.staged = self.staged.wrapping_add(1);
         self.undone = self.undone.wrapping_add((chain.taken == Taken::No).into());
         self.take(&mut chain);
+        Ok(())
+    }
+
+    /// Writes the elements of what is staged into the used ring, where the driver does not look yet.
+    #[inline(never)]
+    fn write_elements(&mut self) -> Result<(), Stop> {
+        while self.written != self.staged {
+            let entry = self.entry(self.queue.state.next_used.wrapping_add(self.written));
+            let to_end = u64::from(self.queue.state.size).saturating_sub(entry);
+            let count = u64::from(self.staged.wrapping_sub(self.written)).min(to_end) as usize;
+            let all = self.room.elements.as_flattened();
+            let part = all.get(..count.wrapping_mul(size_of::<[u8; 8]>())).unwrap_or_default();
+            self.memory.write(self.device(USED_RING.wrapping_add(entry.wrapping_mul(8))), part)?;
+            self.written = self.written.wrapping_add(count as u16);
+            if self.written != self.staged {
+                // The ring has ended: what is left goes to its start.
+                self.room.elements.copy_within(count.min(ELEMENTS).., 0);
+            }
+        }
         Ok(())
     }
 
@@ -239,11 +285,12 @@ impl<'a> Ring<'a> {
     /// Gives what is staged back to the driver.
     pub fn publish(&mut self) -> Result<(), Stop> {
         if self.staged != 0 {
+            self.write_elements()?;
             // Releases the elements, and what was written into the buffers.
             let next = self.queue.state.next_used.wrapping_add(self.staged);
             self.memory.store_u16(self.device(USED_IDX), next)?;
             self.queue.state.next_used = next;
-            (self.staged, self.undone) = (0, 0);
+            (self.staged, self.written, self.undone) = (0, 0, 0);
         }
         Ok(())
     }
@@ -252,6 +299,7 @@ impl<'a> Ring<'a> {
     pub fn unstage(&mut self, keep: u16) {
         let back = self.staged.saturating_sub(keep);
         self.staged = self.staged.wrapping_sub(back);
+        self.written = self.written.min(self.staged);
         let back = back.min(self.undone);
         self.undone = self.undone.wrapping_sub(back);
         self.queue.state.next_avail = self.queue.state.next_avail.wrapping_sub(back);
@@ -326,65 +374,113 @@ impl<'a> Ring<'a> {
     }
 
     /// Follows a chain from its head and notes its parts.
+    #[inline]
     fn walk(&mut self, head: u16) -> Result<Chain, Stop> {
-        let mut chain = Chain { head: head.into(), segments: 0, taken: Taken::No, readable: 0, writable: 0 };
-        let (mut table, mut entries) = (Ipa::new(self.queue.state.desc), u32::from(self.queue.state.size));
-        let (mut index, mut indirect, mut seen) = (head, false, 0u16);
-        self.ahead.forget();
+        let Queue { state, limits, .. } = &*self.queue;
+        if head >= state.size {
+            return Err(Broken::Descriptor(head).into());
+        }
+        if limits.chain == 0 {
+            return Err(Broken::TooLong.into());
+        }
+        self.budget = self.budget.saturating_sub(1);
+        let first = Descriptor::read(self.memory, Ipa::new(state.desc), head)?;
+        if first.flags & (DESC_NEXT | DESC_INDIRECT) != 0 {
+            return self.walk_on(head, &first);
+        }
+        let mut chain = Chain::new(head);
+        // One buffer, as a card has it for what comes.
+        note(&mut self.room.segments, self.memory, &mut chain, &first)?;
+        Ok(chain)
+    }
+
+    /// Goes on from a chain's first descriptor, which is not its only one.
+    #[inline(never)]
+    fn walk_on(&mut self, head: u16, first: &Descriptor) -> Result<Chain, Stop> {
+        let (mut chain, mut d) = (Chain::new(head), *first);
+        let Self { queue, room, memory, features, budget, .. } = self;
+        let Room { segments, ahead, .. } = &mut **room;
+        let longest = queue.limits.chain;
+        let mut seen = 1u16;
+        // First those of the ring's table, of which one that leads to another table is the last.
+        while d.flags & DESC_INDIRECT == 0 {
+            note(segments, *memory, &mut chain, &d)?;
+            if d.flags & DESC_NEXT == 0 {
+                return Ok(chain);
+            }
+            if d.next >= queue.state.size {
+                return Err(Broken::Descriptor(d.next).into());
+            }
+            if seen == longest {
+                return Err(Broken::TooLong.into());
+            }
+            seen = seen.wrapping_add(1);
+            *budget = budget.saturating_sub(1);
+            d = Descriptor::read(*memory, Ipa::new(queue.state.desc), d.next)?;
+        }
+        let whole = d.size != 0 && u64::from(d.size).is_multiple_of(DESCRIPTOR);
+        if !whole || d.flags & DESC_NEXT != 0 || *features & F_INDIRECT_DESC == 0 {
+            return Err(Broken::Indirect.into());
+        }
+        if !memory.is_ram(d.at, d.size.into()) {
+            return Err(Broken::Outside(d.at).into());
+        }
+        let (table, entries) = (d.at, d.size >> DESCRIPTOR.trailing_zeros());
+        let mut index = 0;
+        ahead.forget();
         loop {
             if u32::from(index) >= entries {
                 return Err(Broken::Descriptor(index).into());
             }
-            if seen == self.queue.limits.chain {
+            if seen == longest {
                 return Err(Broken::TooLong.into());
             }
             seen = seen.wrapping_add(1);
-            self.budget = self.budget.saturating_sub(1);
-            // Of a table of descriptors most are used, and most in their order.
-            let d = if indirect {
-                self.ahead.get(self.memory, table, index, entries)?
-            } else {
-                Descriptor::read(self.memory, table, index)?
-            };
+            *budget = budget.saturating_sub(1);
+            // Of a table most descriptors are used, and most in their order.
+            d = ahead.get(*memory, table, index, entries)?;
             if d.flags & DESC_INDIRECT != 0 {
-                let whole = d.size != 0 && u64::from(d.size).is_multiple_of(DESCRIPTOR);
-                if indirect || !whole || d.flags & DESC_NEXT != 0 || !self.has(F_INDIRECT_DESC) {
-                    return Err(Broken::Indirect.into());
-                }
-                if !self.memory.is_ram(d.at, d.size.into()) {
-                    return Err(Broken::Outside(d.at).into());
-                }
-                (table, entries, index, indirect) = (d.at, d.size >> DESCRIPTOR.trailing_zeros(), 0, true);
-                continue;
+                return Err(Broken::Indirect.into());
             }
-            self.note(&mut chain, &d)?;
+            note(segments, *memory, &mut chain, &d)?;
             if d.flags & DESC_NEXT == 0 {
                 return Ok(chain);
             }
             index = d.next;
         }
     }
+}
 
-    /// Adds a descriptor's buffer to the chain.
-    fn note(&mut self, chain: &mut Chain, d: &Descriptor) -> Result<(), Stop> {
-        let write = d.flags & DESC_WRITE != 0;
-        if d.size == 0 {
-            return Err(Broken::Empty.into());
-        }
-        if !write && chain.writable != 0 {
-            return Err(Broken::Order.into());
-        }
-        if let Err(absent) = self.memory.pin(d.at, d.size.into()) {
-            let outside = !self.memory.is_ram(d.at, d.size.into());
-            return Err(if outside { Broken::Outside(d.at).into() } else { absent.into() });
-        }
-        let slot = self.room.get_mut(chain.segments).ok_or(Broken::TooLong)?;
-        *slot = Segment { at: d.at, size: d.size, write };
-        chain.segments = chain.segments.wrapping_add(1);
-        let bytes = if write { &mut chain.writable } else { &mut chain.readable };
-        *bytes = bytes.saturating_add(d.size.into());
-        Ok(())
+/// Adds a descriptor's buffer to the chain, and to its parts in `room`.
+#[inline(always)]
+fn note(room: &mut [Segment], memory: &dyn GuestMemory, chain: &mut Chain, d: &Descriptor) -> Result<(), Stop> {
+    let write = d.flags & DESC_WRITE != 0;
+    if d.size == 0 {
+        return Err(Broken::Empty.into());
     }
+    if !write && chain.writable != 0 {
+        return Err(Broken::Order.into());
+    }
+    if let Err(absent) = memory.pin(d.at, d.size.into()) {
+        return Err(why_not(memory, d, absent));
+    }
+    let slot = room.get_mut(chain.segments).ok_or(Broken::TooLong)?;
+    *slot = Segment { at: d.at, size: d.size, write };
+    chain.segments = chain.segments.wrapping_add(1);
+    // (A chain has no more than 65,535 of them.)
+    if write {
+        chain.writable = chain.writable.wrapping_add(d.size.into());
+    } else {
+        chain.readable = chain.readable.wrapping_add(d.size.into());
+    }
+    Ok(())
+}
+
+/// Why a buffer cannot be reached.
+#[cold]
+#[inline(never)]
+fn why_not(memory: &dyn GuestMemory, d: &Descriptor, absent: bus::Absent) -> Stop {
+    if memory.is_ram(d.at, d.size.into()) { absent.into() } else { Broken::Outside(d.at).into() }
 }
 
 /// Whether an index passed `event` on its way from `old` to `new` ("Used Buffer Notification Suppression").

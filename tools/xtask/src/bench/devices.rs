@@ -2,6 +2,7 @@
 //! the bare machine, where there is no such device.
 
 use super::runs::{self, Env, Measured, Stat};
+use super::stream;
 use crate::ctx::{self, Step};
 use crate::qemu::End;
 use anyhow::{Context as _, Result};
@@ -20,10 +21,10 @@ pub fn has(row: &str) -> bool {
     DISK.iter().flatten().any(|name| *name == row) || NET.iter().any(|[name, ..]| *name == row)
 }
 
-/// Whether a row is measured only where it is named: when a disk of the machine's answers is not the same twice, so figures with it are some
-/// per cent apart and hold nothing against a baseline.
+/// Whether a row is measured only where it is named: when a disk of the machine's answers is not the same twice, nor which stretch of a stream
+/// is looked at, so figures with them are some per cent apart and hold nothing against a baseline.
 pub fn only_when_named(row: &str) -> bool {
-    DISK[1].contains(&row)
+    DISK[1].contains(&row) || row == stream::ROW
 }
 
 /// Measures the wanted ones.

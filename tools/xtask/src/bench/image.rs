@@ -53,6 +53,11 @@ impl Image {
         format!("{:#}", rustc_demangle::demangle(name))
     }
 
+    /// Whether a function begins at an offset.
+    pub fn begins(&self, at: u64) -> bool {
+        self.symbols.contains_key(&at)
+    }
+
     /// The room whose code an offset is: that of the innermost inlined function with a file below `root`.
     pub fn room(&self, at: u64, root: &Path) -> String {
         let mut frames = self.lines.find_frames(at).ok();

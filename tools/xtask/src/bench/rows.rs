@@ -111,6 +111,7 @@ rows! {
     "host-mib": "a MiB in sequence from there, in reads of 128 KiB, 8 at a time", Instructions, "", "", "", None;
     "udp": "64 bytes by UDP to another VM of the same pCPU, and back", Instructions, "", "", "", None;
     "net-mib": "a MiB to another VM of the same pCPU, in frames of 1,510 bytes, 16 at a time", Instructions, "", "", "", None;
+    "tcp": "Merus beside two Debian guests of a pCPU while one has a file from the other by TCP", Ratio, "", "", "", Some(0.15);
     "image": "the image file", Bytes, "", "", "", None;
     "resident": "Merus in memory: image, heap, stacks", Bytes, "~0.23 MiB", "15.1 MiB", "110 MiB", Some(2.0 * 1048576.0);
     "vm-64": "the same, one of 64 VMs", Bytes, "", "2.1 MiB", "1.1 MiB", Some(128.0 * 1024.0);

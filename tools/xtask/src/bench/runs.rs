@@ -3,7 +3,7 @@
 use super::image;
 use super::rows::{ROWS, Row, TRACED, Unit};
 use super::trace::{self, Kinds};
-use super::{devices, many};
+use super::{devices, many, stream};
 use crate::build::Built;
 use crate::bundle;
 use crate::ctx::{self, Ctx, Step};
@@ -67,7 +67,7 @@ impl Board {
     /// Whether a row is measured there: the crowds use a GICv3's redistributors, and what they show is the scheduler's; virtio devices work
     /// alike on both.
     pub fn has(self, row: &str) -> bool {
-        self == Self::GicV3 || !(many::is_crowd(row) || devices::has(row))
+        self == Self::GicV3 || !(many::is_crowd(row) || devices::has(row) || row == stream::ROW)
     }
 }
 
@@ -226,6 +226,10 @@ pub fn all(env: &Env<'_>, step: &Step, wanted: &dyn Fn(&str) -> bool) -> Result<
     if wanted("start-debian") {
         step.say("start-debian");
         debian(env, &mut measured)?;
+    }
+    if wanted(stream::ROW) {
+        step.say(stream::ROW);
+        stream::measure(env, &mut measured)?;
     }
     let exits: Vec<_> = TRACED.iter().copied().filter(|row| wanted(row)).collect();
     if !exits.is_empty() {

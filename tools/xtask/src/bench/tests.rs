@@ -98,6 +98,31 @@ fn the_trace_is_read_and_what_did_not_run_is_taken_back() {
     assert_eq!(exits["hypercall"], [0x400, 0x704], "the last one, without what was stopped");
 }
 
+#[test]
+fn a_stretch_of_the_log_is_counted_by_who_ran() {
+    let line = |pc: u64, level: Level| {
+        let flags = if level == Level::El2 { 0x461 } else { 0x1021 };
+        format!("Trace 0: 0x7fd9 [00000000/{pc:016x}/{flags:08x}/ff022201] \n")
+    };
+    let (el1, el2) = (Level::El1, Level::El2);
+    let text = line(0x1000, el1)
+        + &line(0x1004, el1)
+        + "char device redirected\n"
+        + &line(0x4020_0400, el2)
+        + "Stopped execution of TB chain before 0x1 [0000000040200400] \n"
+        + &line(0x4020_0400, el2)
+        + &line(0x4020_0404, el2)
+        + &line(0x1008, el1)
+        + &line(0x100c, el1);
+    let count = |before, counted| stream::count(text.as_bytes(), before, counted);
+    let merus = vec![0x400, 0x404];
+    assert_eq!(count(0, 5).unwrap(), stream::Counts { guests: 3, merus: merus.clone() });
+    assert_eq!(count(2, 2).unwrap(), stream::Counts { guests: 0, merus });
+    assert_eq!(count(1, 1).unwrap(), stream::Counts { guests: 1, merus: Vec::new() });
+    // Whether the last one ran is not known.
+    assert!(count(0, 6).is_err() && count(6, 1).is_err());
+}
+
 fn measured(figures: &[(&str, f64)], kinds: &[(&'static str, Kinds)]) -> Measured {
     let mut measured = Measured::default();
     for (name, figure) in figures {

@@ -79,6 +79,11 @@ pub fn entry(line: &[u8]) -> Result<Option<Entry>> {
     parse().map(Some).with_context(unknown)
 }
 
+/// Where an instruction of Merus is in its image.
+pub fn in_image(pc: u64) -> u64 {
+    pc.wrapping_sub(LOADED_AT)
+}
+
 fn hex(digits: &[u8]) -> Option<u64> {
     u64::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
 }
@@ -118,7 +123,7 @@ impl Cutter {
     fn ran(&mut self, pc: u64, level: Level) {
         if level == Level::El2 {
             if self.from.is_some() {
-                self.exit.push(pc.wrapping_sub(LOADED_AT));
+                self.exit.push(in_image(pc));
             }
             return;
         }
@@ -181,13 +186,14 @@ fn cut(log: impl Read, mut cutter: Cutter) -> Result<HashMap<String, Exit>> {
 }
 
 /// Ends a child that takes too long, so that reading its output ends as well.
-struct Guard {
+pub struct Guard {
     done: mpsc::Sender<()>,
     thread: thread::JoinHandle<Result<bool>>,
 }
 
 impl Guard {
-    fn new(mut child: Child, limit: Duration) -> Self {
+    /// Watches `child`.
+    pub fn new(mut child: Child, limit: Duration) -> Self {
         let (done, wait) = mpsc::channel();
         let thread = thread::spawn(move || {
             let start = Instant::now();
@@ -214,7 +220,10 @@ impl Guard {
     }
 
     /// Ends the child, which has closed its output or is not wanted any more.
-    fn end(self) -> Result<()> {
+    ///
+    /// # Errors
+    /// It had to be ended before.
+    pub fn end(self) -> Result<()> {
         let _ = self.done.send(());
         match self.thread.join() {
             Ok(Ok(true)) => Ok(()),
@@ -357,29 +366,47 @@ pub fn rooms(exit: &Exit, merus: &Image, root: &Path) -> BTreeMap<String, u64> {
 /// # Errors
 /// The writer's, that is, none.
 pub fn profile(name: &str, exit: &Exit, merus: &Image) -> Result<String> {
-    let mut text = format!("== {name}: {} instructions at EL2\n", exit.len());
-    let mut functions: HashMap<String, u64> = HashMap::new();
-    let mut symbols: HashMap<String, u64> = HashMap::new();
-    let mut listing = String::new();
+    let mut text = summary(name, exit, merus)?;
+    writeln!(text, "one by one:")?;
     for at in exit {
         let (function, line) = merus.place(*at);
         let word = merus.word(*at).unwrap_or(0);
-        writeln!(
-            listing,
-            "  {at:6x}  {word:08x}  {:<6}  {function}  {line}",
-            format!("{:?}", kind(word)).to_lowercase()
-        )?;
-        *functions.entry(function).or_default() += 1;
-        *symbols.entry(merus.symbol(*at)).or_default() += 1;
+        writeln!(text, "  {at:6x}  {word:08x}  {:<6}  {function}  {line}", format!("{:?}", kind(word)).to_lowercase())?;
     }
-    for (title, counts) in [("by symbol", symbols), ("by function, inlined ones apart", functions)] {
+    writeln!(text)?;
+    Ok(text)
+}
+
+/// How many of some instructions are in which function.
+///
+/// # Errors
+/// The writer's, that is, none.
+pub fn summary(name: &str, all: &Exit, merus: &Image) -> Result<String> {
+    let mut text = format!("== {name}: {} instructions at EL2\n", all.len());
+    let mut places: HashMap<u64, u64> = HashMap::new();
+    all.iter().for_each(|at| *places.entry(*at).or_default() += 1);
+    // Instructions, and how often the first one was among them.
+    let [mut lines, mut functions, mut symbols] = [(); 3].map(|()| HashMap::<_, [u64; 2]>::new());
+    for (at, count) in places {
+        let (function, line) = merus.place(at);
+        lines.entry(format!("{line} in {}", merus.symbol(at))).or_default()[0] += count;
+        functions.entry(function).or_default()[0] += count;
+        let [instructions, times] = symbols.entry(merus.symbol(at)).or_default();
+        *instructions += count;
+        *times += if merus.begins(at) { count } else { 0 };
+    }
+    for (title, counts) in [
+        ("by symbol, and how often it was begun", symbols),
+        ("by function, inlined ones apart", functions),
+        ("by line", lines),
+    ] {
         writeln!(text, "{title}:")?;
         let mut counts: Vec<_> = counts.into_iter().collect();
         counts.sort_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
-        for (name, count) in counts {
-            writeln!(text, "  {count:5}  {name}")?;
+        for (name, [count, times]) in counts {
+            let times = if times == 0 { String::new() } else { times.to_string() };
+            writeln!(text, "  {count:7} {times:>6}  {name}")?;
         }
     }
-    writeln!(text, "one by one:\n{listing}")?;
     Ok(text)
 }

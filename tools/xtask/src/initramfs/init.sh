@@ -504,7 +504,7 @@ fetch() {
 
 . /io.sh
 case $script in
-    many | rules | crash | autopsy)
+    many | rules | crash | autopsy | stream)
         "$script"
         end poweroff
         ;;

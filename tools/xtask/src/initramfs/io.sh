@@ -30,6 +30,16 @@ many() {
     fi
 }
 
+# A file over and over, and nothing done with it.
+stream() {
+    network && first || return
+    echo "stream: begins"
+    for round in $(seq "$rounds"); do
+        wget -q -O /dev/null "http://$peer/file"
+    done
+    echo "stream: ok"
+}
+
 # Has the card send from another address.
 poses_as() {
     ifconfig eth0 down

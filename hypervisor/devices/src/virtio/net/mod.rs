@@ -212,7 +212,7 @@ fn put(ring: &mut Ring<'_>, frame: Incoming<'_>, merge: bool, first: bool) -> Re
     let Incoming { bytes, checksum } = frame;
     let Some(chain) = ring.peek()? else { return Ok(Put::Starved) };
     if let Some(head) = bytes.first_chunk_mut::<HEADER>() {
-        *head = header::make(checksum, 1);
+        header::put(head, checksum, 1);
     }
     if chain.writable() >= bytes.len() as u64 {
         ring.write(&chain, 0, bytes)?;
