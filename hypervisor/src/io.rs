@@ -76,7 +76,7 @@ pub fn poll(machine: &Machine) {
 impl Calls {
     /// Something has happened to the device in `slot`. A device's lock may be held.
     pub fn call(&self, slot: u32) {
-        self.due.fetch_or(1 << slot, Ordering::AcqRel);
+        self.due.fetch_or(1 << slot, Ordering::SeqCst);
         self.vgic.ask(self.attendant.load(Ordering::SeqCst), Requests::DEVICES);
     }
 
