@@ -87,9 +87,7 @@ impl<G: Controller> Hw for Hardware<'_, G> {
 
 /// What hardware has to hold of a vCPU's debug registers, if anything.
 pub fn debug_values(debug: &DebugState) -> Option<DebugValues<'_>> {
-    debug.in_use().then_some(DebugValues {
-        breakpoints: &debug.breakpoints,
-        watchpoints: &debug.watchpoints,
-        mdscr: debug.mdscr,
-    })
+    let pairs: [&[_]; 2] = if debug.is_armed() { [&debug.breakpoints, &debug.watchpoints] } else { [&[]; 2] };
+    let [breakpoints, watchpoints] = pairs;
+    debug.in_use().then_some(DebugValues { breakpoints, watchpoints, mdscr: debug.mdscr })
 }

@@ -61,7 +61,7 @@ pub fn clear(breakpoints: u8, watchpoints: u8) {
 /// A vCPU's debug registers, (control, value) pairs and MDSCR_EL1.
 #[derive(Clone, Copy, Debug)]
 pub struct DebugValues<'a> {
-    /// DBGBCR and DBGBVR, at most [`MAX`].
+    /// DBGBCR and DBGBVR, at most [`MAX`]; none where neither a breakpoint nor a watchpoint is on.
     pub breakpoints: &'a [(u64, u64)],
     /// DBGWCR and DBGWVR, at most [`MAX`].
     pub watchpoints: &'a [(u64, u64)],
@@ -69,7 +69,7 @@ pub struct DebugValues<'a> {
     pub mdscr: u64,
 }
 
-/// Puts a vCPU's debug registers into hardware that has so many of each.
+/// Puts a vCPU's debug registers into hardware that has so many of each, and whose breakpoints and watchpoints are off or this vCPU's.
 pub fn load(values: &DebugValues<'_>, breakpoints: u8, watchpoints: u8) {
     for (n, (control, value)) in values.breakpoints.iter().enumerate().take(usize::from(breakpoints).min(MAX)) {
         set_breakpoint(n, *control, *value);
@@ -84,9 +84,8 @@ pub fn load(values: &DebugValues<'_>, breakpoints: u8, watchpoints: u8) {
     }
 }
 
-/// Takes them out again.
-pub fn unload(breakpoints: u8, watchpoints: u8) {
+/// Takes MDSCR_EL1 out again.
+pub fn unload() {
     // SAFETY: no debug event may come any more from what the leaving vCPU set.
     unsafe { msr!("MDSCR_EL1", 0) };
-    clear(breakpoints, watchpoints);
 }

@@ -77,7 +77,9 @@ pub struct Pcpu {
     number: usize,
     hcr: u64,
     loaded: bool,
+    /// MDSCR_EL1 is the loaded vCPU's, and its breakpoints and watchpoints are in hardware.
     debugging: bool,
+    armed: bool,
     /// HCR_EL2.VSE was set for the loaded vCPU, which may have taken it since.
     serror_given: bool,
 }
@@ -100,6 +102,7 @@ impl Pcpu {
             number,
             loaded: false,
             debugging: false,
+            armed: false,
             serror_given: false,
         }
     }
@@ -165,14 +168,24 @@ impl Pcpu {
         let (breakpoints, watchpoints) = (self.features.breakpoints, self.features.watchpoints);
         match registers {
             Some(values) => {
+                // Few that have something switched on have one of these.
+                let armed = !values.breakpoints.is_empty() || !values.watchpoints.is_empty();
+                self.disarm_unless(armed);
                 debug::load(&values, breakpoints, watchpoints);
-                self.debugging = true;
+                (self.debugging, self.armed) = (true, armed);
             }
-            None if self.debugging => {
-                debug::unload(breakpoints, watchpoints);
-                self.debugging = false;
+            None => {
+                if core::mem::take(&mut self.debugging) {
+                    debug::unload();
+                }
+                self.disarm_unless(false);
             }
-            None => {}
+        }
+    }
+    fn disarm_unless(&mut self, armed: bool) {
+        if self.armed && !armed {
+            debug::clear(self.features.breakpoints, self.features.watchpoints);
+            self.armed = false;
         }
     }
     /// Whether WFI exits, and WFE (where the CPU has FEAT_TWED, after a delay).

@@ -30,6 +30,8 @@ pub struct DebugState {
     pub watchpoints: [(u64, u64); MAX],
     /// MDSCR_EL1.
     pub mdscr: u64,
+    /// A breakpoint or watchpoint is switched on.
+    armed: bool,
     os_lock: bool,
     os_double_lock: u64,
     mdccint: u64,
@@ -43,6 +45,7 @@ impl Default for DebugState {
             breakpoints: [(0, 0); MAX],
             watchpoints: [(0, 0); MAX],
             mdscr: 0,
+            armed: false,
             os_lock: true,
             os_double_lock: 0,
             mdccint: 0,
@@ -65,10 +68,14 @@ pub enum DebugAccess {
 }
 
 impl DebugState {
-    /// Whether hardware has to hold the registers: something can cause a debug exception.
+    /// Whether hardware has to hold the registers: something can cause a debug exception, or EL0 is kept from the communications channel
+    /// (Linux does that and nothing else).
     pub fn in_use(&self) -> bool {
-        let on = |r: &(u64, u64)| r.0 & 1 != 0;
-        !self.os_lock && (self.mdscr & MDSCR_MASK != 0 || self.breakpoints.iter().chain(&self.watchpoints).any(on))
+        !self.os_lock && (self.mdscr & MDSCR_MASK != 0 || self.armed)
+    }
+    /// Whether it has to hold the breakpoints and watchpoints then: one is switched on. (One that is not does nothing.)
+    pub fn is_armed(&self) -> bool {
+        self.armed
     }
     /// A trapped access: `write` is the value of an MSR. `breakpoints` and `watchpoints` are how many the CPU model shows.
     pub fn access(&mut self, id: SysRegId, write: Option<u64>, breakpoints: usize, watchpoints: usize) -> DebugAccess {
@@ -78,6 +85,7 @@ impl DebugState {
                 None => DebugAccess::Value(*field),
                 Some(value) => {
                     *field = value & mask;
+                    self.armed = self.breakpoints.iter().chain(&self.watchpoints).any(|(control, _)| control & 1 != 0);
                     DebugAccess::Changed
                 }
             };

@@ -319,6 +319,28 @@ fn the_os_lock_decides_whether_debug_is_in_use() {
     assert_eq!(m.mrs(0, sysreg::OSLSR_EL1), 0b1010);
 }
 
+#[test]
+fn breakpoints_are_in_hardware_only_while_one_is_on() {
+    let mut m = TestMachine::new(1);
+    m.msr(0, sysreg::OSLAR_EL1, 0);
+    // What Linux sets at its start: EL0 has no communications channel.
+    m.msr(0, sysreg::MDSCR_EL1, 1 << 12);
+    let state = |m: &TestMachine| (m.cpus[0].vcpu.debug.in_use(), m.cpus[0].vcpu.debug.is_armed());
+    assert_eq!(state(&m), (true, false));
+    for (control, other) in [(5, 7), (7, 5)] {
+        m.msr(0, debug_id(1, control), 1);
+        m.msr(0, debug_id(1, control ^ 1), 0x1000);
+        m.msr(0, debug_id(0, other), 1);
+        assert_eq!(state(&m), (true, true));
+        m.msr(0, debug_id(0, other), 0);
+        assert_eq!(state(&m), (true, true), "the first one is on still");
+        m.msr(0, debug_id(1, control), 0x1e0);
+        assert_eq!(state(&m), (true, false));
+    }
+    m.msr(0, sysreg::MDSCR_EL1, 0);
+    assert_eq!(state(&m), (false, false));
+}
+
 fn vec_bool(values: &[bool]) -> Vec<bool> {
     values.to_vec()
 }
