@@ -10,7 +10,7 @@ pub fn load(from: &[u8; 8]) -> u64 {
     #[cfg(target_arch = "aarch64")]
     {
         let word;
-        // SAFETY: reads the eight bytes that `from` lends.
+        // SAFETY: reads the eight bytes that `from` lends; the MMU is on, so they need no alignment (see above).
         unsafe {
             core::arch::asm!("ldr {w}, [{a}]", w = out(reg) word, a = in(reg) from.as_ptr(),
                 options(pure, readonly, nostack, preserves_flags));
@@ -25,7 +25,7 @@ pub fn load(from: &[u8; 8]) -> u64 {
 #[inline(always)]
 pub fn store(to: &mut [u8; 8], word: u64) {
     #[cfg(target_arch = "aarch64")]
-    // SAFETY: writes the eight bytes that `to` lends.
+    // SAFETY: writes the eight bytes that `to` lends; the MMU is on, so they need no alignment (see above).
     unsafe {
         core::arch::asm!("str {w}, [{a}]", w = in(reg) word, a = in(reg) to.as_mut_ptr(), options(nostack, preserves_flags));
     }

@@ -3,9 +3,9 @@
 use crate::report::Samples;
 use crate::virtio::{BUFFERS, Device};
 use guest_rt::mmio::{read32, write32, write64};
+use guest_rt::virtio::BLK;
 use guest_rt::{println, timer};
 
-const BLK: u32 = 2;
 const SECTOR: u64 = 512;
 /// Sectors of the disk that are read: a word of each byte's place, divided by four, is what is there.
 const SECTORS: u64 = (4 << 20) / SECTOR;

@@ -5,9 +5,9 @@ use crate::events::after;
 use crate::report::Samples;
 use crate::virtio::{BUFFERS, Device};
 use guest_rt::mmio::{read16, read64, write8, write16, write64};
+use guest_rt::virtio::NET;
 use guest_rt::{fdt, println, timer};
 
-const NET: u32 = 1;
 /// The card's address is given; frames come in one buffer each.
 const FEATURES: u64 = 1 << 5;
 const RX: u64 = 0;
